@@ -1,0 +1,25 @@
+"""Image data sets by name, held as whole tensors, and few-shot splits of them.
+
+`build` makes a `Dataset`; `identity` tells, without building it, everything
+its bytes depend on.  Names that need PyTorch are imported on first use, so
+that a workflow can be parsed without it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dwp.data.catalogue import NAMES, build, identity
+
+if TYPE_CHECKING:
+    from dwp.data.dataset import Dataset, load, save
+    from dwp.data.splits import few_shot
+
+__all__ = ["NAMES", "Dataset", "build", "few_shot", "identity", "load", "save"]
+
+_LAZY = {"Dataset": "dataset", "load": "dataset", "save": "dataset", "few_shot": "splits"}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,42 @@
+"""Scikit-learn's 1,797 real handwritten digits in MNIST's format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dwp.data.options import Option
+
+if TYPE_CHECKING:
+    from dwp.data.dataset import Dataset
+
+
+class Digits:
+    """Digits of 8x8 pixels, enlarged to 20x20 and padded to 28x28 like MNIST's, split by class."""
+
+    # 1,000 images remain for training by default; each class needs both splits.
+    options = {"test": Option(797, 10, 1_787), "seed": Option(0, 0, 2**32 - 1)}  # noqa: RUF012
+
+    def checksums(self, folder: Path | None) -> dict[str, str]:
+        """No files: the images are part of scikit-learn and have never changed."""
+        return {}
+
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+        """Return images uint8 [n, 1, 28, 28], 10 classes."""
+        import torch
+        from PIL import Image
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        from dwp.data.dataset import Dataset
+
+        small, labels = load_digits(return_X_y=True)
+        small = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        images = np.zeros((len(small), 1, 28, 28), np.uint8)
+        for image, source in zip(images, small, strict=True):
+            image[0, 4:24, 4:24] = Image.fromarray(source).resize((20, 20), Image.Resampling.BICUBIC)
+        train, test = train_test_split(
+            np.arange(len(labels)), test_size=options["test"], stratify=labels, random_state=options["seed"]
+        )
+        images, labels = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+        return Dataset("digits", images[train], labels[train], images[test], labels[test])

@@ -1,0 +1,112 @@
+"""Read IDX files, the format of MNIST: a big-endian header, then unsigned bytes.
+
+Header: two zero bytes, 0x08 (unsigned byte), the number of dimensions, then
+each dimension as 32 bits.  Files may be compressed with gzip.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dwp.errors import InputError
+
+# Field names of a data set and the standard names of its four files, with their dimensions.
+FILES = {
+    "train_images": ("train-images-idx3-ubyte", 3),
+    "train_labels": ("train-labels-idx1-ubyte", 1),
+    "test_images": ("t10k-images-idx3-ubyte", 3),
+    "test_labels": ("t10k-labels-idx1-ubyte", 1),
+}
+_CHUNK = 1 << 20
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """Return the four files in `folder`, by field name; InputError names one that is missing."""
+    paths = {}
+    for field, (name, _) in FILES.items():
+        candidates = [folder / name, folder / f"{name}.gz"]
+        paths[field] = next((path for path in candidates if path.is_file()), None)
+        if paths[field] is None:
+            raise InputError(f"{folder}: {name} is missing; expected it or {name}.gz")
+    return paths
+
+
+def check(paths: dict[str, Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the four files, by field name, after checking them.
+
+    Raises InputError, naming the file, for an unreadable file, a wrong header,
+    a size that differs from the header's, and unequal numbers of images and labels.
+    """
+    shapes = {field: _check_file(path, FILES[field][1]) for field, path in paths.items()}
+    for split in ("train", "test"):
+        images, labels = paths[f"{split}_images"], paths[f"{split}_labels"]
+        counts = shapes[f"{split}_images"][0], shapes[f"{split}_labels"][0]
+        if counts[0] != counts[1]:
+            raise InputError(f"{labels}: {counts[1]} labels for the {counts[0]} images of {images.name}")
+    return shapes
+
+
+def read(paths: dict[str, Path]) -> dict[str, np.ndarray]:
+    """Return the arrays of the four files, uint8 [n, h, w] and [n]; raises as `check` does."""
+    arrays = {}
+    for field, shape in check(paths).items():
+        with _open(paths[field]) as file:
+            file.seek(4 + 4 * len(shape))
+            arrays[field] = np.frombuffer(bytearray(file.read()), np.uint8).reshape(shape)
+    return arrays
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _check_file(path: Path, ndim: int) -> tuple[int, ...]:
+    try:
+        with _open(path) as file:
+            shape = _read_header(file, path, ndim)
+            expected = 4 + 4 * ndim + math.prod(shape)
+            found = _size(file, path, expected)
+    except (OSError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if found != expected:
+        more = "more than " if found > expected and path.suffix == ".gz" else ""
+        state = "truncated" if found < expected else "too long"
+        raise InputError(
+            f"{path}: {state}; expected {expected} bytes for shape {list(shape)}, found {more or ''}{found}"
+        )
+    return shape
+
+
+def _read_header(file: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
+    size = 4 + 4 * ndim
+    try:
+        header = file.read(size)
+    except EOFError:  # gzip's way to say that the compressed file is cut
+        header = b""
+    if len(header) < size:
+        raise InputError(f"{path}: truncated; expected a header of {size} bytes, found {len(header)}")
+    magic, *shape = struct.unpack(f">{1 + ndim}I", header)
+    if magic != 0x0800 + ndim:
+        raise InputError(f"{path}: wrong header; expected magic number {0x0800 + ndim:#x}, found {magic:#x}")
+    if 0 in shape:
+        raise InputError(f"{path}: empty; its header gives the shape {shape}")
+    return tuple(shape)
+
+
+def _size(file: BinaryIO, path: Path, expected: int) -> int:
+    """Return the uncompressed size; of a file longer than `expected`, perhaps only a part of it."""
+    if path.suffix != ".gz":
+        return path.stat().st_size
+    # Decompressed as a stream, and never far beyond what the header promises.
+    size = file.tell()
+    try:
+        while size <= expected and (chunk := file.read(_CHUNK)):
+            size += len(chunk)
+    except EOFError:
+        pass
+    return size

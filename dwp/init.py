@@ -1,0 +1,72 @@
+"""Initialise the convolutions of any model, from a prior or by a classical rule."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from dwp.errors import InputError
+from dwp.networks import convolutions
+from dwp.priors.base import Prior
+
+RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
+
+
+@torch.no_grad()
+def init_(
+    model: nn.Module,
+    priors: Iterable[Prior],
+    *,
+    mean: bool = False,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Draw the kernels of a model's convolutions from priors, in place.
+
+    Args:
+        model: any module; each square `nn.Conv2d` whose kernel size a prior has is
+            filled, every other layer is left as it is.
+        priors: one for each kernel size.
+        mean: draw without the last layer of noise (the VAE's decoder means).
+        generator: of the draws; None uses torch's own.
+
+    Returns:
+        The names of the layers that were filled.
+
+    Raises:
+        InputError: two priors share a size, or a prior's size is nowhere in the model.
+    """
+    by_size: dict[int, Prior] = {}
+    for prior in priors:
+        if prior.kernel_size in by_size:
+            raise InputError(f"init_: two priors over {prior.kernel_size}×{prior.kernel_size} kernels; give one")
+        by_size[prior.kernel_size] = prior
+    layers = list(convolutions(model))
+    sizes = {layer.kernel_size for _, layer in layers}
+    for size in by_size:
+        if (size, size) not in sizes:
+            there = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)) or "none"
+            raise InputError(f"init_: the model has no {size}×{size} convolution for this prior; it has {there}")
+    filled = []
+    for name, layer in layers:
+        height, width = layer.kernel_size
+        if height == width and height in by_size:
+            weight = layer.weight
+            kernels = by_size[height].sample(weight.shape[0] * weight.shape[1], generator, mean=mean)
+            weight.copy_(kernels.view(weight.shape))
+            filled.append(name)
+    return filled
+
+
+@torch.no_grad()
+def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = None) -> None:
+    """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), its bias zero.
+
+    Raises:
+        InputError: the rule is not known.
+    """
+    if rule not in RULES:
+        raise InputError(f"init: {rule!r} is not known; use one of {', '.join(RULES)} or the name of a prior")
+    for _, layer in convolutions(model):
+        RULES[rule](layer.weight, generator=generator)
+        if layer.bias is not None:
+            layer.bias.zero_()

@@ -1,0 +1,82 @@
+"""Ordinary convolutional networks, built from a list of layers."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dwp.errors import InputError
+
+
+def build(network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> nn.Sequential:
+    """Build a network from its description.
+
+    Args:
+        network: {'layers': [...], 'batch_norm': bool}; a layer is {'conv': channels,
+            'kernel': k, 'pool': p} (a k×k convolution without padding, max-pooling
+            over p×p, leaky ReLU) or {'linear': units}. The classifier is added.
+        image_shape: (channels, height, width) of one image.
+        classes: outputs of the classifier.
+        width: factor on the channels of every convolution (at least one remains).
+
+    Returns:
+        A module from images [n, c, h, w] to logits [n, classes].
+
+    Raises:
+        InputError: a kernel or pool does not fit the image that reaches its layer.
+    """
+    channels, size, _ = image_shape
+    modules: dict[str, nn.Module] = {}
+    features = None
+    for number, layer in enumerate(network["layers"], start=1):
+        where = f"network.layers[{number - 1}]"
+        if "conv" in layer:
+            if features is not None:
+                raise InputError(f"{where}: a convolution cannot follow a linear layer")
+            kernel, pool = layer["kernel"], layer.get("pool", 1)
+            out = max(1, round(layer["conv"] * width))
+            if kernel > size:
+                raise InputError(f"{where}: kernel {kernel} does not fit the {size}×{size} image that reaches it")
+            size = (size - kernel + 1) // pool
+            if size < 1:
+                raise InputError(f"{where}: pool {pool} leaves nothing of the image")
+            modules[f"conv{number}"] = nn.Conv2d(channels, out, kernel)
+            if network.get("batch_norm"):
+                modules[f"norm{number}"] = nn.BatchNorm2d(out)
+            # Pooling first: the activation is monotone, so the result is the same for a quarter of the work.
+            if pool > 1:
+                modules[f"pool{number}"] = nn.MaxPool2d(pool)
+            modules[f"activation{number}"] = nn.LeakyReLU()
+            channels = out
+        else:
+            if features is None:
+                modules["flatten"] = nn.Flatten()
+                features = channels * size * size
+            modules[f"linear{number}"] = nn.Linear(features, layer["linear"])
+            modules[f"activation{number}"] = nn.LeakyReLU()
+            features = layer["linear"]
+    if features is None:
+        modules["flatten"] = nn.Flatten()
+        features = channels * size * size
+    modules["classifier"] = nn.Linear(features, classes)
+    model = nn.Sequential()
+    for name, module in modules.items():
+        model.add_module(name, module)
+    return model.to(memory_format=torch.channels_last)
+
+
+def kernel_sizes(network: dict) -> list[int]:
+    """Return the kernel sizes of a network's description, in order of their first layer."""
+    return list(dict.fromkeys(layer["kernel"] for layer in network["layers"] if "conv" in layer))
+
+
+def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    """Yield the name and module of each two-dimensional convolution of any model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            yield name, module
+
+
+def squared_norm(model: nn.Module) -> Tensor:
+    """Return the sum of squares of all convolution kernels: the L2 penalty of the paper's source nets."""
+    return sum((module.weight.square().sum() for _, module in convolutions(model)), torch.zeros(()))

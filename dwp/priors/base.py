@@ -1,0 +1,139 @@
+"""What a prior over kernels is, how one is saved, loaded and found by name.
+
+A prior is one object with a density, samples and a KL divergence. Each kind
+lives in the module of its name, `dwp/priors/<kind>.py`, and registers itself:
+a new kind is a new file, and no other file changes.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dwp.errors import InputError
+from dwp.files import whole
+from dwp.posteriors import GaussianPosterior
+
+FORMAT = "dwp-prior-1"
+
+_kinds: dict[str, type["Prior"]] = {}
+
+
+def register(kind: str) -> Callable[[type["Prior"]], type["Prior"]]:
+    """Class decorator: make a kind of prior known by name."""
+
+    def enter(cls: type["Prior"]) -> type["Prior"]:
+        cls.kind = kind
+        _kinds[kind] = cls
+        return cls
+
+    return enter
+
+
+def find(kind: str) -> type["Prior"]:
+    """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind not in _kinds:
+        try:
+            importlib.import_module(f"dwp.priors.{kind}")
+        except ModuleNotFoundError as error:
+            if error.name != f"dwp.priors.{kind}":
+                raise
+        if kind not in _kinds:
+            known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "base")
+            raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
+    return _kinds[kind]
+
+
+class Prior(nn.Module):
+    """A distribution over k×k kernels, one kernel independent of another.
+
+    Subclasses define `log_prob` or `kl`, and `sample` where there is a proper
+    distribution to sample from; they take their settings as keyword arguments.
+    """
+
+    kind: ClassVar[str]
+    fitted: ClassVar[bool] = False
+    """Whether `fit` must see kernels before the prior can be used."""
+    exact: ClassVar[bool] = True
+    """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
+
+    def __init__(self, kernel_size: int, **settings: object) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.settings = settings
+
+    @classmethod
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["Prior", list[dict]]:
+        """Fit to kernels [n, 1, k, k]; return the prior and rows {step, metric, value}."""
+        raise InputError(f"prior: {cls.kind} has nothing to fit")
+
+    def log_prob(self, w: Tensor) -> Tensor:
+        """Return the log density of kernels [n, 1, k, k] in nats, [n] (see `exact`)."""
+        raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
+
+    def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
+        """Draw kernels [n, 1, k, k]; `mean` leaves out the last layer of noise where the prior has one."""
+        raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
+
+    def kl(self, q: GaussianPosterior, subset: int | None = None) -> Tensor:
+        """Return KL(q || prior) in nats, summed over all kernels, in expectation.
+
+        The entropy of q is exact. The cross-entropy is estimated with one sample
+        of each kernel; with `subset` m, only of m of the M kernels drawn at random
+        and scaled by M/m, which leaves the estimate unbiased. Where `log_prob` is
+        a lower bound, this is an upper bound (paper, eq. 8 and 9).
+        """
+        kernels = len(q)
+        if subset is None or subset >= kernels:
+            return -self.log_prob(q.rsample()).sum() - q.entropy()
+        chosen = torch.randperm(kernels, device=q.mean.device)[:subset]
+        cross_entropy = -self.log_prob(q[chosen].rsample()).sum() * (kernels / subset)
+        return cross_entropy - q.entropy()
+
+    def extra_repr(self) -> str:
+        """Show size and settings in the module's repr."""
+        settings = "".join(f", {name}={value}" for name, value in self.settings.items())
+        return f"{self.kernel_size}×{self.kernel_size}{settings}"
+
+
+def save_prior(prior: Prior, path: str | Path) -> None:
+    """Write a prior as one safetensors file that says what it is."""
+    settings = json.dumps({"kernel_size": prior.kernel_size, **prior.settings}, sort_keys=True)
+    metadata = {"format": FORMAT, "kind": prior.kind, "settings": settings}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
+    with whole(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
+    """Read a prior saved by `save_prior`, on any device, its parameters frozen.
+
+    Raises:
+        InputError: the file is missing, damaged, or is not a prior.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"prior: there is no file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"prior: {path} cannot be read as safetensors ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"prior: {path} is not a prior of this library (format {metadata.get('format')!r})")
+    prior = find(metadata["kind"])(**json.loads(metadata["settings"]))
+    try:
+        prior.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"prior: {path} does not hold a {metadata['kind']}: {error}") from None
+    return prior.requires_grad_(False).to(device)

@@ -1,0 +1,29 @@
+"""Learned filters themselves: sampling draws from the source kernels with replacement."""
+
+import torch
+from torch import Tensor
+
+from dwp.priors.base import Prior, register
+
+
+@register("empirical")
+class Empirical(Prior):
+    """The kernels of the source nets, as a distribution to draw from."""
+
+    fitted = True
+
+    def __init__(self, kernel_size: int, kernels: int = 1) -> None:
+        super().__init__(kernel_size, kernels=kernels)
+        self.register_buffer("kernels", torch.zeros(kernels, 1, kernel_size, kernel_size))
+
+    @classmethod
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["Empirical", list[dict]]:
+        """Keep the training kernels."""
+        prior = cls(train.shape[-1], kernels=len(train), **settings)
+        prior.kernels.copy_(train)
+        return prior, []
+
+    def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
+        """Draw n kernels with replacement, [n, 1, k, k]."""
+        chosen = torch.randint(len(self.kernels), (n,), generator=generator)
+        return self.kernels.cpu()[chosen]

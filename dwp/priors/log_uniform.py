@@ -1,0 +1,45 @@
+"""The log-uniform prior, p(|w|) ∝ 1/|w|: improper, its KL known up to a constant."""
+
+import torch
+from torch import Tensor
+
+from dwp.errors import InputError
+from dwp.posteriors import GaussianPosterior
+from dwp.priors.base import Prior, register
+
+KINGMA = (1.16145124, -1.50204118, 0.58629921)
+MOLCHANOV = (0.63576, 1.87320, 1.48695)
+
+
+@register("log_uniform")
+class LogUniform(Prior):
+    """The prior of variational dropout, with a choice of two approximations of its KL.
+
+    Args:
+        kernel_size: k.
+        approximation: 'kingma' (Kingma et al. 2015, eq. 14; holds for α <= 1, so it
+            belongs with the truncated-alpha posterior) or 'molchanov' (Molchanov et
+            al. 2017, eq. 14; any α).
+    """
+
+    def __init__(self, kernel_size: int, approximation: str = "kingma") -> None:
+        super().__init__(kernel_size, approximation=approximation)
+        if approximation not in ("kingma", "molchanov"):
+            raise InputError(f"log_uniform: approximation {approximation!r} is not known; use kingma or molchanov")
+        self.approximation = approximation
+
+    def kl(self, q: GaussianPosterior, subset: int | None = None) -> Tensor:
+        """Return the KL in nats up to a constant, summed over weights; `subset` is not needed.
+
+        Molchanov's form is zero for α → ∞; Kingma's leaves its constant out.
+        """
+        log_alpha = q.log_alpha()
+        if self.approximation == "kingma":
+            # Beyond its range the polynomial rises without bound; there α counts as 1.
+            log_alpha = log_alpha.clamp_max(0)
+            alpha = log_alpha.exp()
+            c1, c2, c3 = KINGMA
+            return -(0.5 * log_alpha + c1 * alpha + c2 * alpha**2 + c3 * alpha**3).sum()
+        k1, k2, k3 = MOLCHANOV
+        negative = k1 * torch.sigmoid(k2 + k3 * log_alpha) - 0.5 * torch.nn.functional.softplus(-log_alpha) - k1
+        return -negative.sum()

@@ -1,0 +1,33 @@
+"""The standard normal prior: every weight independent, N(0, scale²)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dwp.posteriors import GaussianPosterior
+from dwp.priors.base import Prior, register
+
+
+@register("standard_normal")
+class StandardNormal(Prior):
+    """N(0, scale²) for each weight; the KL to a Gaussian is in closed form."""
+
+    def __init__(self, kernel_size: int, scale: float = 1.0) -> None:
+        super().__init__(kernel_size, scale=scale)
+        self.scale = scale
+
+    def log_prob(self, w: Tensor) -> Tensor:
+        """Return the exact log density, [n], in nats."""
+        constant = math.log(self.scale) + 0.5 * math.log(2 * math.pi)
+        return -(0.5 * (w / self.scale).square() + constant).flatten(1).sum(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
+        """Draw kernels [n, 1, k, k]."""
+        return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
+
+    def kl(self, q: GaussianPosterior, subset: int | None = None) -> Tensor:
+        """Return the closed form, in nats, summed; `subset` is not needed."""
+        ratio = (q.log_variance - 2 * math.log(self.scale)).exp()
+        squares = (q.mean / self.scale).square()
+        return 0.5 * (ratio + squares - 1 - q.log_variance + 2 * math.log(self.scale)).sum()

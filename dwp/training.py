@@ -1,0 +1,308 @@
+"""The one fit loop: everything that is trained here is trained by `fit`.
+
+Source nets, priors, Bayesian and ordinary networks share it, so that schedule,
+precision, checkpoints, progress and checks for numbers gone wrong exist once.
+Data are tensors that already sit on the device; there is no DataLoader.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dwp.errors import InputError
+from dwp.files import whole
+
+logger = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+Rows = list[dict]
+
+SECONDS_BETWEEN_LOG_LINES = 15.0
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device to work on: 'cpu', 'cuda', 'mps', or 'auto' for the best there is.
+
+    Raises:
+        InputError: the device asked for does not answer.
+    """
+    answers = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in answers.items() if there))
+    if name not in answers:
+        raise InputError(f"device: {name!r} is not known; use one of auto, {', '.join(answers)}")
+    if not answers[name]:
+        raise InputError(f"device: {name!r} was asked for, but none answers here; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products: 'float32', 'bfloat16', or 'auto'.
+
+    'auto' is bfloat16 where the hardware multiplies it natively (GPUs since
+    Ampere, CPUs with matrix units) and float32 elsewhere. Parameters, their
+    updates and all densities stay in float32 either way.
+    """
+    if name == "auto":
+        native = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": torch.cpu._is_amx_tile_supported,
+        }.get(device.type, lambda: False)
+        return torch.bfloat16 if native() else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise InputError(f"precision: {name!r} is not known; use one of auto, float32, bfloat16")
+    return getattr(torch, name)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and in what precision to train.
+
+    Exactly one of `steps` and `epochs` is given. `batch` None is the full batch.
+    The learning rate `lr` of Adam falls linearly to zero ('linear') or stays ('constant').
+    """
+
+    lr: float
+    steps: int | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    decay: str = "linear"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}")
+        if self.decay not in ("linear", "constant"):
+            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
+
+    def total_steps(self, examples: int) -> int:
+        """Return the number of steps for a training set of that many examples."""
+        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the steps that see every example once (the last batch may be smaller)."""
+        return math.ceil(examples / (self.batch or examples))
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.lr * (1 - step / total) if self.decay == "linear" else self.lr
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[..., tuple[Tensor, Terms]],
+    data: tuple[Tensor, ...],
+    schedule: Schedule,
+    *,
+    seed: int,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    every: int = 0,
+    checkpoint: "Checkpoint | None" = None,
+    label: str = "fit",
+) -> Rows:
+    """Minimise `loss` over the parameters of `model` that require gradients, by Adam.
+
+    Args:
+        model: trained in place; its device is where `data` must be.
+        loss: takes a minibatch (`data` indexed alike) and returns the scalar to
+            minimise and named terms of it, which are recorded at every evaluation.
+        data: tensors of equal length, drawn without replacement in each epoch.
+        schedule: steps, batch, learning rate, precision.
+        seed: of minibatches and of all noise drawn while training; the global
+            generators are left as they were found.
+        evaluate: metrics to record every `every` steps, after the last, and, if
+            `every` > 0, before the first.
+        checkpoint: where to save progress and resume from; None keeps none.
+        label: what to call this in logs, progress bars and errors.
+
+    Returns:
+        Rows {step, metric, value}, in order of step.
+
+    Raises:
+        FloatingPointError: a term is not finite; names the step, term and seed.
+    """
+    examples = len(data[0])
+    total = schedule.total_steps(examples)
+    device = data[0].device
+    dtype = choose_precision(schedule.precision, device)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=schedule.lr, fused=device.type in ("cpu", "cuda"))
+    rows: Rows = []
+    start = 0
+    with _seeded(seed, device):
+        if checkpoint and (saved := checkpoint.load()):
+            start = saved["step"]
+            rows = saved["rows"]
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            _set_rng_state(saved["rng"], device)
+            logger.info("%s: resumed at step %d of %d", label, start, total)
+        elif evaluate and every:
+            _record(rows, 0, evaluate())
+        progress = Progress(label, start, total)
+        for step in range(start, total):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step, total)
+            batch = _minibatch(data, schedule.batch, seed, step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                value, terms = loss(*batch)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            done = step + 1
+            reporting = done == total or (every and done % every == 0)
+            if device.type == "cpu" or reporting or done % 100 == 0:
+                _check_finite({"loss": value, **terms}, label, step, seed)
+            if reporting:
+                _record(rows, done, {name: float(term) for name, term in terms.items()})
+                if evaluate:
+                    _record(rows, done, evaluate())
+            progress.update(done)
+            if checkpoint and done < total and checkpoint.due():
+                checkpoint.save(
+                    {
+                        "step": done,
+                        "rows": rows,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "rng": _get_rng_state(device),
+                    }
+                )
+        progress.close()
+    if checkpoint:
+        checkpoint.remove()
+    return rows
+
+
+class Checkpoint:
+    """A place to save progress at an interval; torn or foreign files are set aside.
+
+    Args:
+        path: the file; it is written whole or not at all.
+        identity: what is being trained; a file that says otherwise is not resumed from.
+        seconds: the least time between two saves.
+    """
+
+    def __init__(self, path: str | Path, identity: str, seconds: float = 60.0) -> None:
+        self.path = Path(path)
+        self.identity = identity
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether the interval has passed since the last save."""
+        return time.monotonic() - self._last >= self.seconds
+
+    def save(self, state: dict) -> None:
+        """Write the state, replacing the file at once when it is complete."""
+        with whole(self.path) as temporary:
+            torch.save({"identity": self.identity, **state}, temporary)
+        self._last = time.monotonic()
+
+    def load(self) -> dict | None:
+        """Return the saved state, or None where there is none of this identity."""
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, weights_only=True)
+            if state["identity"] == self.identity:
+                return state
+            reason = "it belongs to another run"
+        except Exception as error:
+            reason = f"it cannot be read ({type(error).__name__})"
+        aside = self.path.with_suffix(".aside")
+        self.path.replace(aside)
+        logger.warning("checkpoint %s set aside as %s: %s", self.path, aside.name, reason)
+        return None
+
+    def remove(self) -> None:
+        """Delete the file; its work is done."""
+        self.path.unlink(missing_ok=True)
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, plain lines in the log."""
+
+    def __init__(self, label: str, start: int, total: int) -> None:
+        self.label, self.start, self.total = label, start, total
+        self._bar = tqdm(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
+        self._began = self._logged = time.monotonic()
+
+    def update(self, done: int) -> None:
+        """Say that `done` steps of the total are finished."""
+        self._bar.update(1)
+        now = time.monotonic()
+        if now - self._logged >= SECONDS_BETWEEN_LOG_LINES or done == self.total:
+            self._logged = now
+            rate = (done - self.start) / max(now - self._began, 1e-9)
+            left = (self.total - done) / rate
+            logger.info("%s: step %d of %d, %.1f steps/s, %.0f s left", self.label, done, self.total, rate, left)
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+def _record(rows: Rows, step: int, metrics: dict[str, float]) -> None:
+    rows.extend({"step": step, "metric": name, "value": value} for name, value in metrics.items())
+
+
+def _check_finite(terms: Terms, label: str, step: int, seed: int) -> None:
+    for name, term in terms.items():
+        if not math.isfinite(term):
+            raise FloatingPointError(
+                f"{label}: {name} is {float(term)} at step {step} with seed {seed}; "
+                "lower the learning rate, or use precision: float32"
+            )
+
+
+def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int) -> tuple[Tensor, ...]:
+    examples = len(data[0])
+    if batch is None or batch >= examples:
+        return data
+    epoch, index = divmod(step, math.ceil(examples / batch))
+    chosen = _permutation(examples, seed, epoch)[index * batch : (index + 1) * batch]
+    chosen = chosen.to(data[0].device)
+    return tuple(tensor[chosen] for tensor in data)
+
+
+def _permutation(examples: int, seed: int, epoch: int, _last: list = [None, None]) -> Tensor:  # noqa: B006
+    # A function of (seed, epoch) alone, so that a resumed run sees the same minibatches;
+    # the last one is kept, since every step of an epoch asks for it.
+    key = (examples, seed, epoch)
+    if _last[0] != key:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        _last[:] = key, torch.randperm(examples, generator=generator)
+    return _last[1]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=True):
+        torch.manual_seed(seed)
+        yield
+
+
+def _get_rng_state(device: torch.device) -> list[Tensor]:
+    state = [torch.get_rng_state()]
+    if device.type == "cuda":
+        state.append(torch.cuda.get_rng_state(device))
+    return state
+
+
+def _set_rng_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
