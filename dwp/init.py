@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dwp.errors import InputError
-from dwp.networks import convolutions
+from dwp.networks import build, convolutions
 from dwp.priors.base import Prior
 
 RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
@@ -70,3 +70,32 @@ def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = 
         RULES[rule](layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
+
+
+def start(
+    network: dict,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    *,
+    width: float = 1.0,
+    rule: str = "xavier",
+    priors: Iterable[Prior] = (),
+    mean: bool = False,
+) -> nn.Sequential:
+    """Build a network (see `networks.build`) as a seed has it before training.
+
+    Args:
+        network: its description; `image_shape`, `classes` and `width` complete it.
+        seed: of every draw; linear layers start as PyTorch's own.
+        rule: for all convolutions, see `classical_`.
+        priors: draw kernels of their sizes instead; `mean` as in `init_`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(network, image_shape, classes, width)
+    classical_(model, rule, generator)
+    if priors := list(priors):
+        init_(model, priors, mean=mean, generator=generator)
+    return model

@@ -66,6 +66,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which matrix products run in that precision; see `choose_precision`."""
+    dtype = choose_precision(precision, device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long, how fast and in what precision to train.
@@ -136,7 +142,6 @@ def fit(
     examples = len(data[0])
     total = schedule.total_steps(examples)
     device = data[0].device
-    dtype = choose_precision(schedule.precision, device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=schedule.lr, fused=device.type in ("cpu", "cuda"))
     rows: Rows = []
@@ -156,7 +161,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, total)
             batch = _minibatch(data, schedule.batch, seed, step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with autocast(device, schedule.precision):
                 value, terms = loss(*batch)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -164,7 +169,8 @@ def fit(
             done = step + 1
             reporting = done == total or (every and done % every == 0)
             if device.type == "cpu" or reporting or done % 100 == 0:
-                _check_finite({"loss": value, **terms}, label, step, seed)
+                terms = {name: term.detach() for name, term in terms.items()}
+                _check_finite({"loss": value.detach(), **terms}, label, step, seed)
             if reporting:
                 _record(rows, done, {name: float(term) for name, term in terms.items()})
                 if evaluate:
@@ -200,6 +206,11 @@ class Checkpoint:
         self.identity = identity
         self.seconds = seconds
         self._last = time.monotonic()
+
+    def of(self, part: str) -> "Checkpoint":
+        """Return the checkpoint of a part (a seed, say) of what this one is for."""
+        path = self.path.with_name(f"{self.path.stem}-{part}{self.path.suffix}")
+        return Checkpoint(path, f"{self.identity}/{part}", self.seconds)
 
     def due(self) -> bool:
         """Return whether the interval has passed since the last save."""

@@ -1,7 +1,7 @@
 """The data sets by name: one table, and the two questions asked of it.
 
-A source is an object with `options` (name -> Option), `checksums(folder)` and
-`build(options, folder, downloads)`; `folder` is the user's local copy or None.
+A source is an object with `image_shape`, `options` (name -> Option), `checksums(options, folder)`
+and `build(options, folder, downloads)`; `folder` is the user's local copy or None.
 A new data set is one new line in SOURCES.
 """
 
@@ -62,7 +62,12 @@ def identity(name: str, *, data_root: str | Path | None = None, options: Mapping
     files are checked on the way: raises what `build` would raise for them.
     """
     source, resolved, folder = _resolve(name, data_root, options)
-    return {"name": name, "options": resolved, "files": source.checksums(folder)}
+    return {"name": name, "options": resolved, "files": source.checksums(resolved, folder)}
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images of a known set, without reading them."""
+    return _resolve(name, None, None)[0].image_shape
 
 
 def _resolve(name, data_root, options):

@@ -51,7 +51,9 @@ class Dataset:
         if images.shape[2] != images.shape[3]:
             self._refuse(f"{split}_images are {list(images.shape)}; allowed are square images")
         if len(images) != len(labels):
-            self._refuse(f"{len(images)} {split}_images but {len(labels)} {split}_labels; allowed are as many")
+            self._refuse(
+                f"{len(images)} {split}_images but {len(labels)} {split}_labels; allowed are as many"
+            )
         if (lowest := int(labels.min())) < 0:
             self._refuse(f"{split}_labels contain {lowest}; allowed are labels from 0")
 

@@ -15,9 +15,10 @@ class Digits:
     """Digits of 8x8 pixels, enlarged to 20x20 and padded to 28x28 like MNIST's, split by class."""
 
     # 1,000 images remain for training by default; each class needs both splits.
+    image_shape = (1, 28, 28)
     options = {"test": Option(797, 10, 1_787), "seed": Option(0, 0, 2**32 - 1)}  # noqa: RUF012
 
-    def checksums(self, folder: Path | None) -> dict[str, str]:
+    def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
         """No files: the images are part of scikit-learn and have never changed."""
         return {}
 

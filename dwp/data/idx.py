@@ -36,25 +36,29 @@ def find(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def check(paths: dict[str, Path]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the four files, by field name, after checking them.
+def check(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the four files, by field name, after checking them; images are to be `image`, [h, w].
 
     Raises InputError, naming the file, for an unreadable file, a wrong header,
-    a size that differs from the header's, and unequal numbers of images and labels.
+    a size that differs from the header's, images of another shape, and unequal numbers of
+    images and labels.
     """
     shapes = {field: _check_file(path, FILES[field][1]) for field, path in paths.items()}
     for split in ("train", "test"):
         images, labels = paths[f"{split}_images"], paths[f"{split}_labels"]
+        if shapes[f"{split}_images"][1:] != image:
+            found, expected = shapes[f"{split}_images"][1:], image
+            raise InputError(f"{images}: images are {list(found)}; this data set has {list(expected)}")
         counts = shapes[f"{split}_images"][0], shapes[f"{split}_labels"][0]
         if counts[0] != counts[1]:
             raise InputError(f"{labels}: {counts[1]} labels for the {counts[0]} images of {images.name}")
     return shapes
 
 
-def read(paths: dict[str, Path]) -> dict[str, np.ndarray]:
+def read(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, np.ndarray]:
     """Return the arrays of the four files, uint8 [n, h, w] and [n]; raises as `check` does."""
     arrays = {}
-    for field, shape in check(paths).items():
+    for field, shape in check(paths, image).items():
         with _open(paths[field]) as file:
             file.seek(4 + 4 * len(shape))
             arrays[field] = np.frombuffer(bytearray(file.read()), np.uint8).reshape(shape)
@@ -70,14 +74,15 @@ def _check_file(path: Path, ndim: int) -> tuple[int, ...]:
         with _open(path) as file:
             shape = _read_header(file, path, ndim)
             expected = 4 + 4 * ndim + math.prod(shape)
-            found = _size(file, path, expected)
+            found, complete = _size(file, path, expected)
     except (OSError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    if found != expected:
-        more = "more than " if found > expected and path.suffix == ".gz" else ""
-        state = "truncated" if found < expected else "too long"
+    if found != expected or not complete:
+        state = "truncated" if found <= expected else "too long"
+        end = "" if complete else " before its end was missing"
         raise InputError(
-            f"{path}: {state}; expected {expected} bytes for shape {list(shape)}, found {more or ''}{found}"
+            f"{path}: {state}; expected {expected} bytes (uncompressed) for shape {list(shape)}, "
+            f"found {found}{end}"
         )
     return shape
 
@@ -98,15 +103,15 @@ def _read_header(file: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _size(file: BinaryIO, path: Path, expected: int) -> int:
-    """Return the uncompressed size; of a file longer than `expected`, perhaps only a part of it."""
+def _size(file: BinaryIO, path: Path, expected: int) -> tuple[int, bool]:
+    """Return the uncompressed size, and whether the compressed stream has its end."""
     if path.suffix != ".gz":
-        return path.stat().st_size
-    # Decompressed as a stream, and never far beyond what the header promises.
+        return path.stat().st_size, True
+    # Decompressed as a stream to its checksum, but never far beyond what the header promises.
     size = file.tell()
     try:
         while size <= expected and (chunk := file.read(_CHUNK)):
             size += len(chunk)
     except EOFError:
-        pass
-    return size
+        return size, False
+    return size, True

@@ -7,7 +7,7 @@ a new kind is a new file, and no other file changes.
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dwp.errors import InputError
 from dwp.files import whole
+from dwp.networks import kernel_sizes
 from dwp.posteriors import GaussianPosterior
 
 FORMAT = "dwp-prior-1"
@@ -137,3 +138,21 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     except RuntimeError as error:
         raise InputError(f"prior: {path} does not hold a {metadata['kind']}: {error}") from None
     return prior.requires_grad_(False).to(device)
+
+
+def collection(files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict) -> dict[str, dict[int, Prior]]:
+    """Return priors by name and kernel size: fitted ones from files `<name>-<k>x<k>.safetensors`, analytic ones built.
+
+    Args:
+        files: of fitted priors.
+        analytic: settings with `kind`, by name.
+        network: the description whose kernel sizes the analytic ones are built for.
+    """
+    priors: dict[str, dict[int, Prior]] = {}
+    for file in files:
+        prior = load_prior(file)
+        priors.setdefault(Path(file).stem.rpartition("-")[0], {})[prior.kernel_size] = prior
+    for name, settings in analytic.items():
+        own = {key: value for key, value in settings.items() if key != "kind"}
+        priors[name] = {size: find(settings["kind"])(size, **own) for size in kernel_sizes(network)}
+    return priors

@@ -1,0 +1,52 @@
+# From raw images to the figures of The Deep Weight Prior (ICLR 2019).
+# What to run stands in config.yaml; which files that means, dwp/plan.py knows.
+
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+sys.path.insert(0, workflow.basedir)
+
+from dwp.config import validate
+from dwp.errors import InputError
+from dwp.plan import Plan
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+try:
+    validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
+    plan = Plan(config)
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+
+wildcard_constraints:
+    version="[0-9a-f]{8}",
+    shard=r"\d+-\d+",
+    size=r"\d+",
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/source.smk"
+include: "workflow/rules/kernels.smk"
+include: "workflow/rules/priors.smk"
+include: "workflow/rules/experiments.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,

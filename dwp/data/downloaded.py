@@ -1,0 +1,262 @@
+"""Data sets made by others: local copies, or verified downloads in the same layout.
+
+torchvision knows the mirrors, the checksums and the formats; pooch fetches, so
+that a file exists under its name only when it is whole and verified.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dwp.data import idx
+from dwp.data.options import Option
+from dwp.data.torchvision_import import torchvision_datasets
+from dwp.errors import InputError
+from dwp.files import sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dwp.data.dataset import Dataset
+
+
+class Remote(NamedTuple):
+    """A file on the network: "algorithm:hex" of its content, and where to try for it, in order."""
+
+    checksum: str
+    urls: tuple[str, ...]
+
+
+Remotes = dict[str, Remote]
+
+NOTMNIST_URL = (
+    "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/"
+    "17823f4d4a3acd8317c07866702d2eb2ac79c7a0/"
+)
+NOTMNIST_CHECKSUMS = {
+    # Its SHA-256 is not published; the pinned commit states this hash of the content.
+    "train-images-idx3-ubyte.gz": "git-blob:6cf3076b36bafa7da1563b28bbe863fd78a008a8",
+    "train-labels-idx1-ubyte.gz": "sha256:0db4c4ec5d019838a57f8c9dd764ada7dc3c73e6ccc93032c538c5845f332545",
+    "t10k-images-idx3-ubyte.gz": "sha256:70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
+    "t10k-labels-idx1-ubyte.gz": "sha256:1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b",
+}
+
+
+def notmnist_remotes() -> Remotes:
+    """Return the four files of notMNIST in MNIST's format, published with its author's permission."""
+    return {name: Remote(checksum, (NOTMNIST_URL + name,)) for name, checksum in NOTMNIST_CHECKSUMS.items()}
+
+
+def torchvision_remotes(class_name: str) -> Callable[[], Remotes]:
+    """Return a function for the files of a class of torchvision's MNIST family."""
+
+    def remotes() -> Remotes:
+        cls = getattr(torchvision_datasets(), class_name)
+        return {
+            name: Remote(f"md5:{md5}", tuple(mirror + name for mirror in cls.mirrors))
+            for name, md5 in cls.resources
+        }
+
+    return remotes
+
+
+def fetch(folder: Path, name: str, remote: Remote) -> Path:
+    """Return `folder / name`, downloaded unless it is there with the right checksum.
+
+    Raises InputError when no address gives the file; a file with another
+    checksum is never left under the name.
+    """
+    import pooch
+
+    path, by_git = folder / name, remote.checksum.startswith("git-blob:")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
+    if by_git and path.is_file():  # pooch checks an earlier download only where it can
+        with contextlib.suppress(ValueError):
+            _check_git_blob(path, remote.checksum)
+    failures = []
+    for url in remote.urls:
+        try:
+            pooch.retrieve(url, None if by_git else remote.checksum, name, folder, downloader=downloader)
+            if by_git:
+                _check_git_blob(path, remote.checksum)
+            return path
+        except (OSError, ValueError) as error:  # network and disk; checksum
+            failures.append(f"{url}: {' '.join(str(error).split())[:300]}")
+    raise InputError(
+        f"cannot fetch {name} ({'; '.join(failures)}); "
+        f"data_root can point to a folder with a local copy in {folder.name}/"
+    )
+
+
+def _check_git_blob(path: Path, expected: str) -> None:
+    """Delete the file, and raise ValueError, if git would give its content another id."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    found = f"git-blob:{digest.hexdigest()}"
+    if found != expected:
+        path.unlink()
+        raise ValueError(f"checksum {found} instead of {expected}")
+
+
+def _tensors(images: "np.ndarray", labels: "np.ndarray") -> tuple:
+    """Return uint8 images [n, c, h, w] and labels [n], any integers, as tensors of a Dataset."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.asarray(labels, np.int64))
+
+
+class IdxSet:
+    """A set in MNIST's format: four IDX files."""
+
+    image_shape = (1, 28, 28)
+    options: dict[str, Option] = {}  # noqa: RUF012
+
+    def __init__(self, name: str, remotes: Callable[[], Remotes]):
+        self.name, self.remotes = name, remotes
+
+    def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
+        """Return SHA-256s of the local files, after checking them, or the pins of the downloads."""
+        if folder is None:
+            return {name: remote.checksum for name, remote in self.remotes().items()}
+        paths = idx.find(folder)
+        idx.check(paths, self.image_shape[1:])
+        return {path.name: f"sha256:{sha256(path)}" for path in paths.values()}
+
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+        """Return images uint8 [n, 1, h, w]; InputError for bad local files or failed downloads."""
+        from dwp.data.dataset import Dataset
+
+        if folder is None:
+            fetched = {
+                name: fetch(downloads / self.name, name, remote) for name, remote in self.remotes().items()
+            }
+            paths = {field: fetched[f"{name}.gz"] for field, (name, _) in idx.FILES.items()}
+        else:
+            paths = idx.find(folder)
+        arrays = idx.read(paths, self.image_shape[1:])
+        train = _tensors(arrays["train_images"][:, None], arrays["train_labels"])
+        test = _tensors(arrays["test_images"][:, None], arrays["test_labels"])
+        return Dataset(self.name, *train, *test)
+
+
+class TorchvisionSet:
+    """A set in a format of its own, which torchvision reads, from the very files whose MD5s it knows.
+
+    Local copy and download are thus the same bytes and share their checksums.
+    """
+
+    image_shape = (3, 32, 32)
+    options: dict[str, Option] = {}  # noqa: RUF012
+
+    def __init__(self, name: str, class_name: str):
+        self.name, self.class_name = name, class_name
+
+    @property
+    def cls(self) -> type:
+        """The class of `torchvision.datasets`."""
+        return getattr(torchvision_datasets(), self.class_name)
+
+    def files(self) -> dict[str, str]:
+        """Return the MD5 of each file that is read, by path relative to torchvision's `root`."""
+        raise NotImplementedError
+
+    def download(self, folder: Path) -> None:
+        """Put the verified files into `folder`, if they are not there already."""
+        raise NotImplementedError
+
+    def splits(self, folder: Path) -> Iterator[tuple]:
+        """Yield (images uint8 [n, c, h, w], labels [n]) of train and test."""
+        raise NotImplementedError
+
+    def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
+        """Return the MD5s that torchvision demands, after checking a local copy against them."""
+        if folder is not None:
+            self.check(folder)
+        return {name: f"md5:{md5}" for name, md5 in self.files().items()}
+
+    def check(self, folder: Path) -> None:
+        """Raise InputError naming the first file in `folder` that is missing or has another MD5."""
+        for name, expected in self.files().items():
+            path = folder / name
+            if not path.is_file():
+                raise InputError(
+                    f"{path} is missing; expected the files of {self.name} as torchvision leaves them"
+                )
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, _md5).hexdigest()
+            if found != expected:
+                raise InputError(
+                    f"{path}: truncated or damaged; its MD5 is {found} ({path.stat().st_size} bytes), "
+                    f"expected {expected}"
+                )
+
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+        """Return images uint8 [n, 3, 32, 32]; InputError for bad local files or failed downloads."""
+        from dwp.data.dataset import Dataset
+
+        if folder is None:
+            folder = downloads / self.name
+            self.download(folder)
+        # CIFAR's files are pickles: torchvision unpickles them, and only what has the known MD5.
+        self.check(folder)
+        train, test = (_tensors(*split) for split in self.splits(folder))
+        return Dataset(self.name, *train, *test)
+
+
+def _md5():
+    return hashlib.md5(usedforsecurity=False)
+
+
+class CifarSet(TorchvisionSet):
+    """CIFAR-10 or CIFAR-100: files in one archive."""
+
+    def files(self) -> dict[str, str]:
+        """See TorchvisionSet."""
+        cls = self.cls
+        listed = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
+        return {f"{cls.base_folder}/{name}": md5 for name, md5 in listed}
+
+    def download(self, folder: Path) -> None:
+        """See TorchvisionSet."""
+        try:
+            self.check(folder)
+        except InputError:
+            fetch(folder, self.cls.filename, Remote(f"md5:{self.cls.tgz_md5}", (self.cls.url,)))
+            self.cls(folder, download=True)  # finds the verified archive and unpacks it
+
+    def splits(self, folder: Path) -> Iterator[tuple]:
+        """See TorchvisionSet."""
+        for train in (True, False):
+            data = self.cls(folder, train=train)
+            yield data.data.transpose(0, 3, 1, 2), data.targets
+
+
+class SvhnSet(TorchvisionSet):
+    """SVHN: one Matlab file for each split."""
+
+    def __init__(self, name: str):
+        super().__init__(name, "SVHN")
+
+    def files(self) -> dict[str, str]:
+        """See TorchvisionSet."""
+        return {name: md5 for _, name, md5 in self._listed()}
+
+    def download(self, folder: Path) -> None:
+        """See TorchvisionSet."""
+        for url, name, md5 in self._listed():
+            fetch(folder, name, Remote(f"md5:{md5}", (url,)))
+
+    def splits(self, folder: Path) -> Iterator[tuple]:
+        """See TorchvisionSet."""
+        for split in ("train", "test"):
+            data = self.cls(folder, split=split)
+            yield data.data, data.labels
+
+    def _listed(self) -> list:
+        return [self.cls.split_list[split] for split in ("train", "test")]

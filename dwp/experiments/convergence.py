@@ -1,0 +1,48 @@
+"""Convergence: how fast an ordinary network learns from different initialisations (paper, section 5.3).
+
+A method is {init}. The setting is the width of the network.
+"""
+
+from dwp import bayes, metrics
+from dwp.data.splits import few_shot
+from dwp.experiments import Task
+from dwp.objectives import cross_entropy
+from dwp.training import Schedule, autocast, fit
+
+AXIS = "width"
+
+
+def run(task: Task) -> list[dict]:
+    """Train one network; return its test accuracy and nll by step, and its train_nll."""
+    return train(task, frozen=False)
+
+
+def train(task: Task, *, frozen: bool) -> list[dict]:
+    """Train one network, with its convolutions `frozen` or not; return metrics by step."""
+    settings, device, dataset = task.settings, task.device, task.dataset
+    images, labels = dataset.images("train", device), dataset.labels("train", device)
+    if settings["examples"] is not None:
+        chosen = few_shot(labels, settings["examples"], task.seed).to(device)
+        images, labels = images[chosen], labels[chosen]
+    test_images, test_labels = dataset.images("test", device), dataset.labels("test", device)
+    schedule = Schedule(**settings["schedule"])
+    model = task.start(width=task.setting)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (frozen and name.startswith("conv")))
+
+    def evaluate() -> dict[str, float]:
+        with autocast(device, schedule.precision):
+            probabilities = bayes.predict(model, test_images, samples=0)[0]
+        return {"accuracy": metrics.accuracy(probabilities, test_labels), "nll": metrics.nll(probabilities, test_labels)}
+
+    return fit(
+        model,
+        cross_entropy(model),
+        (images, labels),
+        schedule,
+        seed=task.seed,
+        evaluate=evaluate,
+        every=settings["every"],
+        checkpoint=task.checkpoint,
+        label=task.label,
+    )

@@ -1,0 +1,56 @@
+"""Few-shot classification: networks trained on n examples of the target set (paper, section 5.1).
+
+A method is {posterior, prior, init, l2}: its posterior's form ('none' for a
+deterministic network), the prior over its kernels, where they start, and the weight
+of an L2 penalty on them.
+"""
+
+import torch
+
+from dwp import bayes, metrics
+from dwp.data.splits import few_shot
+from dwp.experiments import Task
+from dwp.objectives import cross_entropy, elbo
+from dwp.training import Schedule, autocast, fit
+
+AXIS = "examples"
+
+
+def run(task: Task) -> list[dict]:
+    """Train one network; return its predictive metrics on the test set, by step.
+
+    Metrics: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
+    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
+    """
+    settings, method, device = task.settings, task.method, task.device
+    labels = task.dataset.labels("train", device)
+    chosen = few_shot(labels, int(task.setting), task.seed).to(device)
+    images, labels = task.dataset.images("train", device)[chosen], labels[chosen]
+    test_images, test_labels = task.dataset.images("test", device), task.dataset.labels("test", device)
+    schedule = Schedule(**settings["schedule"])
+    model = task.start()
+    bayesian = method["posterior"] != "none"
+    if bayesian:
+        priors = {size: prior.to(device) for size, prior in task.priors[method["prior"]].items()}
+        bayes.make_bayesian(model, priors, method["posterior"])
+        loss = elbo(model, len(labels), settings["kernel_subset"])
+    else:
+        loss = cross_entropy(model, method["l2"])
+
+    def evaluate() -> dict[str, float]:
+        with autocast(device, schedule.precision):
+            mean = bayes.predict(model, test_images, samples=0)[0]
+            members = bayes.predict(model, test_images, settings["ensemble"]) if bayesian else mean[None]
+        return {**metrics.summary(members.mean(0), test_labels), "mean_accuracy": metrics.accuracy(mean, test_labels)}
+
+    return fit(
+        model.to(memory_format=torch.channels_last),
+        loss,
+        (images, labels),
+        schedule,
+        seed=task.seed,
+        evaluate=evaluate,
+        every=settings["every"],
+        checkpoint=task.checkpoint,
+        label=task.label,
+    )

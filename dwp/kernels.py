@@ -1,0 +1,274 @@
+"""Kernels of trained networks: extract, prune the near-zero ones, store.
+
+Everything streams: the kernels of one network (or one chunk of an array) are in
+memory at a time, beside one float32 norm per kernel.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dwp.errors import InputError
+from dwp.files import whole
+
+CHUNK = 65_536
+HISTOGRAM_BINS = 100
+RULES = ("otsu", "valley")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Kernels [n, 1, k, k] (float32) of one layer of one network, in (out, in) order."""
+
+    net: int
+    layer: str
+    kernels: np.ndarray
+    first: int = 0
+    inputs: int = 1
+
+
+def of_weights(weights: Mapping[str, Tensor | np.ndarray], size: int, net: int = 0) -> Iterator[Batch]:
+    """Yield the size×size kernels of every convolution weight [o, i, k, k] among named tensors."""
+    for layer, weight in weights.items():
+        if weight.ndim == 4 and weight.shape[2:] == (size, size):
+            kernels = np.ascontiguousarray(weight, dtype=np.float32).reshape(-1, 1, size, size)
+            yield Batch(net, layer.removesuffix(".weight"), kernels, 0, weight.shape[1])
+
+
+def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
+    """Yield the size×size kernels that a file holds.
+
+    Args:
+        path: `.safetensors` (tensors named `layer.weight`, or `net/layer.weight` where
+            a file holds several networks), `.pt` or `.pth` (a state dict, never unpickled
+            beyond tensors), `.npy` or `.h5` (an array [n, 1, k, k] or [n, k, k]; in HDF5 the
+            dataset `kernels`, or the only one).
+        size: k.
+        net: number given to a file's network where the file names none.
+
+    Raises:
+        InputError: the file is missing, damaged, of another format or shape, or has
+            numbers that are not finite.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise InputError(f"kernels: {path} has suffix {path.suffix!r}; use one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise InputError(f"kernels: there is no file {path}")
+    try:
+        for batch in reader(path, size, net):
+            if not np.isfinite(batch.kernels).all():
+                bad = int(np.argmax(~np.isfinite(batch.kernels).all(axis=(1, 2, 3)))) + batch.first
+                raise InputError(f"kernels: {path}, {batch.layer}: kernel {bad} has numbers that are not finite")
+            yield batch
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
+        raise InputError(f"kernels: {path} cannot be read ({type(error).__name__}: {error})") from None
+    except Exception as error:  # weights_only loading raises pickle's errors for anything beyond tensors
+        raise InputError(f"kernels: {path} is not a plain state dict ({type(error).__name__})") from None
+
+
+def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
+    with safe_open(path, framework="np") as file:
+        for key in file.keys():  # noqa: SIM118
+            prefix, _, layer = key.rpartition("/")
+            yield from of_weights({layer: file.get_tensor(key)}, size, int(prefix) if prefix.isdigit() else net)
+
+
+def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"kernels: {path} is not a state dict of tensors")
+    yield from of_weights({name: value.float() for name, value in state.items()}, size, net)
+
+
+def _read_array(array: np.ndarray | h5py.Dataset, path: Path, size: int, net: int) -> Iterator[Batch]:
+    shape = tuple(array.shape)
+    if shape[1:] not in ((size, size), (1, size, size)):
+        raise InputError(f"kernels: {path} has shape {shape}; expected [n, 1, {size}, {size}] or [n, {size}, {size}]")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"kernels: {path} has dtype {array.dtype}; expected floating point")
+    for first in range(0, shape[0], CHUNK):
+        part = np.ascontiguousarray(array[first : first + CHUNK], dtype=np.float32)
+        yield Batch(net, path.stem, part.reshape(-1, 1, size, size), first)
+
+
+def _read_npy(path: Path, size: int, net: int) -> Iterator[Batch]:
+    yield from _read_array(np.load(path, mmap_mode="r", allow_pickle=False), path, size, net)
+
+
+def _read_hdf5(path: Path, size: int, net: int) -> Iterator[Batch]:
+    with h5py.File(path, "r") as file:
+        names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+        name = "kernels" if "kernels" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise InputError(f"kernels: {path} has datasets {names}; expected one named 'kernels'")
+        yield from _read_array(file[name], path, size, net)
+
+
+READERS: dict[str, Callable[[Path, int, int], Iterator[Batch]]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_state_dict,
+    ".pth": _read_state_dict,
+    ".npy": _read_npy,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
+}
+
+
+def norms(kernels: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norm of each kernel [n, 1, k, k], [n] float32."""
+    return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
+
+
+def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts [b] and log10 edges [b + 1] of norms; those under 1/100 of the largest count as that.
+
+    Weight decay takes unused kernels to arbitrarily small norms; without a floor
+    that tail would pull the threshold far below the kernels in use.
+    """
+    top = float(values.max())
+    if top == 0:
+        raise InputError("kernels: every kernel is zero; there is nothing to keep")
+    logs = np.log10(np.clip(values, top * 1e-2, None, dtype=np.float64))
+    return np.histogram(logs, HISTOGRAM_BINS, range=(np.log10(top) - 2, np.log10(top)))
+
+
+def choose_threshold(values: np.ndarray, rule: str | float) -> float:
+    """Return the norm below which kernels are dropped.
+
+    Args:
+        values: norms, [n].
+        rule: a number is taken as it is; 'otsu' maximises the variance between the
+            two classes of log-norms (Otsu 1979); 'valley' is the lowest point between
+            the two highest peaks of the smoothed histogram of log-norms.
+
+    Raises:
+        InputError: 'valley' is asked of norms with a single mode, or the rule is not known.
+    """
+    if isinstance(rule, int | float):
+        return float(rule)
+    if rule not in RULES:
+        raise InputError(f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}")
+    counts, edges = log_histogram(values)
+    centres = (edges[:-1] + edges[1:]) / 2
+    if rule == "otsu":
+        below, total = np.cumsum(counts)[:-1], counts.sum()
+        sums = np.cumsum(counts * centres)
+        mean_below = sums[:-1] / np.maximum(below, 1)
+        mean_above = (sums[-1] - sums[:-1]) / np.maximum(total - below, 1)
+        between = below * (total - below) * np.square(mean_above - mean_below)
+        # Bins of a gap are equally good: the middle of them is farthest from both classes.
+        best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+        return float(10 ** edges[1 + best[[0, -1]]].mean())
+    width = np.hanning(15) / np.hanning(15).sum()
+    smooth = np.convolve(np.pad(counts, 7, mode="edge"), width, mode="valid")
+    padded = np.pad(smooth, 1, constant_values=-1.0)
+    peaks = np.flatnonzero((smooth > padded[:-2]) & (smooth >= padded[2:]) & (smooth > 0.02 * smooth.max()))
+    if len(peaks) < 2:
+        raise InputError("kernels.threshold: the norms have a single mode, so there is no valley; give a number")
+    left, right = sorted(peaks[np.argsort(smooth[peaks])[-2:]])
+    return float(10 ** centres[left + int(np.argmin(smooth[left : right + 1]))])
+
+
+def collect(
+    files: Iterable[str | Path],
+    size: int,
+    output: str | Path,
+    *,
+    threshold: str | float,
+    test_fraction: float,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Prune and split the size×size kernels of many files into one HDF5 store.
+
+    The store has groups `train` and `test` with chunked, compressed datasets `kernels`
+    [n, 1, k, k], `norm`, and each kernel's origin `net`, `layer` (index into the
+    attribute `layers`), `out`, `in`; the histogram of all norms before pruning
+    (`histogram/counts`, `histogram/log10_edges`); and the attributes `kernel_size`,
+    `threshold`, `rule`, `before`, `after`. Whether a kernel is for testing depends on
+    the seed, its net and its place in it, not on how nets are spread over files.
+
+    Returns:
+        threshold, before, after, train and test counts.
+
+    Raises:
+        InputError: there are no kernels of that size, or none is left after pruning.
+    """
+    files = list(files)
+
+    def batches() -> Iterator[Batch]:
+        for number, path in enumerate(files):
+            yield from read(path, size, number)
+
+    values = [norms(batch.kernels) for batch in batches()]
+    if not values:
+        raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
+    values = np.concatenate(values)
+    chosen = choose_threshold(values, threshold)
+    kept = int((values >= chosen).sum())
+    if kept < 2:
+        raise InputError(
+            f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
+            f"(largest norm {values.max():g}); give a smaller number"
+        )
+    layers: dict[str, int] = {}
+    with whole(output) as temporary, h5py.File(temporary, "w") as store:
+        groups = {name: _create_group(store, name, size) for name in ("train", "test")}
+        for batch in batches():
+            layer = layers.setdefault(batch.layer, len(layers))
+            norm = norms(batch.kernels)
+            index = np.arange(len(norm)) + batch.first
+            lot = np.random.default_rng([seed, batch.net, layer, batch.first]).random(len(norm))
+            for name, mine in (("test", lot < test_fraction), ("train", lot >= test_fraction)):
+                keep = mine & (norm >= chosen)
+                origin = {"net": np.full(keep.sum(), batch.net), "layer": np.full(keep.sum(), layer)}
+                origin |= {"out": index[keep] // batch.inputs, "in": index[keep] % batch.inputs}
+                _append(groups[name], {"kernels": batch.kernels[keep], "norm": norm[keep], **origin})
+        counts, edges = log_histogram(values)
+        store["histogram/counts"], store["histogram/log10_edges"] = counts, edges
+        store.attrs.update(
+            kernel_size=size, threshold=chosen, rule=str(threshold), before=len(values), after=kept, layers=list(layers)
+        )
+        sizes = {name: len(group["norm"]) for name, group in groups.items()}
+        if not all(sizes.values()):
+            raise InputError(
+                f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
+                f"{sizes['test']} for testing; neither may be empty"
+            )
+    return {"threshold": chosen, "before": len(values), "after": kept, **sizes}
+
+
+def load(path: str | Path, split: str) -> Tensor:
+    """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32."""
+    with h5py.File(path, "r") as store:
+        return torch.from_numpy(store[split]["kernels"][:])
+
+
+def _create_group(store: h5py.File, name: str, size: int) -> h5py.Group:
+    group = store.create_group(name)
+    options = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+    rows = max(1, 1_000_000 // (4 * size * size))
+    shape = (1, size, size)
+    group.create_dataset("kernels", (0, *shape), "f4", maxshape=(None, *shape), chunks=(rows, *shape), **options)
+    group.create_dataset("norm", (0,), "f4", maxshape=(None,), chunks=(16_384,), **options)
+    for field in ("net", "layer", "out", "in"):
+        group.create_dataset(field, (0,), "i4", maxshape=(None,), chunks=(16_384,), **options)
+    return group
+
+
+def _append(group: h5py.Group, columns: dict[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        dataset = group[name]
+        dataset.resize(len(dataset) + len(values), axis=0)
+        if len(values):
+            dataset[-len(values) :] = values

@@ -1,0 +1,40 @@
+"""What is minimised: losses of ordinary and of Bayesian classifiers, per example.
+
+Each builds a function of a minibatch that returns the scalar to minimise and its
+terms, as `training.fit` takes it.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwp import bayes
+from dwp.networks import squared_norm
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
+    """Return mean cross-entropy in nats, plus `l2` times the squared norm of the convolution kernels."""
+
+    def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        nll = functional.cross_entropy(model(images).float(), labels)
+        return (nll + l2 * squared_norm(model) if l2 else nll), {"train_nll": nll}
+
+    return loss
+
+
+def elbo(model: nn.Module, examples: int, subset: int | None = None) -> Loss:
+    """Return the negative ELBO per example: mean NLL + KL / examples, in nats.
+
+    The KL is a sum over all weights and `examples` counts the whole training set, so
+    that this times `examples` is the paper's bound, whatever the batch (paper, eq. 9).
+    """
+
+    def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        nll = functional.cross_entropy(model(images).float(), labels)
+        kl = bayes.kl(model, subset)
+        return nll + kl / examples, {"train_nll": nll, "kl": kl}
+
+    return loss

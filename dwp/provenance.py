@@ -1,0 +1,148 @@
+"""What made an artifact: versions, code digests, manifests."""
+
+import ast
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from dwp.files import sha256, whole
+
+PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "pandas", "matplotlib", "snakemake")
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One version of a stage's result: what made it, and where it lives.
+
+    Args:
+        stage: its stage's name, the folder under `results/`.
+        params: everything that can change its bytes, as plain JSON values.
+        inputs: the artifacts that it is made from, by role.
+        modules: files of code that it runs; not part of the version, see `code_digest`.
+    """
+
+    stage: str
+    params: dict
+    inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
+    modules: tuple[Path, ...] = ()
+
+    @cached_property
+    def version(self) -> str:
+        """Return eight hexadecimal digits of the SHA-256 of stage, parameters and input versions."""
+        inputs = {role: artifact.version for role, artifact in self.inputs.items()}
+        text = json.dumps([self.stage, self.params, inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @cached_property
+    def spec(self) -> dict:
+        """Return what a job needs to know, and what a rerun must be triggered by, as one plain dict."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            "params": self.params,
+            "inputs": {role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()},
+            "code": code_digest(self.modules),
+        }
+
+    def path(self, file: str) -> str:
+        """Return where a file of this version lives, relative to the working directory."""
+        return f"results/{self.stage}/{self.version}/{file}"
+
+
+def code_digest(roots: Iterable[Path]) -> str:
+    """Return a digest of the syntax trees of Python files and of all that they import from their tree.
+
+    Comments, docstrings and formatting do not count. A package's `__init__` counts
+    where something is imported from the package itself.
+    """
+    found: dict[Path, str] = {}
+    todo = list(roots)
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found[path], imports = _digest_file(path, path.stat().st_mtime_ns)
+        todo += imports
+    parts = sorted(f"{path.name}:{digest}" for path, digest in found.items())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+_cache: dict[tuple[Path, int], tuple[str, list[Path]]] = {}
+
+
+def _digest_file(path: Path, modified: int) -> tuple[str, list[Path]]:
+    if (path, modified) not in _cache:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = [found for name in _imported_names(tree) if (found := _module_file(name))]
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                # A string alone is a docstring, or a comment by another name.
+                node.body = [entry for entry in body if not _is_string(entry)]
+        digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        _cache[path, modified] = digest, imports
+    return _cache[path, modified]
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imported_names(tree: ast.AST) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                # `from package import name`: the module `package.name` if there is one, else the package.
+                full = f"{node.module}.{alias.name}"
+                yield full if _module_file(full) else node.module
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _module_file(name: str) -> Path | None:
+    """Return the file of a module of this checkout, or None for anybody else's."""
+    if name.split(".")[0] not in ("dwp", "workflow"):
+        return None
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
+    """Write what made some files: the spec, facts of the run, library versions, checksums."""
+    manifest = {
+        **spec,
+        **facts,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _git_state(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "files": {Path(file).name: sha256(file) for file in outputs},
+    }
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _git_state() -> dict[str, object]:
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "clean": None if status is None else not status}

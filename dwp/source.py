@@ -1,0 +1,66 @@
+"""Source networks: trained on the source data set so that their kernels can be collected."""
+
+import time
+import torch
+from torch import Tensor
+
+from dwp import metrics
+from dwp.bayes import predict
+from dwp.data.dataset import Dataset
+from dwp.init import start
+from dwp.objectives import cross_entropy
+from dwp.training import Checkpoint, Schedule, autocast, fit
+
+
+def train_shard(
+    seeds: Iterable[int], dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
+) -> tuple[dict[str, Tensor], list[dict]]:
+    """Train several source networks, each as `train` does whatever the others are.
+
+    Returns:
+        All weights, named '<seed>/<layer>.weight', and a row {net, accuracy, nll, seconds} for each net.
+    """
+    weights, rows = {}, []
+    for seed in seeds:
+        state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
+        weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
+        rows.append({"net": seed, **row})
+    return weights, rows
+
+
+def train(
+    seed: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Train one source network (paper, appendix F: cross-entropy + l2·Σ‖w‖² over the convolutions).
+
+    Args:
+        seed: of initialisation, minibatches and nothing else; the same seed gives the same weights.
+        dataset: the source data set.
+        settings: `network`, `l2` and `schedule`.
+        device: where to train.
+        checkpoint: where to resume from.
+
+    Returns:
+        The state dict on the CPU, and its test accuracy and NLL (nats) with the seconds it took.
+    """
+    began = time.perf_counter()
+    schedule = Schedule(**settings["schedule"])
+    model = start(settings["network"], dataset.image_shape, dataset.classes, seed).to(device)
+    fit(
+        model,
+        cross_entropy(model, settings["l2"]),
+        (dataset.images("train", device), dataset.labels("train", device)),
+        schedule,
+        seed=seed,
+        checkpoint=checkpoint,
+        label=f"source net {seed}",
+    )
+    with autocast(device, schedule.precision):
+        probabilities = predict(model, dataset.images("test", device), samples=0)[0]
+    labels = dataset.labels("test", device)
+    row = {
+        "accuracy": metrics.accuracy(probabilities, labels),
+        "nll": metrics.nll(probabilities, labels),
+        "seconds": time.perf_counter() - began,
+    }
+    return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, row

@@ -1,0 +1,172 @@
+"""Tidy tables: what experiments, source nets, kernels and priors came to.
+
+Spreads are sample standard deviations over seeds (ddof = 1), NaN for a single seed.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from dwp import kernels
+from dwp.errors import InputError
+from dwp.experiments import COLUMNS
+from dwp.priors import Prior
+
+CELL = ["experiment", "method", "setting", "metric"]
+SAMPLES = 4096
+"""Kernels drawn from a prior to measure the norms of its samples."""
+
+
+def read(paths: Iterable[str | Path], columns: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """Concatenate CSV tables, in the order given.
+
+    Raises:
+        InputError: a file is missing or cannot be parsed, or lacks one of `columns`.
+    """
+    tables = []
+    for path in paths:
+        try:
+            table = pd.read_csv(path, float_precision="round_trip")
+        except (OSError, ValueError) as error:
+            raise InputError(f"table: {path} cannot be read ({error})") from None
+        missing = [name for name in columns if name not in table]
+        if missing:
+            raise InputError(f"table: {path} has columns {', '.join(table)}; {', '.join(missing)} missing")
+        # A run that recorded nothing has only a header, which would turn number columns into objects.
+        if len(table):
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
+
+
+def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the last step of each experiment, method, setting, seed and metric."""
+    last = rows.groupby([*CELL, "seed"], sort=False)["step"].transform("max")
+    return rows[rows["step"] == last].reset_index(drop=True)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std and n over seeds of each metric at the end of training.
+
+    Args:
+        rows: columns experiment, method, setting, seed, step, metric, value.
+
+    Returns:
+        Columns experiment, method, setting, metric, mean, std, n; methods in the order in
+        which they are first seen, settings ascending.
+    """
+    return _over_seeds(last_steps(rows), CELL)
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std and n over seeds of each metric at each step, ordered as in `summarise`."""
+    return _over_seeds(rows, [*CELL, "step"])
+
+
+def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    table = rows.groupby(by, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    table = table.rename(columns={"count": "n"})
+    seen = {name: rows[name].drop_duplicates().tolist() for name in ("experiment", "method", "metric")}
+
+    def rank(column: pd.Series) -> pd.Series:
+        return column.map(seen[column.name].index) if column.name in seen else column
+
+    return table.sort_values(by, key=rank, kind="stable", ignore_index=True)
+
+
+def page(summary: pd.DataFrame, published: pd.DataFrame, title: str) -> str:
+    """Return an HTML page: for each metric, methods by settings, mean ± std, the paper's means in brackets."""
+    paper = {(row.metric, row.method, row.setting): row.value for row in published.itertuples() if row.step != row.step}
+    parts = [f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"]
+    for metric, chosen in summary.groupby("metric", sort=False):
+        cells = chosen.assign(text=[_text(row, paper) for row in chosen.itertuples()])
+        table = cells.pivot(index="method", columns="setting", values="text").reindex(cells["method"].unique())
+        table.columns = [f"{setting:g}" for setting in table.columns]
+        parts.append(f"<h2>{metric}</h2>{table.rename_axis(None).fillna('–').to_html(border=0)}")
+    seeds = sorted(set(summary["n"]))
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
+    note = "; in brackets the paper's mean" if paper else ""
+    parts.append(f"<p>Mean ± standard deviation over {count} seeds{note}.</p>")
+    return "\n".join(parts) + "\n"
+
+
+_STYLE = (
+    "body{font:15px sans-serif;margin:2em}h1{font-size:1.3em}h2{font-size:1.05em}table{border-collapse:collapse}"
+    "th,td{padding:.3em .9em;text-align:right;border-bottom:1px solid #ddd}th:first-child{text-align:left}"
+)
+
+
+def _text(row: tuple, paper: Mapping) -> str:
+    spread = "" if np.isnan(row.std) else f" ± {row.std:.3f}"
+    value = paper.get((row.metric, row.method, row.setting))
+    return f"{row.mean:.3f}{spread}" + ("" if value is None else f" ({value:.3f})")
+
+
+def source_summary(nets: pd.DataFrame) -> pd.DataFrame:
+    """Return rows {metric, mean, std, min, max, n} over source nets [net, accuracy, nll, seconds]."""
+    table = nets[["accuracy", "nll", "seconds"]].agg(["mean", "std", "min", "max", "count"]).T
+    return table.rename(columns={"count": "n"}).astype({"n": int}).rename_axis("metric").reset_index()
+
+
+def kernels_table(stores: Mapping[int, str | Path]) -> pd.DataFrame:
+    """Return one row for each kernel size: how its store was pruned, and the norms that were kept."""
+    rows = []
+    for size, path in stores.items():
+        with h5py.File(path, "r") as store:
+            norms = np.concatenate([store[split]["norm"][:] for split in ("train", "test")])
+            rows.append(
+                {
+                    "size": size,
+                    "threshold": float(store.attrs["threshold"]),
+                    "rule": str(store.attrs["rule"]),
+                    "before": int(store.attrs["before"]),
+                    "after": int(store.attrs["after"]),
+                    "train": len(store["train/norm"]),
+                    "test": len(store["test/norm"]),
+                    "median_norm": float(np.median(norms)),
+                    "smallest_kept_norm": float(norms.min()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def priors_table(
+    priors: Mapping[str, Mapping[int, Prior]],
+    histories: Mapping[str, Mapping[int, pd.DataFrame]],
+    stores: Mapping[int, str | Path],
+) -> pd.DataFrame:
+    """Return one row for each fitted prior and size.
+
+    Held-out elbo, log_likelihood and kl are those of the last step, in nats per kernel (NaN
+    where there are none). The median norms of samples and of samples without the last layer
+    of noise stand beside that of the test kernels: a prior whose samples are much smaller
+    has not learned its kernels.
+    """
+    rows = []
+    for name, sizes in priors.items():
+        for size, prior in sizes.items():
+            history = histories[name][size]
+            last = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
+            row = {"name": name, "kind": prior.kind, "size": size}
+            row |= {metric: last.get(metric, float("nan")) for metric in ("elbo", "log_likelihood", "kl")}
+            row["test_norm"] = median_norm(kernels.load(stores[size], "test"))
+            row["sample_norm"] = median_norm(draw(prior, SAMPLES))
+            row["mean_sample_norm"] = median_norm(draw(prior, SAMPLES, mean=True))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw(prior: Prior, n: int, *, mean: bool = False) -> torch.Tensor | None:
+    """Draw n kernels [n, 1, k, k], the same each time; None from a prior that cannot be sampled from."""
+    try:
+        return prior.sample(n, torch.Generator().manual_seed(0), mean=mean)
+    except InputError:
+        return None
+
+
+def median_norm(w: torch.Tensor | None) -> float:
+    """Return the median Euclidean norm of kernels [n, 1, k, k]; NaN for none."""
+    return float("nan") if w is None else float(np.median(kernels.norms(w.cpu().numpy())))

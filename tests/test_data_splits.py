@@ -1,0 +1,65 @@
+"""Few-shot splits."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwp.data import few_shot
+from dwp.errors import InputError
+
+
+@st.composite
+def problems(draw):
+    """Labels in any order and proportion, an n that every class can serve, a seed."""
+    counts = draw(st.lists(st.integers(1, 30), min_size=1, max_size=10))
+    labels = draw(st.permutations([label for label, count in enumerate(counts) for _ in range(count)]))
+    n = draw(st.integers(1, len(counts) * min(counts)))
+    return torch.tensor(labels), n, draw(st.integers(0, 2**32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_splits_are_balanced_sorted_and_repeatable(problem):
+    labels, n, seed = problem
+    chosen = few_shot(labels, n, seed)
+    assert chosen.dtype == torch.int64
+    assert chosen.shape == (n,)
+    assert bool((chosen[1:] > chosen[:-1]).all())
+    counts = labels[chosen].bincount(minlength=int(labels.max()) + 1)
+    assert counts.max() - counts.min() <= 1
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    assert torch.equal(chosen, few_shot(labels, n, seed))
+    torch.set_rng_state(state)
+
+
+def test_seeds_give_different_examples_and_different_surplus_classes():
+    labels = torch.arange(1000) % 10
+    assert not torch.equal(few_shot(labels, 50, 0), few_shot(labels, 50, 1))
+    surplus = {tuple(labels[few_shot(labels, 13, seed)].bincount().tolist()) for seed in range(20)}
+    assert len(surplus) > 5
+
+
+def test_splits_of_one_seed_are_nested():
+    labels = torch.arange(1000) % 10
+    smaller, larger = (set(few_shot(labels, n, 3).tolist()) for n in (50, 200))
+    assert smaller < larger
+
+
+@pytest.mark.parametrize(
+    ("n", "seed", "message"),
+    [
+        (0, 0, "n is 0; allowed are at least 1"),
+        (5, -1, "seed is -1"),
+        (10, 0, "n = 10 needs 5 examples of class 4, which has 3"),
+    ],
+)
+def test_impossible_splits_are_refused(n, seed, message):
+    with pytest.raises(InputError, match=message):
+        few_shot(torch.tensor([1] * 20 + [4] * 3), n, seed)
+
+
+def test_no_labels_are_refused():
+    with pytest.raises(InputError, match="no labels"):
+        few_shot(torch.tensor([], dtype=torch.int64), 1, 0)

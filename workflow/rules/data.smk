@@ -1,0 +1,21 @@
+# Data sets: each one verified file with train and test tensors.
+
+
+rule data:
+    output:
+        dataset="results/data/{version}/{name}.safetensors",
+        manifest="results/data/{version}/{name}.manifest.json",
+    log:
+        "results/data/{version}/{name}.log",
+    benchmark:
+        "results/data/{version}/{name}.benchmark.tsv"
+    conda:
+        "../../envs/dwp.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        spec=lambda wildcards: plan.spec(wildcards.version),
+    script:
+        "../scripts/build_data.py"

@@ -1,0 +1,26 @@
+# Experiments: one method at one setting with a shard of seeds is one job.
+
+
+rule experiment:
+    input:
+        unpack(lambda wildcards: plan.method_inputs(wildcards.version)),
+    output:
+        rows="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.csv",
+        manifest="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.manifest.json",
+    log:
+        "results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.log",
+    benchmark:
+        "results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.benchmark.tsv"
+    wildcard_constraints:
+        experiment="|".join(plan.config["experiments"]),
+        setting=r"[\d.e+-]+",
+    conda:
+        "../../envs/dwp.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spec=lambda wildcards: plan.spec(wildcards.version),
+    script:
+        "../scripts/run_experiment.py"

@@ -1,0 +1,77 @@
+"""What every script does around its work: log, threads, device, seconds, manifest.
+
+What can change a result reaches a script as `params.spec`. Where and how it runs
+(data_root, device, threads, checkpoint_seconds) comes from the configuration,
+so that a change of it reruns nothing.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from dwp.errors import InputError
+from dwp.provenance import write_manifest
+from dwp.training import Checkpoint, choose_device
+
+logger = logging.getLogger("dwp")
+
+
+class Job:
+    """Context of one job; on success it leaves a manifest beside the outputs.
+
+    Attributes:
+        params: the parameters of the artifact's version.
+        input, output, wildcards, config: Snakemake's own.
+        device: the device to work on.
+    """
+
+    def __init__(self, snakemake: object) -> None:
+        self._snakemake = snakemake
+        self.spec = dict(snakemake.params.spec)
+        self.params = self.spec["params"]
+        self.input, self.output = snakemake.input, snakemake.output
+        self.wildcards, self.config = snakemake.wildcards, snakemake.config
+
+    def __enter__(self) -> "Job":
+        self._began = time.perf_counter()
+        logging.basicConfig(
+            filename=self._snakemake.log[0],
+            filemode="w",
+            level=logging.INFO,
+            format="%(asctime)s %(levelname)s %(message)s",
+            force=True,
+        )
+        logging.captureWarnings(True)
+        torch.set_num_threads(self._snakemake.threads)
+        try:
+            self.device = choose_device(self.config["device"])
+        except InputError as error:
+            self._refuse(error)
+        logger.info("%s/%s on %s, %d threads", self.spec["stage"], self.spec["version"], self.device, torch.get_num_threads())
+        return self
+
+    def checkpoint(self) -> Checkpoint:
+        """Return a checkpoint beside the outputs, where Snakemake does not delete it before a rerun."""
+        first = Path(self.output[0])
+        identity = f"{self.spec['stage']}/{self.spec['version']}/{self.spec['code']}/{first.stem}"
+        return Checkpoint(first.parent / "checkpoints" / f"{first.stem}.pt", identity, self.config["checkpoint_seconds"])
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InputError | FloatingPointError):
+            self._refuse(error)
+        if error is not None:
+            logger.error("failed", exc_info=error)
+            return
+        seconds = time.perf_counter() - self._began
+        files = [file for file in self.output if file != self.output.manifest]
+        write_manifest(self.output.manifest, self.spec, files, device=str(self.device), seconds=round(seconds, 3))
+        logger.info("done in %.1f s", seconds)
+
+    def _refuse(self, error: Exception) -> None:
+        # One line for the user; the log has it too.
+        logger.error("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,24 @@
+"""Train a shard of source networks."""
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from dwp import source
+from dwp.data.dataset import load
+from dwp.files import whole
+from workflow.scripts.job import Job
+
+
+def main(job: Job) -> None:
+    dataset = load(job.input.dataset)
+    first, last = map(int, job.wildcards.shard.split("-"))
+    nets, rows = source.train_shard(range(first, last + 1), dataset, job.params, job.device, job.checkpoint())
+    with whole(job.output.nets) as temporary:
+        save_file(nets, temporary)
+    with whole(job.output.table) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    with Job(snakemake) as job:  # noqa: F821
+        main(job)
