@@ -1,0 +1,37 @@
+"""The Deep Weight Prior: a prior over convolution kernels, learned from trained networks.
+
+    import dwp
+
+    prior = dwp.load_prior("vae-7x7.safetensors")
+    dwp.init_(model, [prior])
+
+What most users need is here; the rest is in the modules.
+"""
+
+import importlib
+
+_HOMES = {
+    "InputError": "dwp.errors",
+    "Noise": "dwp.bayes",
+    "Prior": "dwp.priors.base",
+    "init_": "dwp.init",
+    "kl": "dwp.bayes",
+    "load_prior": "dwp.priors.base",
+    "make_bayesian": "dwp.bayes",
+    "predict": "dwp.bayes",
+    "save_prior": "dwp.priors.base",
+    "set_noise": "dwp.bayes",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    # On first use, so that `import dwp` and the workflow's start do not wait for PyTorch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dwp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,8 @@
 """Source networks: trained on the source data set so that their kernels can be collected."""
 
 import time
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 

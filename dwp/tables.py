@@ -78,12 +78,20 @@ def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def page(summary: pd.DataFrame, published: pd.DataFrame, title: str) -> str:
-    """Return an HTML page: for each metric, methods by settings, mean ± std, the paper's means in brackets."""
-    paper = {(row.metric, row.method, row.setting): row.value for row in published.itertuples() if row.step != row.step}
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"]
+    """Return an HTML page: a table of methods by settings for each metric, the paper's means in brackets."""
+    paper = {
+        (row.metric, row.method, row.setting): row.value
+        for row in published.itertuples()
+        if row.step != row.step
+    }
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+    ]
     for metric, chosen in summary.groupby("metric", sort=False):
         cells = chosen.assign(text=[_text(row, paper) for row in chosen.itertuples()])
-        table = cells.pivot(index="method", columns="setting", values="text").reindex(cells["method"].unique())
+        table = cells.pivot(index="method", columns="setting", values="text").reindex(
+            cells["method"].unique()
+        )
         table.columns = [f"{setting:g}" for setting in table.columns]
         parts.append(f"<h2>{metric}</h2>{table.rename_axis(None).fillna('–').to_html(border=0)}")
     seeds = sorted(set(summary["n"]))
@@ -94,7 +102,8 @@ def page(summary: pd.DataFrame, published: pd.DataFrame, title: str) -> str:
 
 
 _STYLE = (
-    "body{font:15px sans-serif;margin:2em}h1{font-size:1.3em}h2{font-size:1.05em}table{border-collapse:collapse}"
+    "body{font:15px sans-serif;margin:2em}h1{font-size:1.3em}h2{font-size:1.05em}"
+    "table{border-collapse:collapse}"
     "th,td{padding:.3em .9em;text-align:right;border-bottom:1px solid #ddd}th:first-child{text-align:left}"
 )
 
@@ -151,7 +160,9 @@ def priors_table(
             history = histories[name][size]
             last = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
             row = {"name": name, "kind": prior.kind, "size": size}
-            row |= {metric: last.get(metric, float("nan")) for metric in ("elbo", "log_likelihood", "kl")}
+            # Kinds that come later may be judged by something else; it follows the usual three.
+            wanted = dict.fromkeys(["elbo", "log_likelihood", "kl", *last.index])
+            row |= {metric: last.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
             row["test_norm"] = median_norm(kernels.load(stores[size], "test"))
             row["sample_norm"] = median_norm(draw(prior, SAMPLES))
             row["mean_sample_norm"] = median_norm(draw(prior, SAMPLES, mean=True))

@@ -50,9 +50,8 @@ class VAE(Prior):
             encoder += [nn.Conv2d(inputs, outputs, 3), nn.ELU()]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], 2 * latent, 1))
         decoder: list[nn.Module] = [nn.Conv2d(latent, 2 * hidden, 1), nn.ELU()]
-        mirrored = [2 * hidden, *[2 * hidden] * (shrinking - 1), hidden]
-        for inputs, outputs in zip(mirrored, mirrored[1:], strict=False):
-            decoder += [nn.ConvTranspose2d(inputs, outputs, 3), nn.ELU()]
+        for outputs, inputs in reversed(list(zip([padded[-1], *widths], widths, strict=False))):
+            decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), 3), nn.ELU()]
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
 
     @classmethod

@@ -1,0 +1,32 @@
+# Everything in two commands: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake
+
+.PHONY: run test lint help clean
+
+help:
+	@echo "make run    install into .venv, run the whole workflow on the embedded data, say where the report is"
+	@echo "make test   install, then run every test"
+	@echo "make lint   install, then check style, format and the workflow's own lint"
+	@echo "make clean  remove .venv (results stay)"
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make run PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,slurm]'
+	touch $@
+
+run: .venv/.installed
+	$(SNAKEMAKE) --cores all
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(SNAKEMAKE) --lint
+
+clean:
+	rm -rf .venv
