@@ -49,4 +49,11 @@ localrules:
 rule all:
     default_target: True
     input:
-        rules.report.output,
+        plan.report.path("manifest.json"),
+
+
+onsuccess:
+    plan.link_latest()
+    print(f"Tables and figures: results/latest/report  (results/report/{plan.report.version})")
+    print("Kernels, priors and rows of the experiments: results/latest/<stage>")
+    print("All in one page: snakemake --report report.html")

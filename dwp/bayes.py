@@ -55,7 +55,9 @@ class BayesConv2d(nn.Module):
         mean, log_variance = self.posterior.moments()
         if self.noise is Noise.OUTPUTS:
             location = functional.conv2d(x, mean, self.bias, padding=padding, **self.arguments)
-            variance = functional.conv2d(x.square(), log_variance.exp(), None, padding=padding, **self.arguments)
+            variance = functional.conv2d(
+                x.square(), log_variance.exp(), None, padding=padding, **self.arguments
+            )
             # The floor keeps the gradient of the root finite where no input reaches an output.
             return location + variance.clamp_min(1e-12).sqrt() * torch.randn_like(location)
         if self.noise is Noise.WEIGHTS:
@@ -112,7 +114,9 @@ def kl(model: nn.Module, subset: int | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 1000) -> Tensor:
+def predict(
+    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 1000
+) -> Tensor:
     """Return class probabilities of an ensemble of posterior samples.
 
     Args:

@@ -7,6 +7,7 @@ whoever saves. No pyplot and no global settings, so figures can be drawn in any 
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from dwp.priors import Prior
 from dwp.tables import draw, median_norm
 
 FIRST = ("accuracy", "nll", "ece")
+BOUND = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL(r(z|w)‖p(z))"}
 
 
 def by_setting(
@@ -80,9 +82,9 @@ def by_step(
     for ax, (metric, setting) in zip(axes.flat, cells, strict=False):
         panel = curves[(curves["metric"] == metric) & (curves["setting"] == setting)]
         for method, rows in panel.groupby("method", sort=False):
-            ax.plot(
-                rows["step"], rows["mean"], color=look[method]["color"], linestyle=look[method]["linestyle"]
-            )
+            line = {key: look[method][key] for key in ("color", "linestyle")}
+            # A single step makes no line.
+            ax.plot(rows["step"], rows["mean"], **line, marker="o" if len(rows) == 1 else "")
             low, high = (rows["mean"] + sign * rows["std"].fillna(0) for sign in (-1, 1))
             ax.fill_between(rows["step"], low, high, color=look[method]["color"], alpha=0.15, linewidth=0)
         published = paper[(paper["metric"] == metric) & (paper["setting"] == setting)]
@@ -134,9 +136,8 @@ def kernels(learned: Tensor, priors: dict[str, Prior], style: dict, *, side: int
         plotting.label(ax, style, title=f"{title}\n(median norm {norm:.2f})", frame=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=50, shrink=0.5, extend="both")
-    bar.set_label("weight, one scale for all panels", size=plotting.size(style))
-    bar.ax.tick_params(labelsize=plotting.size(style) * 0.9)
+    options = {"location": "bottom", "aspect": 50, "shrink": 0.5, "extend": "both"}
+    plotting.colorbar(image, axes, style, "weight, one scale for all panels", **options)
     plotting.title(figure, style, f"{size}×{size} kernels")
     return figure
 
@@ -159,34 +160,23 @@ def latent_space(prior: Prior, learned: Tensor, style: dict, *, name: str = "vae
     figure, axes = plotting.canvas(1, 2, 5.6, 4.3)
     left, right = axes[0]
     size = plotting.size(style)
-    points = left.scatter(
-        codes[:, first],
-        codes[:, second],
-        c=norms_of(learned.numpy()),
-        s=7,
-        cmap="viridis",
-        linewidths=0,
-        rasterized=True,
-    )
+    norm = norms_of(learned.numpy())
+    options = {"s": 7, "vmax": np.quantile(norm, 0.995), "linewidths": 0, "rasterized": True}
+    points = left.scatter(codes[:, first], codes[:, second], c=norm, **options)
+    behind = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
     for radius in (1, 2):
         left.add_patch(Circle((0, 0), radius, fill=False, edgecolor="0.35", linestyle="--", linewidth=0.9))
-        left.annotate(
-            f"{radius}σ of p(z)", (0, radius), ha="center", va="bottom", color="0.25", size=size * 0.8
-        )
+        left.text(0, radius, f"{radius}σ of p(z)", ha="center", va="center", size=size * 0.8, bbox=behind)
     left.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
-    bar = figure.colorbar(points, ax=left, shrink=0.85)
-    bar.set_label("norm of the kernel", size=size)
-    bar.ax.tick_params(labelsize=size * 0.9)
+    plotting.colorbar(points, left, style, "norm of the kernel")
     grid = torch.linspace(-2.5, 2.5, side)
     z = torch.zeros(side * side, codes.shape[1])
     z[:, second], z[:, first] = (axis.flatten() for axis in torch.meshgrid(grid.flip(0), grid, indexing="ij"))
     decoded = prior.decode(z)[0]
     half = 2.5 + 2.5 / (side - 1)
-    limit = float(np.quantile(learned.abs().numpy(), 0.995))
+    limit = float(np.quantile(decoded.abs().numpy(), 0.995))
     image = plotting.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
-    bar = figure.colorbar(image, ax=right, shrink=0.85, extend="both")
-    bar.set_label("weight", size=size)
-    bar.ax.tick_params(labelsize=size * 0.9)
+    plotting.colorbar(image, right, style, "weight", extend="both")
     labels = {"x": f"$z_{{{first + 1}}}$", "y": f"$z_{{{second + 1}}}$"}
     more = codes.shape[1] - len(shown)
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
@@ -234,71 +224,49 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
 
 
 def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.DataFrame, style: dict) -> Figure:
-    """Plot how priors were fitted: held-out metrics (solid) and training metrics (dashed) by step.
+    """Plot how priors were fitted: held-out metrics (solid) and training metrics (dotted) by step.
 
     Args:
         histories: by name and size, columns step, metric, value; those without rows are left out.
-        paper: `paper.published("priors", …)`: a dotted line each; may be empty.
+        paper: `paper.published("priors", …)`: a dashed line each; may be empty.
     """
-    used = {
-        name: {size: rows for size, rows in sizes.items() if len(rows)} for name, sizes in histories.items()
-    }
-    used = {name: sizes for name, sizes in used.items() if sizes}
-    sizes = list(dict.fromkeys(size for found in used.values() for size in found))
-    seen = dict.fromkeys(
-        name for found in used.values() for rows in found.values() for name in rows["metric"]
+    rows = [
+        table.assign(name=name, size=size, held=~table["metric"].str.startswith("train_"))
+        for name, sizes in histories.items()
+        for size, table in sizes.items()
+        if len(table)
+    ]
+    rows = (
+        pd.concat(rows) if rows else pd.DataFrame(columns=["step", "metric", "value", "name", "size", "held"])
     )
-    order = ["elbo", "log_likelihood", "kl"]
-    seen = dict.fromkeys(name.removeprefix("train_") for name in seen)
-    metrics = [*(name for name in order if name in seen), *(name for name in seen if name not in order)][:4]
+    rows["metric"] = rows["metric"].str.removeprefix("train_")
+    sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
+    metrics = sorted(found, key=[*BOUND, *found].index)[:4]
     figure, axes = plotting.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
-    look = plotting.looks({**style, "methods": list(histories)}, list(used))
-    if not used:
+    look = plotting.looks({**style, "methods": list(histories)}, rows["name"])
+    if not len(rows):
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0.5, 0.5, "No prior of this run was trained.", ha="center", size=plotting.size(style))
-    names = {"elbo": "ELBO", "kl": "KL(r(z|w)‖p(z))"}
-    for row, size in enumerate(sizes):
-        for column, metric in enumerate(metrics):
-            ax, values = axes[row, column], []
-            for name, found in used.items():
-                rows = found.get(size, pd.DataFrame(columns=["step", "metric", "value"]))
-                for kind, linestyle in ((f"train_{metric}", ":"), (metric, "-")):
-                    chosen = rows[rows["metric"] == kind]
-                    if len(chosen):
-                        ax.plot(
-                            chosen["step"],
-                            chosen["value"],
-                            color=look[name]["color"],
-                            linestyle=linestyle,
-                            linewidth=1.5,
-                        )
-                        values.append(chosen["value"].iloc[len(chosen) // 20 :])
-            for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
-                ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
-                values.append(pd.Series([line.value]))
-            # The first steps, thousands of nats below the rest, would hide it.
-            plotting.limit(ax, values, log=False)
-            title = f"{size}×{size}"
-            plotting.label(
-                ax,
-                style,
-                x="training step",
-                y=f"{names.get(metric) or plotting.name(metric)}\n[nats per kernel]",
-                title=title,
-            )
+    for ax, (size, metric) in zip(axes.flat, product(sizes, metrics), strict=False):
+        panel = rows[(rows["size"] == size) & (rows["metric"] == metric)]
+        values = []
+        for (name, held), line in panel.groupby(["name", "held"], sort=False):
+            ax.plot(line["step"], line["value"], color=look[name]["color"], linestyle="-" if held else ":")
+            values.append(line["value"].iloc[len(line) // 20 :])
+        for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
+            ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
+            values.append(pd.Series([line.value]))
+        # The first steps, many nats below the rest, would hide it.
+        plotting.limit(ax, values, log=False)
+        text = f"{BOUND.get(metric) or plotting.name(metric)}\n[nats per kernel]"
+        plotting.label(ax, style, x="training step", y=text, title=f"{size}×{size}")
     plotting.title(figure, style, "Fitting the priors")
-    handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in used]
-    if any(
-        name.startswith("train_")
-        for found in used.values()
-        for rows in found.values()
-        for name in rows["metric"]
-    ):
+    handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in look]
+    if not rows["held"].all():
         handles.append(Line2D([], [], color="0.3", linestyle=":", label="on training kernels"))
-    if len(paper[paper["setting"].isin(sizes)]):
-        handles.append(
-            Line2D([], [], color="0.45", linestyle=(0, (6, 3)), label="published VAE on its own kernels")
-        )
+    if paper["setting"].isin(sizes).any():
+        text = "published VAE on its own kernels"
+        handles.append(Line2D([], [], color="0.45", linestyle=(0, (6, 3)), label=text))
     plotting.place(figure, style, handles)
     return figure
 

@@ -38,14 +38,18 @@ def init_(
     by_size: dict[int, Prior] = {}
     for prior in priors:
         if prior.kernel_size in by_size:
-            raise InputError(f"init_: two priors over {prior.kernel_size}×{prior.kernel_size} kernels; give one")
+            raise InputError(
+                f"init_: two priors over {prior.kernel_size}×{prior.kernel_size} kernels; give one"
+            )
         by_size[prior.kernel_size] = prior
     layers = list(convolutions(model))
     sizes = {layer.kernel_size for _, layer in layers}
     for size in by_size:
         if (size, size) not in sizes:
             there = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)) or "none"
-            raise InputError(f"init_: the model has no {size}×{size} convolution for this prior; it has {there}")
+            raise InputError(
+                f"init_: the model has no {size}×{size} convolution for this prior; it has {there}"
+            )
     filled = []
     for name, layer in layers:
         height, width = layer.kernel_size

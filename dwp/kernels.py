@@ -66,7 +66,9 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
         for batch in reader(path, size, net):
             if not np.isfinite(batch.kernels).all():
                 bad = int(np.argmax(~np.isfinite(batch.kernels).all(axis=(1, 2, 3)))) + batch.first
-                raise InputError(f"kernels: {path}, {batch.layer}: kernel {bad} has numbers that are not finite")
+                raise InputError(
+                    f"kernels: {path}, {batch.layer}: kernel {bad} has numbers that are not finite"
+                )
             yield batch
     except InputError:
         raise
@@ -80,7 +82,9 @@ def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
     with safe_open(path, framework="np") as file:
         for key in file.keys():  # noqa: SIM118
             prefix, _, layer = key.rpartition("/")
-            yield from of_weights({layer: file.get_tensor(key)}, size, int(prefix) if prefix.isdigit() else net)
+            yield from of_weights(
+                {layer: file.get_tensor(key)}, size, int(prefix) if prefix.isdigit() else net
+            )
 
 
 def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
@@ -94,7 +98,9 @@ def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
 def _read_array(array: np.ndarray | h5py.Dataset, path: Path, size: int, net: int) -> Iterator[Batch]:
     shape = tuple(array.shape)
     if shape[1:] not in ((size, size), (1, size, size)):
-        raise InputError(f"kernels: {path} has shape {shape}; expected [n, 1, {size}, {size}] or [n, {size}, {size}]")
+        raise InputError(
+            f"kernels: {path} has shape {shape}; expected [n, 1, {size}, {size}] or [n, {size}, {size}]"
+        )
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"kernels: {path} has dtype {array.dtype}; expected floating point")
     for first in range(0, shape[0], CHUNK):
@@ -131,7 +137,7 @@ def norms(kernels: np.ndarray) -> np.ndarray:
 
 
 def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return counts [b] and log10 edges [b + 1] of norms; those under 1/100 of the largest count as that.
+    """Return counts [b] and log10 edges [b + 1] of norms; those under a tenth of the largest count as that.
 
     Weight decay takes unused kernels to arbitrarily small norms; without a floor
     that tail would pull the threshold far below the kernels in use.
@@ -139,8 +145,8 @@ def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     top = float(values.max())
     if top == 0:
         raise InputError("kernels: every kernel is zero; there is nothing to keep")
-    logs = np.log10(np.clip(values, top * 1e-2, None, dtype=np.float64))
-    return np.histogram(logs, HISTOGRAM_BINS, range=(np.log10(top) - 2, np.log10(top)))
+    logs = np.log10(np.clip(values, top / 10, None, dtype=np.float64))
+    return np.histogram(logs, HISTOGRAM_BINS, range=(np.log10(top) - 1, np.log10(top)))
 
 
 def choose_threshold(values: np.ndarray, rule: str | float) -> float:
@@ -158,7 +164,9 @@ def choose_threshold(values: np.ndarray, rule: str | float) -> float:
     if isinstance(rule, int | float):
         return float(rule)
     if rule not in RULES:
-        raise InputError(f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}")
+        raise InputError(
+            f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}"
+        )
     counts, edges = log_histogram(values)
     centres = (edges[:-1] + edges[1:]) / 2
     if rule == "otsu":
@@ -175,7 +183,9 @@ def choose_threshold(values: np.ndarray, rule: str | float) -> float:
     padded = np.pad(smooth, 1, constant_values=-1.0)
     peaks = np.flatnonzero((smooth > padded[:-2]) & (smooth >= padded[2:]) & (smooth > 0.02 * smooth.max()))
     if len(peaks) < 2:
-        raise InputError("kernels.threshold: the norms have a single mode, so there is no valley; give a number")
+        raise InputError(
+            "kernels.threshold: the norms have a single mode, so there is no valley; give a number"
+        )
     left, right = sorted(peaks[np.argsort(smooth[peaks])[-2:]])
     return float(10 ** centres[left + int(np.argmin(smooth[left : right + 1]))])
 
@@ -237,7 +247,12 @@ def collect(
         counts, edges = log_histogram(values)
         store["histogram/counts"], store["histogram/log10_edges"] = counts, edges
         store.attrs.update(
-            kernel_size=size, threshold=chosen, rule=str(threshold), before=len(values), after=kept, layers=list(layers)
+            kernel_size=size,
+            threshold=chosen,
+            rule=str(threshold),
+            before=len(values),
+            after=kept,
+            layers=list(layers),
         )
         sizes = {name: len(group["norm"]) for name, group in groups.items()}
         if not all(sizes.values()):
@@ -259,7 +274,9 @@ def _create_group(store: h5py.File, name: str, size: int) -> h5py.Group:
     options = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
     rows = max(1, 1_000_000 // (4 * size * size))
     shape = (1, size, size)
-    group.create_dataset("kernels", (0, *shape), "f4", maxshape=(None, *shape), chunks=(rows, *shape), **options)
+    group.create_dataset(
+        "kernels", (0, *shape), "f4", maxshape=(None, *shape), chunks=(rows, *shape), **options
+    )
     group.create_dataset("norm", (0,), "f4", maxshape=(None,), chunks=(16_384,), **options)
     for field in ("net", "layer", "out", "in"):
         group.create_dataset(field, (0,), "i4", maxshape=(None,), chunks=(16_384,), **options)

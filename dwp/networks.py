@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from dwp.errors import InputError
 
 
-def build(network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> nn.Sequential:
+def build(
+    network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+) -> nn.Sequential:
     """Build a network from its description.
 
     Args:
@@ -36,7 +38,9 @@ def build(network: dict, image_shape: tuple[int, int, int], classes: int, width:
             kernel, pool = layer["kernel"], layer.get("pool", 1)
             out = max(1, round(layer["conv"] * width))
             if kernel > size:
-                raise InputError(f"{where}: kernel {kernel} does not fit the {size}×{size} image that reaches it")
+                raise InputError(
+                    f"{where}: kernel {kernel} does not fit the {size}×{size} image that reaches it"
+                )
             size = (size - kernel + 1) // pool
             if size < 1:
                 raise InputError(f"{where}: pool {pool} leaves nothing of the image")

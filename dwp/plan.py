@@ -4,6 +4,7 @@ Known before anything runs, without reading any result. Lists and counts (nets,
 seeds, settings, methods) say which cells are wanted; they are not part of a version.
 """
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from dwp import data, experiments
 from dwp.errors import InputError
 from dwp.files import sha256
 from dwp.provenance import ROOT, Artifact
+from dwp.report import Output, report_files
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 CLASSICAL = ("xavier", "he")
@@ -31,6 +33,7 @@ class Plan:
     def __init__(self, config: dict) -> None:
         self.config = configuration.without_removed(config)
         self.check()
+        self._datasets  # noqa: B018 - reads local files' headers and checksums: fail before the first job
 
     # Artifacts, in the order in which they are made
 
@@ -46,6 +49,7 @@ class Plan:
                 "data",
                 data.identity(name, data_root=self.config["data_root"], options=chosen["options"].get(name)),
                 modules=(SCRIPTS / "build_data.py",),
+                name=name,
             )
             for name in dict.fromkeys((chosen["source"], chosen["target"]))
         }
@@ -76,7 +80,9 @@ class Plan:
             else:
                 params["nets"] = self.config["source"]["nets"]
                 inputs = {"source": self.source}
-            artifacts[size] = Artifact("kernels", params, inputs, (SCRIPTS / "collect_kernels.py",))
+            artifacts[size] = Artifact(
+                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), _square(size)
+            )
         return artifacts
 
     @cached_property
@@ -88,12 +94,16 @@ class Plan:
                 continue
             fitted[name] = {}
             for size in self.sizes:
-                own = {**settings, **settings.get("sizes", {}).get(_square(size), {})}
-                own.pop("sizes", None)
-                if "schedule" in own:
-                    own["schedule"] = self._schedule(own)
+                if "sizes" in settings and _square(size) not in settings["sizes"]:
+                    continue
+                special = settings.get("sizes", {}).get(_square(size), {})
+                own = {key: value for key, value in {**settings, **special}.items() if key != "sizes"}
+                if "schedule" in settings:
+                    own["schedule"] = self._schedule(settings) | special.get("schedule", {})
                 modules = (SCRIPTS / "fit_prior.py", _prior_module(settings["kind"]))
-                fitted[name][size] = Artifact("priors", own, {"kernels": self.kernels[size]}, modules)
+                fitted[name][size] = Artifact(
+                    "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{_square(size)}"
+                )
         return fitted
 
     @cached_property
@@ -103,7 +113,11 @@ class Plan:
         artifacts = {}
         for experiment, settings in self.config["experiments"].items():
             axis = experiments.find(experiment).AXIS
-            common = {key: value for key, value in settings.items() if key not in (axis, "seeds", "shard", "methods")}
+            common = {
+                key: value
+                for key, value in settings.items()
+                if key not in (axis, "seeds", "shard", "methods")
+            }
             common["schedule"] = self._schedule(settings)
             for method, choices in settings["methods"].items():
                 inputs = {"dataset": target}
@@ -117,19 +131,24 @@ class Plan:
                     else:
                         analytic[name] = self.config["priors"][name]
                 params = {"settings": common, "method": choices, "priors": analytic}
-                artifacts[experiment, method] = Artifact(experiment, params, inputs, tuple(modules))
+                artifacts[experiment, method] = Artifact(experiment, params, inputs, tuple(modules), method)
         return artifacts
 
     @cached_property
     def report(self) -> Artifact:
         """Return the report, which depends on everything that it shows."""
         inputs = {f"kernels-{size}": artifact for size, artifact in self.kernels.items()}
-        inputs |= {f"{name}-{size}": self.priors[name][size] for name in self.priors for size in self.priors[name]}
-        inputs |= {f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()}
+        inputs |= {
+            f"{name}-{size}": self.priors[name][size] for name in self.priors for size in self.priors[name]
+        }
+        inputs |= {
+            f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()
+        }
         params = {
-            **self.config["report"],
-            "nets": self.source_files("csv"),
-            "cells": [path for experiment in self.config["experiments"] for path in self.cells(experiment)],
+            "style": self.config["report"],
+            "source": self.config["data"]["source"] if self.trains_source else "",
+            "target": self.config["data"]["target"],
+            "files": self.report_inputs(),
         }
         return Artifact("report", params, inputs, (SCRIPTS / "make_report.py",))
 
@@ -149,7 +168,9 @@ class Plan:
             InputError: the version belongs to another configuration.
         """
         if version not in self.artifacts:
-            raise InputError(f"version {version} is none of this configuration; name its files, not another's")
+            raise InputError(
+                f"version {version} is none of this configuration; name its files, not another's"
+            )
         return self.artifacts[version].spec
 
     # Files and cells
@@ -168,7 +189,10 @@ class Plan:
         if not self.trains_source:
             return []
         settings = self.config["source"]
-        return [self.source.path(f"nets-{shard}.{suffix}") for shard in shards(settings["nets"], settings["shard"])]
+        return [
+            self.source.path(f"nets-{shard}.{suffix}")
+            for shard in shards(settings["nets"], settings["shard"])
+        ]
 
     def kernels_from(self) -> list[str]:
         """Return the files that kernels are collected from."""
@@ -178,13 +202,15 @@ class Plan:
         """Return the kernel store of a size."""
         return self.kernels[size].path(f"kernels-{_square(size)}.h5")
 
-    def prior_file(self, name: str, size: int) -> str:
-        """Return a fitted prior's file."""
-        return self.priors[name][size].path(f"{name}-{_square(size)}.safetensors")
+    def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
+        """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
+        return self.priors[name][size].path(f"{name}-{_square(size)}.{suffix}")
 
     def method_inputs(self, version: str) -> dict[str, list[str] | str]:
         """Return the files that a method's cells read: `dataset` and `priors`."""
-        (experiment, method), artifact = next(item for item in self.methods.items() if item[1].version == version)
+        (experiment, method), artifact = next(
+            item for item in self.methods.items() if item[1].version == version
+        )
         sizes = self._network_sizes(self.config["experiments"][experiment]["network"])
         names = [name for name in _prior_names(self.config["experiments"][experiment]["methods"][method])]
         priors = [self.prior_file(name, size) for name in names if name in self.priors for size in sizes]
@@ -201,6 +227,22 @@ class Plan:
             for shard in shards(settings["seeds"], settings["shard"])
         ]
 
+    def report_inputs(self) -> dict[str, list[str]]:
+        """Return what the report reads: `cells`, `stores`, `priors`, `histories` and, if trained here, `nets`."""
+        fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
+        files = {
+            "cells": [path for experiment in self.config["experiments"] for path in self.cells(experiment)],
+            "stores": [self.kernels_file(size) for size in self.sizes],
+            "priors": [self.prior_file(*prior) for prior in fitted],
+            "histories": [self.prior_file(*prior, suffix="csv") for prior in fitted],
+        }
+        return files | ({"nets": self.source_files("csv")} if self.trains_source else {})
+
+    def report_files(self) -> list[Output]:
+        """Return the tables and figures, with their captions."""
+        kinds = {name: self.config["priors"][name]["kind"] for name in self.priors}
+        return report_files(self.config["experiments"], self.sizes, kinds, nets=self.trains_source)
+
     @cached_property
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
@@ -212,6 +254,10 @@ class Plan:
     def check(self) -> None:
         """Refuse what fits the schema but not together, naming the key and the value."""
         config = self.config
+        if config["data_root"] is not None and not Path(config["data_root"]).is_dir():
+            raise InputError(
+                f"config: data_root: there is no folder {config['data_root']}; give one, or null"
+            )
         for file in config["kernels"]["files"] or []:
             if not Path(file).is_file():
                 raise InputError(f"config: kernels.files: there is no file {file}")
@@ -223,11 +269,15 @@ class Plan:
                 where = f"config: experiments.{experiment}.network has {_square(size)} kernels"
                 if self.trains_source and size not in available:
                     have = ", ".join(map(_square, available))
-                    raise InputError(f"{where}, but source.network only {have}; no prior can be fitted to that size")
+                    raise InputError(
+                        f"{where}, but source.network only {have}; no prior can be fitted to that size"
+                    )
                 if isinstance(threshold, dict) and _square(size) not in threshold:
                     raise InputError(f"{where}, but kernels.threshold names only {', '.join(threshold)}")
             for method, choices in settings["methods"].items():
-                self._check_method(f"config: experiments.{experiment}.methods.{method}", choices, settings["network"])
+                self._check_method(
+                    f"config: experiments.{experiment}.methods.{method}", choices, settings["network"]
+                )
         self._check_networks()
 
     def _check_method(self, where: str, choices: dict, network: dict) -> None:
@@ -272,6 +322,23 @@ class Plan:
                     build(network, data.image_shape(name), 10)
                 except InputError as error:
                     raise InputError(f"config: {where}.{error} (images of {name})") from None
+
+    # For people
+
+    def link_latest(self) -> None:
+        """Make `results/latest/<stage>[/<name>]` lead to the versions of this configuration."""
+        latest = Path("results/latest")
+        wanted = {latest / artifact.stage / artifact.name: artifact for artifact in self.artifacts.values()}
+        for old in latest.rglob("*"):
+            if old.is_symlink() and old not in wanted:
+                old.unlink()
+        for link, artifact in wanted.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            target = Path("results", artifact.stage, artifact.version)
+            # Made beside and moved, so that there is a link at every moment.
+            fresh = link.with_name(f".{link.name}-{os.getpid()}")
+            fresh.symlink_to(os.path.relpath(target, link.parent))
+            fresh.replace(link)
 
     # Small things
 

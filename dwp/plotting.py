@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -16,6 +17,7 @@ from torch import Tensor
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222", "#882255", "#999933")
 MARKERS = "os^DvPX*<>"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
+BESIDE = {"fraction": 0.046, "pad": 0.03}
 PAPER = (0, (2, 2))
 ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "vae")
 NAMES = {
@@ -62,7 +64,7 @@ def size(style: dict) -> float:
 def canvas(
     rows: int, columns: int, width: float, height: float, *, first: float = 1.0
 ) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes [rows, columns], `width` × `height` inches each, the first column `first` times."""
+    """Return a figure and axes [rows, columns], each `width` × `height` inches, the first column wider."""
     ratios = [first] + [1.0] * (columns - 1)
     figure = Figure(figsize=(max(5.0, width * sum(ratios)), height * rows + 0.7), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
@@ -151,7 +153,7 @@ def dots(ax: Axes, summary: pd.DataFrame, paper: pd.DataFrame, look: dict[str, d
 
 
 def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
-    """Fit the vertical axis to these values; a log scale, if allowed, where they are positive and span 30-fold."""
+    """Fit the vertical axis to these values, on a log scale if allowed and they span more than 30-fold."""
     values = pd.concat([*values, pd.Series(dtype=float)])
     values = values[np.isfinite(values)]
     if not len(values) or values.min() == values.max():
@@ -178,6 +180,14 @@ def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | N
     if extent is None:
         ax.set_axis_off()
     return ax.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
+
+
+def colorbar(image: ScalarMappable, ax: Axes | np.ndarray, style: dict, text: str, **options: object) -> None:
+    """Put a labelled colour bar beside axes, by default at the height of a square image."""
+    figure = np.ravel(ax)[0].figure
+    bar = figure.colorbar(image, ax=ax, **(options if "location" in options else BESIDE | options))
+    bar.set_label(text, size=size(style))
+    bar.ax.tick_params(labelsize=size(style) * 0.9)
 
 
 def legend(
@@ -215,9 +225,9 @@ def place(figure: Figure, style: dict, handles: list[Line2D]) -> None:
     """Put a legend below the panels, in as many columns as the width takes."""
     if not handles:
         return
-    # One row where it fits; otherwise columns as wide as the longest name. A letter is about half its size wide.
+    # One row where it fits, else columns as wide as the longest name; letters are about half as wide as high.
     room = figure.get_figwidth() * 72 / (size(style) * 0.52)
-    lengths = [len(str(handle.get_label())) + 7 for handle in handles]
+    lengths = [len(str(handle.get_label())) + 9 for handle in handles]
     columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))
     options = {"loc": "outside lower center", "frameon": False, "fontsize": size(style) * 0.95}
     figure.legend(handles=handles, ncols=max(1, min(columns, len(handles))), **options)

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from dwp.files import sha256, whole
 
-PACKAGES = ("torch", "torchvision", "numpy", "h5py", "safetensors", "scikit-learn", "pandas", "matplotlib", "snakemake")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "h5py",
+    "safetensors",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "snakemake",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +36,14 @@ class Artifact:
         params: everything that can change its bytes, as plain JSON values.
         inputs: the artifacts that it is made from, by role.
         modules: files of code that it runs; not part of the version, see `code_digest`.
+        name: what people call it within its stage; not part of the version either.
     """
 
     stage: str
     params: dict
     inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
     modules: tuple[Path, ...] = ()
+    name: str = ""
 
     @cached_property
     def version(self) -> str:
@@ -47,7 +59,9 @@ class Artifact:
             "stage": self.stage,
             "version": self.version,
             "params": self.params,
-            "inputs": {role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()},
+            "inputs": {
+                role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
+            },
             "code": code_digest(self.modules),
         }
 
@@ -92,7 +106,11 @@ def _digest_file(path: Path, modified: int) -> tuple[str, list[Path]]:
 
 
 def _is_string(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _imported_names(tree: ast.AST) -> Iterable[str]:
@@ -139,7 +157,9 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
 def _git_state() -> dict[str, object]:
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

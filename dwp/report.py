@@ -29,7 +29,7 @@ _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": Non
 
 @dataclass(frozen=True)
 class Output:
-    """One file of the report: its path in the report's folder, where a reader finds it, and its caption's file."""
+    """A file of the report: its path in the report's folder, where it is listed, and its caption's file."""
 
     path: str
     category: str
@@ -88,7 +88,7 @@ def make(
     """Write all tables and figures of a run; the same inputs give the same bytes.
 
     Args:
-        output: folder; gets `tables` and `figures`.
+        output: folder; gets `tables`, `pages` and `figures`.
         experiments: CSV files of cells (columns `dwp.experiments.COLUMNS`) by experiment.
         stores: kernel stores (`dwp.kernels.collect`) by size.
         priors: files of fitted priors, by name and size.
@@ -109,6 +109,9 @@ def make(
     }
     kinds = {name: next(iter(found.values())).kind for name, found in fitted.items()}
     cells = {name: tables.read(files) for name, files in experiments.items()}
+    for name, rows in cells.items():
+        if not len(rows):
+            raise InputError(f"report: the cells of experiment {name!r} hold no rows")
     history = {
         name: {
             size: tables.read(filter(None, [histories.get(name, {}).get(size)]), ("step", "metric", "value"))
@@ -190,8 +193,9 @@ def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: di
         # Where there are few examples, the prior matters most.
         first = curves[curves["setting"] == curves["setting"].min()]
         metrics = ("accuracy", "kl") if name == "few_shot" else found[:3]
+        panels = 2 if name == "random_features" else 3
         shown = {
-            name: lambda: figures.by_setting(summary, known, style, **options),
+            name: lambda: figures.by_setting(summary, known, style, panels=panels, **options),
             f"{name}_curves": lambda: figures.by_step(first, known, style, metrics=metrics, **options),
         }
     return {f"figures/{key}": draw for key, draw in shown.items()} | {

@@ -15,7 +15,11 @@ from dwp.training import Checkpoint, Schedule, autocast, fit
 
 
 def train_shard(
-    seeds: Iterable[int], dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
+    seeds: Iterable[int],
+    dataset: Dataset,
+    settings: dict,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, Tensor], list[dict]]:
     """Train several source networks, each as `train` does whatever the others are.
 

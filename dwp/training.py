@@ -89,7 +89,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise InputError(f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}")
+            raise InputError(
+                f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}"
+            )
         if self.decay not in ("linear", "constant"):
             raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
 
@@ -259,7 +261,9 @@ class Progress:
             self._logged = now
             rate = (done - self.start) / max(now - self._began, 1e-9)
             left = (self.total - done) / rate
-            logger.info("%s: step %d of %d, %.1f steps/s, %.0f s left", self.label, done, self.total, rate, left)
+            logger.info(
+                "%s: step %d of %d, %.1f steps/s, %.0f s left", self.label, done, self.total, rate, left
+            )
 
     def close(self) -> None:
         """End the bar."""

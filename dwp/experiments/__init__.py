@@ -3,6 +3,8 @@
 An experiment is a module `dwp/experiments/<name>.py` with
 
 - `AXIS`: the name of the setting that it varies (`examples`, `width`);
+- `OPTIONS`, `METHOD`: the keys that it and each of its methods add to the configuration,
+  with their JSON schemas (`$ref` may name a definition of the configuration's schema);
 - `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value}.
 
 A new experiment is a new file, and no other file changes.

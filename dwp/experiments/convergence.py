@@ -10,6 +10,17 @@ from dwp.objectives import cross_entropy
 from dwp.training import Schedule, autocast, fit
 
 AXIS = "width"
+OPTIONS = {
+    "width": {
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+        "items": {"type": "number", "exclusiveMinimum": 0},
+        "description": "a list of factors above 0",
+    },
+    "examples": {"$ref": "#/$defs/count_or_null"},
+}
+METHOD: dict[str, dict] = {}
 
 
 def run(task: Task) -> list[dict]:
@@ -33,7 +44,10 @@ def train(task: Task, *, frozen: bool) -> list[dict]:
     def evaluate() -> dict[str, float]:
         with autocast(device, schedule.precision):
             probabilities = bayes.predict(model, test_images, samples=0)[0]
-        return {"accuracy": metrics.accuracy(probabilities, test_labels), "nll": metrics.nll(probabilities, test_labels)}
+        return {
+            "accuracy": metrics.accuracy(probabilities, test_labels),
+            "nll": metrics.nll(probabilities, test_labels),
+        }
 
     return fit(
         model,

@@ -7,13 +7,33 @@ of an L2 penalty on them.
 
 import torch
 
-from dwp import bayes, metrics
+from dwp import bayes, metrics, posteriors
 from dwp.data.splits import few_shot
 from dwp.experiments import Task
 from dwp.objectives import cross_entropy, elbo
 from dwp.training import Schedule, autocast, fit
 
 AXIS = "examples"
+OPTIONS = {
+    "examples": {
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+        "items": {"$ref": "#/$defs/count"},
+        "description": "a list of numbers of examples",
+    },
+    "ensemble": {"$ref": "#/$defs/count"},
+    "kernel_subset": {"$ref": "#/$defs/count_or_null"},
+    "train_reverse_model": {"type": "boolean", "description": "true or false"},
+}
+METHOD = {
+    "posterior": {
+        "enum": [*posteriors.FORMS, "none"],
+        "description": f"{', '.join(posteriors.FORMS)} or none",
+    },
+    "prior": {"type": "string", "description": "the name of a prior"},
+    "l2": {"$ref": "#/$defs/weight"},
+}
 
 
 def run(task: Task) -> list[dict]:
@@ -32,16 +52,22 @@ def run(task: Task) -> list[dict]:
     bayesian = method["posterior"] != "none"
     if bayesian:
         priors = {size: prior.to(device) for size, prior in task.priors[method["prior"]].items()}
+        for prior in priors.values():
+            if settings["train_reverse_model"] and (reverse_model := prior.reverse_model()):
+                reverse_model.requires_grad_(True)
         bayes.make_bayesian(model, priors, method["posterior"])
         loss = elbo(model, len(labels), settings["kernel_subset"])
     else:
-        loss = cross_entropy(model, method["l2"])
+        loss = cross_entropy(model, method.get("l2", 0.0))
 
     def evaluate() -> dict[str, float]:
         with autocast(device, schedule.precision):
             mean = bayes.predict(model, test_images, samples=0)[0]
             members = bayes.predict(model, test_images, settings["ensemble"]) if bayesian else mean[None]
-        return {**metrics.summary(members.mean(0), test_labels), "mean_accuracy": metrics.accuracy(mean, test_labels)}
+        return {
+            **metrics.summary(members.mean(0), test_labels),
+            "mean_accuracy": metrics.accuracy(mean, test_labels),
+        }
 
     return fit(
         model.to(memory_format=torch.channels_last),

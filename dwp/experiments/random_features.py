@@ -4,9 +4,9 @@ A method is {init}. The setting is the width of the network.
 """
 
 from dwp.experiments import Task
-from dwp.experiments.convergence import train
+from dwp.experiments.convergence import AXIS, METHOD, OPTIONS, train
 
-AXIS = "width"
+__all__ = ["AXIS", "METHOD", "OPTIONS", "run"]
 
 
 def run(task: Task) -> list[dict]:

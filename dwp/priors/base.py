@@ -50,7 +50,9 @@ def find(kind: str) -> type["Prior"]:
             if error.name != f"dwp.priors.{kind}":
                 raise
         if kind not in _kinds:
-            known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "base")
+            known = sorted(
+                path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "base"
+            )
             raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
     return _kinds[kind]
 
@@ -63,8 +65,12 @@ class Prior(nn.Module):
     """
 
     kind: ClassVar[str]
+    options: ClassVar[dict[str, dict]] = {}
+    """Settings that a configuration may give, each with its JSON schema."""
     fitted: ClassVar[bool] = False
     """Whether `fit` must see kernels before the prior can be used."""
+    trained: ClassVar[bool] = False
+    """Whether fitting is training by gradient descent, under a `schedule`."""
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
 
@@ -74,7 +80,9 @@ class Prior(nn.Module):
         self.settings = settings
 
     @classmethod
-    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["Prior", list[dict]]:
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: object
+    ) -> tuple["Prior", list[dict]]:
         """Fit to kernels [n, 1, k, k]; return the prior and rows {step, metric, value}."""
         raise InputError(f"prior: {cls.kind} has nothing to fit")
 
@@ -100,6 +108,10 @@ class Prior(nn.Module):
         chosen = torch.randperm(kernels, device=q.mean.device)[:subset]
         cross_entropy = -self.log_prob(q[chosen].rsample()).sum() * (kernels / subset)
         return cross_entropy - q.entropy()
+
+    def reverse_model(self) -> nn.Module | None:
+        """Return the part of a bound that may be trained along with the posterior, where there is one."""
+        return None
 
     def extra_repr(self) -> str:
         """Show size and settings in the module's repr."""
@@ -140,7 +152,9 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     return prior.requires_grad_(False).to(device)
 
 
-def collection(files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict) -> dict[str, dict[int, Prior]]:
+def collection(
+    files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict
+) -> dict[str, dict[int, Prior]]:
     """Return priors by name and kernel size: fitted ones from files `<name>-<k>x<k>.safetensors`, analytic ones built.
 
     Args:

@@ -17,7 +17,9 @@ class Empirical(Prior):
         self.register_buffer("kernels", torch.zeros(kernels, 1, kernel_size, kernel_size))
 
     @classmethod
-    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["Empirical", list[dict]]:
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: object
+    ) -> tuple["Empirical", list[dict]]:
         """Keep the training kernels."""
         prior = cls(train.shape[-1], kernels=len(train), **settings)
         prior.kernels.copy_(train)

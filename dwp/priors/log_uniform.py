@@ -1,5 +1,7 @@
 """The log-uniform prior, p(|w|) ∝ 1/|w|: improper, its KL known up to a constant."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -22,10 +24,16 @@ class LogUniform(Prior):
             al. 2017, eq. 14; any α).
     """
 
+    options: ClassVar = {
+        "approximation": {"enum": ["kingma", "molchanov"], "description": "kingma or molchanov"}
+    }
+
     def __init__(self, kernel_size: int, approximation: str = "kingma") -> None:
         super().__init__(kernel_size, approximation=approximation)
         if approximation not in ("kingma", "molchanov"):
-            raise InputError(f"log_uniform: approximation {approximation!r} is not known; use kingma or molchanov")
+            raise InputError(
+                f"log_uniform: approximation {approximation!r} is not known; use kingma or molchanov"
+            )
         self.approximation = approximation
 
     def kl(self, q: GaussianPosterior, subset: int | None = None) -> Tensor:
@@ -41,5 +49,7 @@ class LogUniform(Prior):
             c1, c2, c3 = KINGMA
             return -(0.5 * log_alpha + c1 * alpha + c2 * alpha**2 + c3 * alpha**3).sum()
         k1, k2, k3 = MOLCHANOV
-        negative = k1 * torch.sigmoid(k2 + k3 * log_alpha) - 0.5 * torch.nn.functional.softplus(-log_alpha) - k1
+        negative = (
+            k1 * torch.sigmoid(k2 + k3 * log_alpha) - 0.5 * torch.nn.functional.softplus(-log_alpha) - k1
+        )
         return -negative.sum()

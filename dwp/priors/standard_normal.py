@@ -1,6 +1,7 @@
 """The standard normal prior: every weight independent, N(0, scale²)."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from dwp.priors.base import Prior, register
 @register("standard_normal")
 class StandardNormal(Prior):
     """N(0, scale²) for each weight; the KL to a Gaussian is in closed form."""
+
+    options: ClassVar = {
+        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"}
+    }
 
     def __init__(self, kernel_size: int, scale: float = 1.0) -> None:
         super().__init__(kernel_size, scale=scale)

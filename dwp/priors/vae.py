@@ -1,6 +1,7 @@
 """The variational autoencoder over kernels: the deep weight prior itself."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,11 @@ class VAE(Prior):
         importance_samples: K of the bound that `log_prob` returns.
     """
 
+    options: ClassVar = {
+        name: {"$ref": "#/$defs/count"} for name in ("hidden", "latent", "importance_samples")
+    }
     fitted = True
+    trained = True
     exact = False
 
     def __init__(self, kernel_size: int, hidden: int, latent: int, importance_samples: int = 1) -> None:
@@ -128,6 +133,10 @@ class VAE(Prior):
         if mean:
             return location.cpu()
         return location.cpu() + variance.cpu().sqrt() * torch.randn(location.shape, generator=generator)
+
+    def reverse_model(self) -> nn.Module:
+        """Return r(z|w): the tighter it is, the tighter the bound on log p(w) (paper, eq. 9)."""
+        return self.encoder
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:

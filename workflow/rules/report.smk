@@ -1,6 +1,31 @@
-# Tables and figures.
+# Tables and figures of everything that this configuration asks for.
 
 
 rule report:
+    input:
+        **plan.report_inputs(),
     output:
-        touch("results/report/x.txt")
+        [
+            report(
+                plan.report.path(item.path),
+                caption=f"../report/{item.caption}",
+                category=item.category,
+                labels=item.labels,
+            )
+            for item in plan.report_files()
+        ],
+        manifest=plan.report.path("manifest.json"),
+    log:
+        plan.report.path("report.log"),
+    benchmark:
+        plan.report.path("report.benchmark.tsv")
+    conda:
+        "../../envs/dwp.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        spec=plan.report.spec,
+    script:
+        "../scripts/make_report.py"

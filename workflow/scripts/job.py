@@ -50,14 +50,22 @@ class Job:
             self.device = choose_device(self.config["device"])
         except InputError as error:
             self._refuse(error)
-        logger.info("%s/%s on %s, %d threads", self.spec["stage"], self.spec["version"], self.device, torch.get_num_threads())
+        logger.info(
+            "%s/%s on %s, %d threads",
+            self.spec["stage"],
+            self.spec["version"],
+            self.device,
+            torch.get_num_threads(),
+        )
         return self
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint beside the outputs, where Snakemake does not delete it before a rerun."""
         first = Path(self.output[0])
         identity = f"{self.spec['stage']}/{self.spec['version']}/{self.spec['code']}/{first.stem}"
-        return Checkpoint(first.parent / "checkpoints" / f"{first.stem}.pt", identity, self.config["checkpoint_seconds"])
+        return Checkpoint(
+            first.parent / "checkpoints" / f"{first.stem}.pt", identity, self.config["checkpoint_seconds"]
+        )
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, InputError | FloatingPointError):
@@ -67,7 +75,9 @@ class Job:
             return
         seconds = time.perf_counter() - self._began
         files = [file for file in self.output if file != self.output.manifest]
-        write_manifest(self.output.manifest, self.spec, files, device=str(self.device), seconds=round(seconds, 3))
+        write_manifest(
+            self.output.manifest, self.spec, files, device=str(self.device), seconds=round(seconds, 3)
+        )
         logger.info("done in %.1f s", seconds)
 
     def _refuse(self, error: Exception) -> None:

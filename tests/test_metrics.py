@@ -1,0 +1,89 @@
+"""Metrics against scikit-learn, scipy and numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwp import metrics
+
+
+@pytest.fixture
+def predictions():
+    generator = torch.Generator().manual_seed(0)
+    probabilities = (3 * torch.randn(500, 5, dtype=torch.float64, generator=generator)).softmax(1)
+    return probabilities, torch.randint(5, (500,), generator=generator)
+
+
+def test_against_scikit_learn(predictions):
+    p, y = predictions
+    assert metrics.accuracy(p, y) == pytest.approx(sklearn.metrics.accuracy_score(y, p.argmax(1)), abs=1e-12)
+    assert metrics.nll(p, y) == pytest.approx(sklearn.metrics.log_loss(y, p.numpy()), rel=1e-9)
+    classes = [sklearn.metrics.brier_score_loss(y == c, p[:, c].numpy()) for c in range(5)]
+    assert metrics.brier(p, y) == pytest.approx(sum(classes), rel=1e-9)
+
+
+def test_entropy_against_scipy(predictions):
+    p, _ = predictions
+    assert metrics.entropy(p).numpy() == pytest.approx(scipy.stats.entropy(p.numpy(), axis=1), rel=1e-9)
+    sure = torch.tensor([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
+    assert metrics.entropy(sure).tolist() == pytest.approx([0, math.log(3)])
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "bins", "expected"),
+    [
+        ([1.0, 1.0], [1, 1], 15, 0.0),  # confidence 1.0 has a bin
+        ([1.0, 1.0], [1, 0], 15, 0.5),
+        ([1.0, 0.95], [0, 1], 10, abs(1 - 1.95) / 2),  # both in the last bin: the gaps cancel
+        ([0.95, 0.85], [0, 1], 10, (0.95 + 0.15) / 2),  # two bins: they do not
+        ([0.5, 0.75], [1, 0], 4, (0.5 + 0.75) / 2),  # (0.25, 0.5] and (0.5, 0.75]: bins are closed above
+        ([0.625, 0.75], [1, 0], 4, abs(1 - 1.375) / 2),
+        ([0.6, 0.7, 0.9], [1, 0, 1], 1, abs(2 - 2.2) / 3),
+    ],
+)
+def test_ece_by_hand(confidences, right, bins, expected):
+    p = torch.tensor([[c, 1 - c] for c in confidences], dtype=torch.float64)
+    labels = torch.tensor([0 if hit else 1 for hit in right])
+    assert metrics.ece(p, labels, bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_ece_against_a_loop_over_bins(predictions):
+    p, y = (tensor.numpy() for tensor in predictions)
+    confidence, hit = p.max(1), p.argmax(1) == y
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        chosen = (confidence > low) & (confidence <= low + 1 / 15)
+        if chosen.any():
+            expected += chosen.mean() * abs(hit[chosen].mean() - confidence[chosen].mean())
+    assert metrics.ece(*predictions) == pytest.approx(expected, rel=1e-9)
+
+
+def test_probabilities_of_zero_and_one_give_finite_numbers():
+    p = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    wrong, right = torch.tensor([1, 0]), torch.tensor([0, 1])
+    assert metrics.summary(p, right) == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0}
+    found = metrics.summary(p, wrong)
+    assert (found["accuracy"], found["brier"], found["ece"]) == (0, 2, 1)
+    assert 80 < found["nll"] < 100
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 10), st.integers(1, 40), st.integers(1, 30))
+def test_ranges_and_order_of_examples(seed, classes, n, bins):
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randn(n, classes, dtype=torch.float64, generator=generator).mul(5).softmax(1)
+    y = torch.randint(classes, (n,), generator=generator)
+    found = metrics.summary(p, y) | {"ece": metrics.ece(p, y, bins)}
+    assert 0 <= found["accuracy"] <= 1
+    assert 0 <= found["ece"] <= 1
+    assert 0 <= found["brier"] <= 2
+    assert found["nll"] >= 0
+    order = torch.randperm(n, generator=generator)
+    again = metrics.summary(p[order], y[order]) | {"ece": metrics.ece(p[order], y[order], bins)}
+    assert again == pytest.approx(found, rel=1e-9, abs=1e-12)

@@ -1,0 +1,124 @@
+"""Networks from their descriptions, and what is asked of any model's convolutions."""
+
+import pytest
+import torch
+from torch import nn
+
+from dwp.errors import InputError
+from dwp.networks import build, convolutions, kernel_sizes, squared_norm
+
+MNIST = {
+    "layers": [{"conv": 32, "kernel": 7, "pool": 2}, {"conv": 128, "kernel": 5, "pool": 2}],
+    "batch_norm": False,
+}
+CIFAR = {
+    "layers": [
+        {"conv": 12, "kernel": 7, "pool": 2},
+        {"conv": 25, "kernel": 5},
+        {"conv": 26, "kernel": 5, "pool": 2},
+        {"linear": 512},
+    ],
+    "batch_norm": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "image", "classes", "linears"),
+    [
+        (MNIST, (1, 28, 28), 10, [(128 * 9, 10)]),
+        (CIFAR, (3, 32, 32), 7, [(26 * 4, 512), (512, 7)]),
+        ({"layers": [{"linear": 5}, {"linear": 4}]}, (3, 8, 8), 2, [(192, 5), (5, 4), (4, 2)]),
+    ],
+)
+def test_shapes(network, image, classes, linears):
+    model = build(network, image, classes)
+    assert model(torch.rand(3, *image)).shape == (3, classes)
+    found = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert [(module.in_features, module.out_features) for module in found] == linears
+    convs = [(c.in_channels, c.out_channels, *c.kernel_size) for _, c in convolutions(model)]
+    layers = [layer for layer in network["layers"] if "conv" in layer]
+    assert [(c[1], c[2], c[3]) for c in convs] == [(x["conv"], x["kernel"], x["kernel"]) for x in layers]
+    assert [c[0] for c in convs] == [image[0], *[x["conv"] for x in layers]][: len(convs)]
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert norms == (len(layers) if network.get("batch_norm") else 0)
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [(1, [32, 128]), (1 / 4, [8, 32]), (1 / 16, [2, 8]), (0.001, [1, 1]), (1.5, [48, 192])],
+)
+def test_width_scales_every_convolution(width, channels):
+    model = build(MNIST, (1, 28, 28), 10, width)
+    assert [convolution.out_channels for _, convolution in convolutions(model)] == channels
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("network", "image"), [(MNIST, (1, 28, 28)), (CIFAR, (3, 32, 32))])
+def test_pooling_before_the_activation_changes_nothing(network, image):
+    torch.manual_seed(0)
+    model = build(network, image, 10).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.weight.data.normal_()
+    modules = list(model)
+    for index, module in enumerate(modules):
+        if isinstance(module, nn.MaxPool2d):
+            assert isinstance(modules[index + 1], nn.LeakyReLU)
+            modules[index : index + 2] = modules[index + 1], module
+    swapped = nn.Sequential(*modules)
+    images = torch.randn(4, *image)
+    assert list(swapped) != list(model)
+    assert torch.equal(model(images), swapped(images))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([{"conv": 2, "kernel": 9}], r"layers\[0\]: kernel 9 does not fit the 8×8 image"),
+        (
+            [{"conv": 2, "kernel": 5, "pool": 2}, {"conv": 2, "kernel": 3}],
+            r"layers\[1\]: kernel 3 does not fit the 2×2",
+        ),
+        ([{"conv": 2, "kernel": 7, "pool": 3}], r"layers\[0\]: pool 3 leaves nothing"),
+        (
+            [{"linear": 4}, {"conv": 2, "kernel": 3}],
+            r"layers\[1\]: a convolution cannot follow a linear layer",
+        ),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(layers, message):
+    with pytest.raises(InputError, match=message):
+        build({"layers": layers}, (1, 8, 8), 10)
+
+
+def test_a_kernel_as_large_as_the_image_fits():
+    model = build({"layers": [{"conv": 2, "kernel": 8}]}, (1, 8, 8), 10)
+    assert model(torch.rand(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_kernel_sizes_are_unique_and_in_order():
+    assert kernel_sizes(MNIST) == [7, 5]
+    assert kernel_sizes(CIFAR) == [7, 5]
+    assert kernel_sizes({"layers": [{"conv": 1, "kernel": 3}, {"conv": 1, "kernel": 5}, {"linear": 3}]}) == [
+        3,
+        5,
+    ]
+
+
+def test_convolutions_of_a_nested_model_have_their_full_names():
+    block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    model = nn.Sequential(block, nn.Conv1d(1, 1, 3), nn.ConvTranspose2d(2, 2, 3), nn.Conv2d(2, 1, 1))
+    assert [name for name, _ in convolutions(model)] == ["0.0", "3"]
+
+
+def test_the_squared_norm_counts_convolution_kernels_only():
+    model = build(CIFAR, (3, 32, 32), 10).double()
+    expected = sum((c.weight.detach().numpy() ** 2).sum() for _, c in convolutions(model))
+    norm = squared_norm(model)
+    assert norm.item() == pytest.approx(expected, rel=1e-12)
+    norm.backward()
+    paid = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert paid == {"conv1.weight", "conv2.weight", "conv3.weight"}
+    torch.testing.assert_close(model.conv1.weight.grad, 2 * model.conv1.weight.detach())
+    assert squared_norm(nn.Linear(3, 3)).item() == 0

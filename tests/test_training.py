@@ -1,0 +1,356 @@
+"""The one fit loop: schedule, minibatches, determinism, checkpoints, refusals."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dwp.errors import InputError
+from dwp.training import Checkpoint, Schedule, autocast, choose_device, choose_precision, fit
+
+CPU = torch.device("cpu")
+FAST = Schedule(lr=0.01, steps=20, batch=8, precision="float32")
+
+
+class Point(nn.Module):
+    """One parameter vector."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.at = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def noisy_run(seed=3, checkpoint=None, schedule=FAST, loss_fails=None, evaluate_fails=None):
+    """Train a net with buffers, noise in the loss and in the evaluation; return its state and rows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=generator)
+    y = torch.randint(3, (30,), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ELU(), nn.Linear(6, 3))
+    calls = {"loss": 0, "evaluate": 0}
+
+    def count(what, fails):
+        calls[what] += 1
+        if calls[what] == fails:
+            raise Interrupted
+
+    def loss(images, labels):
+        count("loss", loss_fails)
+        nll = functional.cross_entropy(net(images + 0.1 * torch.randn_like(images)), labels)
+        return nll, {"train_nll": nll}
+
+    def evaluate():
+        count("evaluate", evaluate_fails)
+        with torch.no_grad():
+            return {"noisy": float(net[0](torch.randn(5, 4)).sum())}
+
+    rows = fit(net, loss, (x, y), schedule, seed=seed, evaluate=evaluate, every=6, checkpoint=checkpoint)
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}, rows
+
+
+def assert_same(one, other):
+    """States and rows are equal bit for bit."""
+    assert one[0].keys() == other[0].keys()
+    assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+    assert one[1] == other[1]
+
+
+# Schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "examples", "per_epoch", "total"),
+    [
+        (Schedule(lr=1, epochs=3, batch=4), 10, 3, 9),
+        (Schedule(lr=1, epochs=3, batch=5), 10, 2, 6),
+        (Schedule(lr=1, epochs=7), 10, 1, 7),
+        (Schedule(lr=1, epochs=2, batch=100), 10, 1, 2),
+        (Schedule(lr=1, steps=5, batch=4), 10, 3, 5),
+    ],
+)
+def test_schedule_counts_steps(schedule, examples, per_epoch, total):
+    assert schedule.steps_per_epoch(examples) == per_epoch
+    assert schedule.total_steps(examples) == total
+
+
+def test_rates():
+    assert [Schedule(lr=2, steps=4).rate(step, 4) for step in range(5)] == [2, 1.5, 1, 0.5, 0]
+    assert {Schedule(lr=2, steps=4, decay="constant").rate(step, 4) for step in range(4)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "steps or epochs.*None and None"),
+        ({"steps": 3, "epochs": 2}, "steps or epochs.*3 and 2"),
+        ({"steps": 3, "decay": "cosine"}, "'cosine' is not known; use linear or constant"),
+    ],
+)
+def test_schedule_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Schedule(lr=0.1, **arguments)
+
+
+# Minimisation
+
+
+def test_fit_finds_the_minimum_of_a_quadratic():
+    targets = torch.tensor([[1.0, -2.0], [3.0, 0.0], [5.0, 8.0]], dtype=torch.float64)
+    point = Point(0.0, 0.0)
+
+    def loss(batch):
+        value = (point.at - batch).square().sum(1).mean()
+        return value, {"distance": value}
+
+    rows = fit(point, loss, (targets,), Schedule(lr=0.1, steps=400), seed=0)
+    torch.testing.assert_close(point.at.detach(), targets.mean(0), atol=1e-3, rtol=0)
+    least = (targets - targets.mean(0)).square().sum(1).mean().item()
+    assert [row["step"] for row in rows] == [400]
+    assert rows[0]["metric"] == "distance"
+    assert rows[0]["value"] == pytest.approx(least, abs=1e-4)
+
+
+@pytest.mark.parametrize("decay", ["linear", "constant"])
+def test_fit_follows_the_schedule(decay):
+    # Under a constant gradient Adam moves by exactly the learning rate.
+    point, schedule = Point(0.0), Schedule(lr=0.3, steps=7, decay=decay)
+    fit(point, lambda _: (point.at.sum(), {}), (torch.zeros(4),), schedule, seed=0)
+    way = sum(schedule.rate(step, 7) for step in range(7))
+    assert point.at.item() == pytest.approx(-way, rel=1e-6)
+
+
+def test_parameters_without_gradient_stay():
+    point = Point(1.0)
+    point.fixed = nn.Parameter(torch.ones(3), requires_grad=False)
+    fit(point, lambda _: ((point.at * point.fixed).sum(), {}), (torch.zeros(2),), FAST, seed=0)
+    assert point.fixed.tolist() == [1, 1, 1]
+    assert point.at.item() != 1
+
+
+def test_rows_are_in_order_and_complete():
+    point = Point(1.0)
+
+    def loss(_):
+        value = point.at.square().sum()
+        return value, {"a": value, "b": 2 * value}
+
+    rows = fit(
+        point,
+        loss,
+        (torch.zeros(4),),
+        Schedule(lr=0.1, steps=5),
+        seed=0,
+        evaluate=lambda: {"c": 1.0},
+        every=2,
+    )
+    assert [(row["step"], row["metric"]) for row in rows] == [
+        (0, "c"),
+        *[(step, metric) for step in (2, 4, 5) for metric in "abc"],
+    ]
+    last = fit(point, loss, (torch.zeros(4),), Schedule(lr=0.1, steps=5), seed=0, evaluate=lambda: {"c": 1.0})
+    assert [(row["step"], row["metric"]) for row in last] == [(5, "a"), (5, "b"), (5, "c")]
+
+
+# Minibatches
+
+
+def batches(seed, schedule, examples=10):
+    point, seen = Point(1.0), []
+
+    def loss(index, twin):
+        assert torch.equal(index * 2, twin), "tensors of one minibatch must be indexed alike"
+        seen.append(index.tolist())
+        return point.at.sum(), {}
+
+    index = torch.arange(examples)
+    fit(point, loss, (index, index * 2), schedule, seed=seed)
+    return seen
+
+
+def test_every_epoch_sees_every_example_once():
+    seen = batches(0, Schedule(lr=0.1, epochs=4, batch=4))
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 4
+    epochs = [sum(seen[first : first + 3], []) for first in range(0, 12, 3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_minibatches_depend_on_the_seed_alone():
+    schedule = Schedule(lr=0.1, steps=5, batch=4)
+    assert batches(0, schedule) == batches(0, schedule)
+    assert batches(0, schedule) != batches(1, schedule)
+
+
+@pytest.mark.parametrize("batch", [None, 10, 99])
+def test_the_full_batch_is_not_shuffled(batch):
+    assert batches(0, Schedule(lr=0.1, steps=2, batch=batch)) == [list(range(10))] * 2
+
+
+# Determinism
+
+
+def test_same_seed_same_bytes_and_the_global_generator_is_left_alone():
+    torch.manual_seed(11)
+    first = noisy_run(seed=3)
+    after = torch.rand(3)
+    torch.manual_seed(12)
+    assert_same(first, noisy_run(seed=3))
+    torch.manual_seed(11)
+    assert torch.equal(after, torch.rand(3))
+    other = noisy_run(seed=4)
+    assert not torch.equal(first[0]["0.weight"], other[0]["0.weight"])
+    assert first[1] != other[1]
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"loss_fails": 1},
+        {"loss_fails": 2},
+        {"loss_fails": 6},
+        {"loss_fails": 7},
+        {"loss_fails": 13},
+        {"loss_fails": 20},
+        {"evaluate_fails": 1},
+        {"evaluate_fails": 3},
+        {"evaluate_fails": 5},
+    ],
+    ids=lambda failure: "-at-".join(map(str, *failure.items())),
+)
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path, failure):
+    path = tmp_path / "net.pt"
+    with pytest.raises(Interrupted):
+        noisy_run(checkpoint=Checkpoint(path, "net", seconds=0), **failure)
+    assert path.exists() == (failure not in ({"loss_fails": 1}, {"evaluate_fails": 1}))
+    torch.manual_seed(99)
+    assert_same(noisy_run(), noisy_run(checkpoint=Checkpoint(path, "net", seconds=0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_may_be_interrupted_again_and_again(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "net.pt", "net", seconds=0)
+    for _ in range(6):
+        with pytest.raises(Interrupted):
+            noisy_run(checkpoint=checkpoint, loss_fails=4)
+    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint))
+
+
+def test_a_resumed_run_does_not_repeat_finished_steps(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "net.pt", "net", seconds=0)
+    with pytest.raises(Interrupted):
+        noisy_run(checkpoint=checkpoint, loss_fails=15)
+    assert checkpoint.load()["step"] == 14
+    noisy_run(checkpoint=checkpoint, loss_fails=7)  # 6 steps were left
+
+
+def test_checkpoints_keep_their_interval(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "net.pt", "net", seconds=3600)
+    with pytest.raises(Interrupted):
+        noisy_run(checkpoint=checkpoint, loss_fails=15)
+    assert not checkpoint.path.exists()
+
+
+def test_parts_have_files_and_identities_of_their_own(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "nets.pt", "nets", seconds=5)
+    parts = [checkpoint.of("0"), checkpoint.of("1")]
+    assert len({part.path for part in [checkpoint, *parts]}) == 3
+    assert len({part.identity for part in [checkpoint, *parts]}) == 3
+    assert {part.seconds for part in parts} == {5}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "foreign", "not a dict"])
+def test_torn_and_foreign_checkpoints_are_set_aside(tmp_path, damage):
+    path = tmp_path / "net.pt"
+    with pytest.raises(Interrupted):
+        noisy_run(checkpoint=Checkpoint(path, "net", seconds=0), loss_fails=9)
+    whole = path.read_bytes()
+    if damage == "foreign":
+        torch.save({**torch.load(path), "identity": "another net"}, path)
+    elif damage == "not a dict":
+        torch.save(torch.zeros(3), path)
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"no" * 99}[damage])
+    damaged = path.read_bytes()
+    assert_same(noisy_run(), noisy_run(checkpoint=Checkpoint(path, "net", seconds=0)))
+    (aside,) = tmp_path.iterdir()
+    assert aside.name == "net.aside"
+    assert aside.read_bytes() == damaged
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("value", "term", "name"),
+    [(1.0, math.nan, "accuracy"), (1.0, math.inf, "accuracy"), (-math.inf, 1.0, "loss")],
+)
+def test_numbers_gone_wrong_are_named(value, term, name):
+    point, calls = Point(1.0), []
+
+    def loss(_):
+        calls.append(1)
+        wrong = len(calls) == 4
+        return point.at.sum() * (value if wrong else 1), {"accuracy": torch.tensor(term if wrong else 1.0)}
+
+    with pytest.raises(FloatingPointError, match=rf"^net 5: {name} is .*(nan|inf) at step 3 with seed 7;"):
+        fit(point, loss, (torch.zeros(4),), FAST, seed=7, label="net 5")
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tpu", "'tpu' is not known"), ("cuda", "'cuda' was asked for, but none answers"), ("mps", "'mps' was")],
+)
+def test_devices_that_do_not_answer_are_refused(monkeypatch, name, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert choose_device("auto") == torch.device(expected)
+    assert choose_device("cpu") == CPU
+
+
+def test_precision(monkeypatch):
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda native=native: native)
+        assert choose_precision("auto", CPU) == expected
+    assert choose_precision("float32", CPU) == torch.float32
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    for name in ("float16", "double", "float64"):
+        with pytest.raises(InputError, match=f"precision: '{name}' is not known"):
+            choose_precision(name, CPU)
+    with pytest.raises(InputError, match="'half' is not known"):
+        fit(Point(1.0), lambda _: 0, (torch.zeros(2),), Schedule(lr=1, steps=1, precision="half"), seed=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_matrix_products_are_in_that_precision(precision):
+    net, seen = nn.Linear(3, 2), []
+
+    def loss(x):
+        out = net(x)
+        seen.append(out.dtype)
+        return out.float().square().mean(), {}
+
+    schedule = Schedule(lr=0.1, steps=2, precision=precision)
+    fit(net, loss, (torch.ones(4, 3),), schedule, seed=0)
+    assert seen == [getattr(torch, precision)] * 2
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    with autocast(CPU, precision):
+        assert net(torch.ones(1, 3)).dtype == getattr(torch, precision)
