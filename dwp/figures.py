@@ -198,9 +198,13 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
     figure, axes = plotting.canvas(1, max(1, len(histograms)), 4.6, 3.4)
     for ax, (size, store) in zip(axes.flat, histograms.items(), strict=True):
         edges, threshold = 10 ** np.asarray(store["log10_edges"]), store["threshold"]
-        dropped = store["before"] - store["after"]
+        dropped, first = store["before"] - store["after"], int(store["counts"][0])
         for counts, colour, label in (
-            (np.where(edges[1:] <= threshold, store["counts"], 0), "0.7", f"dropped: {dropped:,}"),
+            (
+                np.where(edges[1:] <= threshold, store["counts"], 0),
+                "0.7",
+                f"dropped: {dropped:,}, of which {first:,} in the first bin",
+            ),
             (
                 np.where(edges[1:] > threshold, store["counts"], 0),
                 plotting.PALETTE[0],
@@ -214,8 +218,12 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
             linewidth=1.5,
             label=f"threshold {threshold:.3g} ({store['rule']})",
         )
-        # Room above the bars for the legend.
-        ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0, 1.45 * max(1, np.max(store["counts"]))))
+        # The first bin holds everything near zero and would flatten the rest; room above for the legend.
+        top = 1.6 * max(1, np.max(store["counts"][1:]))
+        ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0, top))
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         plotting.label(ax, style, x="norm of the kernel", y="kernels", title=f"{size}×{size}")
         ax.legend(fontsize=plotting.size(style) * 0.9, framealpha=1, edgecolor="white", loc="upper left")

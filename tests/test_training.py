@@ -277,7 +277,7 @@ def test_torn_and_foreign_checkpoints_are_set_aside(tmp_path, damage):
     if damage == "foreign":
         torch.save({**torch.load(path), "identity": "another net"}, path)
     elif damage == "not a dict":
-        torch.save(torch.zeros(3), path)
+        torch.save([1, 2], path)
     else:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"no" * 99}[damage])
     damaged = path.read_bytes()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dwp.errors import InputError
-from dwp.provenance import write_manifest
+from dwp.provenance import ROOT, write_manifest
 from dwp.training import Checkpoint, choose_device
 
 logger = logging.getLogger("dwp")
@@ -45,6 +45,9 @@ class Job:
             force=True,
         )
         logging.captureWarnings(True)
+        checkout = Path(__file__).resolve().parents[2]
+        if checkout != ROOT:
+            self._refuse(InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e . here"))
         torch.set_num_threads(self._snakemake.threads)
         try:
             self.device = choose_device(self.config["device"])

@@ -1,0 +1,30 @@
+"""The finished smoke run that several tests look at."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def snakemake(folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.CompletedProcess:
+    """Run the workflow in a folder with the smoke configuration; return what it printed and its exit status."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
+    command += ["--configfile", str(snakefile.parent / "config" / "smoke.yaml"), "--cores", "2", *words]
+    environment = os.environ | {"PYTHONPATH": str(snakefile.parent)}
+    return subprocess.run(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the smoke configuration has run to its end; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "Tables and figures: results/latest/report" in done.stdout
+    return folder

@@ -1,0 +1,445 @@
+"""Kernels: thresholds, the store, readers of every format, refusals."""
+
+import pickle
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from dwp import kernels
+from dwp.errors import InputError
+
+LAYERS = {"features.conv1.weight": (6, 1, 7, 7), "conv2.weight": (5, 6, 3, 3), "conv3.weight": (4, 5, 3, 3)}
+
+
+def net(seed):
+    """The weights of one network, with other layers than convolutions among them."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in LAYERS.items()}
+    return weights | {"conv2.bias": torch.zeros(5), "classifier.weight": torch.ones(10, 3)}
+
+
+def write_nets(path, seeds):
+    save_file({f"{seed}/{name}": tensor for seed in seeds for name, tensor in net(seed).items()}, path)
+    return path
+
+
+def read_store(path):
+    with h5py.File(path) as store:
+        return {
+            f"{split}/{name}": data[:] for split in ("train", "test") for name, data in store[split].items()
+        }
+
+
+def assert_same_stores(one, other):
+    one, other = read_store(one), read_store(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+# Thresholds
+
+
+def bimodal(seed, n=20_000, low=-0.7, high=-0.1, width=0.06, share=0.5):
+    generator = np.random.default_rng(seed)
+    small = generator.random(n) < share
+    return 10 ** np.where(small, generator.normal(low, width, n), generator.normal(high, width, n))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("width", [0.06, 0.15])
+def test_otsu_against_brute_force(share, width):
+    values = bimodal(0, width=width, share=share)
+    _, edges = kernels.log_histogram(values)
+    logs = np.log10(np.maximum(values, 10 ** edges[0]))
+
+    def between(edge):
+        below, above = logs[logs < edge], logs[logs >= edge]
+        return len(below) * len(above) * (below.mean() - above.mean()) ** 2
+
+    best = max(edges[1:-1], key=between)
+    chosen = np.log10(kernels.choose_threshold(values, "otsu"))
+    assert between(chosen) == pytest.approx(between(best), rel=2e-3)
+
+
+def test_otsu_takes_the_middle_of_a_gap():
+    values = np.concatenate([np.full(900, 0.2), np.full(100, 0.8)])
+    assert kernels.choose_threshold(values, "otsu") == pytest.approx(0.4, rel=0.03)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_valley_lies_between_two_modes(share):
+    chosen = kernels.choose_threshold(bimodal(1, share=share), "valley")
+    assert -0.7 + 3 * 0.06 < np.log10(chosen) < -0.1 - 3 * 0.06
+
+
+def test_valley_refuses_a_single_mode():
+    values = 10 ** np.random.default_rng(0).normal(-0.5, 0.1, 20_000)
+    with pytest.raises(InputError, match="single mode.*give a number"):
+        kernels.choose_threshold(values, "valley")
+
+
+@pytest.mark.parametrize("rule", ["otsu", "valley"])
+def test_thresholds_scale_with_the_norms_and_ignore_the_depth_of_the_tail(rule):
+    values = bimodal(2)
+    chosen = kernels.choose_threshold(values, rule)
+    assert kernels.choose_threshold(1000 * values, rule) == pytest.approx(1000 * chosen, rel=0.03)
+    small = values < chosen
+    tails = [np.where(small, values * 10.0**-depth, values) for depth in (2, 12)]
+    assert kernels.choose_threshold(tails[0], rule) == kernels.choose_threshold(tails[1], rule)
+
+
+@pytest.mark.parametrize("rule", [0, 0.25, 3])
+def test_a_number_is_taken_as_it_is(rule):
+    assert kernels.choose_threshold(bimodal(0), rule) == rule
+
+
+def test_threshold_refusals():
+    with pytest.raises(InputError, match="'median' is not known; use a number or one of otsu, valley"):
+        kernels.choose_threshold(bimodal(0), "median")
+    for rule in kernels.RULES:
+        with pytest.raises(InputError, match="every kernel is zero"):
+            kernels.choose_threshold(np.zeros(5), rule)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
+def test_the_histogram_counts_every_norm(values):
+    counts, edges = kernels.log_histogram(np.array(values))
+    assert counts.sum() == len(values)
+    assert len(edges) == len(counts) + 1
+    assert edges[-1] == pytest.approx(np.log10(max(values)))
+
+
+def test_norms():
+    values = np.random.default_rng(0).normal(size=(9, 1, 3, 3)).astype(np.float32)
+    expected = [np.linalg.norm(kernel) for kernel in values.astype(np.float64)]
+    np.testing.assert_allclose(kernels.norms(values), expected, rtol=1e-6)
+    assert kernels.norms(np.full((1, 1, 2, 2), 1e30, np.float32))[0] == pytest.approx(2e30)
+
+
+# The store
+
+
+@pytest.fixture
+def collected(tmp_path):
+    files = [write_nets(tmp_path / f"nets-{first}.safetensors", range(first, first + 3)) for first in (0, 3, 6)]
+    counts = kernels.collect(files, 3, tmp_path / "kernels.h5", threshold=2.5, test_fraction=0.3, seed=1)
+    return tmp_path / "kernels.h5", counts
+
+
+def test_every_kernel_is_found_again_at_its_origin(collected):
+    path, counts = collected
+    with h5py.File(path) as store:
+        layers = list(store.attrs["layers"])
+        found = set()
+        for split in ("train", "test"):
+            group = {name: data[:] for name, data in store[split].items()}
+            for row, kernel in enumerate(group["kernels"]):
+                origin = tuple(int(group[name][row]) for name in ("net", "layer", "out", "in"))
+                weight = net(origin[0])[f"{layers[origin[1]]}.weight"]
+                assert np.array_equal(weight[origin[2], origin[3]].numpy(), kernel[0])
+                assert group["norm"][row] == pytest.approx(np.linalg.norm(kernel), rel=1e-6)
+                found.add(origin)
+    large = sum(
+        int((weight.flatten(2).norm(dim=2) >= 2.5).sum())
+        for seed in range(9)
+        for weight in net(seed).values()
+        if weight.shape[2:] == (3, 3)
+    )
+    assert len(found) == large == counts["after"]
+
+
+def test_counts_attributes_and_layout(collected):
+    path, counts = collected
+    total = 9 * (5 * 6 + 4 * 5)
+    with h5py.File(path) as store:
+        sizes = {split: len(store[split]["kernels"]) for split in ("train", "test")}
+        assert counts == {
+            "threshold": 2.5,
+            "before": total,
+            "after": store.attrs["after"],
+            **sizes,
+        }
+        assert sum(sizes.values()) == counts["after"] < total
+        assert {name: store.attrs[name] for name in ("kernel_size", "threshold", "rule", "before")} == {
+            "kernel_size": 3,
+            "threshold": 2.5,
+            "rule": "2.5",
+            "before": total,
+        }
+        assert store["histogram/counts"][:].sum() == total
+        assert len(store["histogram/log10_edges"]) == len(store["histogram/counts"]) + 1
+        for split in ("train", "test"):
+            for data in store[split].values():
+                assert data.compression == "gzip"
+                assert data.chunks is not None
+            assert store[split]["kernels"].shape[1:] == (1, 3, 3)
+            assert store[split]["kernels"].dtype == np.float32
+    for split, size in sizes.items():
+        loaded = kernels.load(path, split)
+        assert (tuple(loaded.shape), loaded.dtype) == ((size, 1, 3, 3), torch.float32)
+
+
+@pytest.mark.parametrize("nets", [9, 12])
+def test_the_shards_that_nets_come_in_do_not_matter(tmp_path, nets):
+    stores = []
+    for size in (nets, 4, 1):
+        files = [
+            write_nets(tmp_path / f"{size}-{first:03d}.safetensors", range(first, min(first + size, nets)))
+            for first in range(0, nets, size)
+        ]
+        stores.append(tmp_path / f"{size}.h5")
+        kernels.collect(files, 3, stores[-1], threshold=2.0, test_fraction=0.3)
+    assert_same_stores(stores[0], stores[1])
+    assert_same_stores(stores[0], stores[2])
+
+
+def test_more_nets_leave_the_split_of_the_others_alone(tmp_path):
+    origins = []
+    for nets in (3, 5):
+        file = write_nets(tmp_path / "nets.safetensors", range(nets))
+        kernels.collect([file], 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
+        store = read_store(tmp_path / "k.h5")
+        rows = zip(*(store[f"test/{name}"] for name in ("net", "layer", "out", "in")), strict=True)
+        origins.append({tuple(row) for row in rows if row[0] < 3})
+    assert origins[0] == origins[1]
+
+
+def test_the_threshold_does_not_change_who_is_tested(tmp_path):
+    file, tested = write_nets(tmp_path / "nets.safetensors", range(4)), []
+    for threshold in (1.0, 3.0):
+        kernels.collect([file], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+        tested.append({kernel.tobytes() for kernel in read_store(tmp_path / "k.h5")["test/kernels"]})
+    assert tested[1] < tested[0]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_the_fraction_for_testing(tmp_path, fraction):
+    np.save(tmp_path / "k.npy", np.random.default_rng(0).normal(size=(5000, 3, 3)).astype(np.float32))
+    counts = kernels.collect(
+        [tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=fraction
+    )
+    error = np.sqrt(fraction * (1 - fraction) / 5000)
+    assert counts["test"] / 5000 == pytest.approx(fraction, abs=4 * error)
+    kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "2.h5", threshold=0, test_fraction=fraction, seed=1)
+    first, other = (set(read_store(tmp_path / name)["test/out"].tolist()) for name in ("k.h5", "2.h5"))
+    assert first != other
+
+
+def test_the_same_kernels_give_the_same_bytes(tmp_path):
+    file = write_nets(tmp_path / "nets.safetensors", range(3))
+    for name in ("a", "b"):
+        kernels.collect([file], 3, tmp_path / name, threshold="otsu", test_fraction=0.3)
+        time.sleep(1.1)  # HDF5 may write the time in seconds
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# Readers
+
+
+def write(path, array):
+    """Write kernels [n, 1, k, k] in the format of the file's suffix."""
+    tensor = torch.from_numpy(array)
+    if path.suffix == ".safetensors":
+        save_file({"layer.weight": tensor, "layer.bias": torch.zeros(3)}, path)
+    elif path.suffix == ".pt":
+        torch.save({"layer.weight": tensor, "layer.bias": torch.zeros(3)}, path)
+    elif path.suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": {"layer.weight": tensor}}, path)
+    elif path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        with h5py.File(path, "w") as file:
+            file["kernels" if path.suffix == ".h5" else "anything"] = array
+    return path
+
+
+@pytest.fixture(scope="module")
+def array():
+    return np.random.default_rng(0).normal(size=(60, 1, 5, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", list(kernels.READERS))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_every_format_gives_the_same_kernels(tmp_path, array, suffix, dtype):
+    array = array.astype(dtype)
+    (batch,) = kernels.read(write(tmp_path / f"k{suffix}", array), 5, net=3)
+    assert (batch.net, batch.first, batch.kernels.dtype) == (3, 0, np.float32)
+    np.testing.assert_array_equal(batch.kernels, array.astype(np.float32))
+    for name in (f"k{suffix}", "reference.npy"):
+        write(tmp_path / name, array)
+        kernels.collect([tmp_path / name], 5, tmp_path / f"{name}.h5", threshold=4.5, test_fraction=0.3)
+    assert_same_stores(tmp_path / f"k{suffix}.h5", tmp_path / "reference.npy.h5")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_bfloat16_weights_are_read(tmp_path, suffix):
+    weight = torch.randn(4, 2, 3, 3).bfloat16()
+    path = tmp_path / f"net{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)({"conv.weight": weight}, path)
+    (batch,) = kernels.read(path, 3)
+    assert np.array_equal(batch.kernels, weight.float().view(8, 1, 3, 3).numpy())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_arrays_without_the_channel_axis_and_in_chunks(tmp_path, array, suffix, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK", 7)
+    path = write(tmp_path / f"k{suffix}", array[:, 0])
+    batches = list(kernels.read(path, 5))
+    assert [batch.first for batch in batches] == list(range(0, 60, 7))
+    np.testing.assert_array_equal(np.concatenate([batch.kernels for batch in batches]), array)
+    kernels.collect([path], 5, tmp_path / "store", threshold=0, test_fraction=0.3)
+    store = read_store(tmp_path / "store")
+    rows = np.concatenate([store["train/out"], store["test/out"]])
+    assert sorted(rows.tolist()) == list(range(60))
+    np.testing.assert_array_equal(array[store["test/out"]], store["test/kernels"])
+
+
+def test_nets_without_a_number_are_counted_by_file(tmp_path):
+    files = [tmp_path / f"{name}.pt" for name in "abc"]
+    for seed, file in enumerate(files):
+        torch.save(net(seed), file)
+    kernels.collect(files, 7, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    store = read_store(tmp_path / "k.h5")
+    weights = [net(seed)["features.conv1.weight"] for seed in range(3)]
+    for number, out, kernel in zip(
+        store["train/net"], store["train/out"], store["train/kernels"], strict=True
+    ):
+        assert np.array_equal(weights[number][out].numpy(), kernel)
+
+
+# Refusals
+
+
+class Evil:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (self.marker,)
+
+
+def damaged(path, kind, array):
+    """Write a file of one kind of damage."""
+    if kind == "nan":
+        array = array.copy()
+        array[17, 0, 2, 2] = np.nan
+    elif kind == "inf":
+        array = array.copy()
+        array[17, 0, 2, 2] = -np.inf
+    elif kind == "shape":
+        array = array.reshape(-1, 1, 1, 25)
+    elif kind == "dtype":
+        array = (100 * array).astype(np.int32)
+    write(path, array)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("these are no kernels\n" * 100)
+
+
+SUFFIXES = [".safetensors", ".pt", ".npy", ".h5"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("kind", ["nan", "inf", "shape", "dtype", "truncated", "empty", "text"])
+def test_damage_is_refused_and_the_file_named(tmp_path, array, suffix, kind):
+    path, output = tmp_path / f"bad{suffix}", tmp_path / "out" / "k.h5"
+    output.parent.mkdir()
+    output.write_bytes(b"an earlier result")
+    damaged(path, kind, array)
+    with pytest.raises(InputError, match=f"bad\\{suffix}") as refused:
+        kernels.collect([path], 5, output, threshold=0, test_fraction=0.3)
+    if kind in ("nan", "inf"):
+        assert "kernel 17 has numbers that are not finite" in str(refused.value)
+    assert output.read_bytes() == b"an earlier result"
+    assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_malicious_pickle_is_not_executed(tmp_path, how):
+    path, marker = tmp_path / "net.pt", tmp_path / "marker"
+    state = {"conv.weight": torch.zeros(2, 1, 3, 3), "evil": Evil(marker)}
+    if how == "torch":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps(state))
+    with pytest.raises(InputError, match=r"net\.pt is not a plain state dict"):
+        list(kernels.read(path, 3))
+    assert not marker.exists()
+
+
+def test_object_arrays_are_refused(tmp_path):
+    marker = tmp_path / "marker"
+    objects = np.empty((2, 3, 3), dtype=object)
+    objects[0, 0, 0] = Evil(marker)
+    np.save(tmp_path / "k.npy", objects, allow_pickle=True)
+    with pytest.raises(InputError, match=r"k\.npy cannot be read"):
+        list(kernels.read(tmp_path / "k.npy", 3))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2, 1, 3, 3)], "not a state dict of tensors"),
+        ({"epoch": 3, "best": 0.5}, "not a state dict of tensors"),
+        ({}, "not a state dict of tensors"),
+    ],
+)
+def test_checkpoints_of_another_form_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "net.pt")
+    with pytest.raises(InputError, match=rf"net\.pt is {message}"):
+        list(kernels.read(tmp_path / "net.pt", 3))
+
+
+def test_hdf5_without_kernels_is_refused(tmp_path):
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        file["a"] = file["b"] = np.zeros((2, 3, 3))
+    with pytest.raises(InputError, match=r"k\.h5 has datasets \['a', 'b'\]; expected one named 'kernels'"):
+        list(kernels.read(tmp_path / "k.h5", 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.npy", "there is no file .*none.npy"), ("net.ckpt", "suffix '.ckpt'; use one of .safetensors")],
+)
+def test_missing_files_and_unknown_formats(name, message):
+    with pytest.raises(InputError, match=message):
+        list(kernels.read(Path("nowhere") / name, 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "threshold", "fraction", "message"),
+    [
+        (9, 0, 0.3, "there is no 9×9 kernel in .*nets.safetensors"),
+        (3, 1e9, 0.3, r"1e\+09 leaves 0 of 150 3×3 kernels .largest norm .*give a smaller number"),
+        (3, "mean", 0.3, "'mean' is not known"),
+        (3, 0, 1e-9, "150 kernels of 3×3 split into 150 for training and 0 for testing"),
+    ],
+)
+def test_nothing_to_collect(tmp_path, size, threshold, fraction, message):
+    file = write_nets(tmp_path / "nets.safetensors", range(3))
+    with pytest.raises(InputError, match=message):
+        kernels.collect([file], size, tmp_path / "k.h5", threshold=threshold, test_fraction=fraction)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_layers_without_kernels_count_for_nothing(tmp_path):
+    save_file({"conv.weight": torch.zeros(0, 1, 3, 3)}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match="there is no 3×3 kernel"):
+        kernels.collect([tmp_path / "net.safetensors"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)

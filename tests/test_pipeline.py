@@ -1,0 +1,118 @@
+"""The whole workflow by the smoke configuration."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import snakemake
+from torch import nn
+
+import dwp
+from dwp import experiments
+from dwp.files import sha256
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of results that match, sorted."""
+    return sorted((folder / "results").glob(pattern))
+
+
+def test_a_second_run_has_nothing_to_do(smoke_run):
+    again = snakemake(smoke_run, "--dry-run")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout
+
+
+def test_every_stage_left_its_results_with_manifests(smoke_run):
+    for stage in ("data", "source", "kernels", "priors", "few_shot", "convergence", "random_features", "report"):
+        manifests = files(smoke_run, f"{stage}/*/*manifest.json")
+        assert manifests, stage
+        for path in manifests:
+            manifest = json.loads(path.read_text())
+            assert manifest["stage"] == stage
+            assert manifest["version"] == path.parent.name
+            assert manifest["files"]
+            for name, digest in manifest["files"].items():
+                (file,) = (found for found in path.parent.rglob(name) if found.suffix != ".log")
+                assert sha256(file) == digest
+
+
+def test_rows_are_tidy_and_complete(smoke_run):
+    rows = pd.concat(pd.read_csv(path) for path in files(smoke_run, "few_shot/*/*.csv"))
+    assert tuple(rows.columns) == experiments.COLUMNS
+    assert set(rows["setting"]) == {20, 50}
+    assert set(rows["seed"]) == {0, 1}
+    assert {"accuracy", "nll", "ece", "brier", "mean_accuracy", "train_nll", "kl"} <= set(rows["metric"])
+    last = rows[(rows["step"] == 20) & (rows["metric"] == "accuracy")]
+    assert len(last) == 5 * 2 * 2
+    assert last["value"].between(0, 1).all()
+
+
+def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
+    model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    before = model[2].weight.clone()
+    prior = dwp.load_prior(smoke_run / "results/latest/priors/vae-5x5/vae-5x5.safetensors")
+    assert dwp.init_(model, [prior]) == ["0"]
+    assert torch.equal(model[2].weight, before)
+
+
+def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
+    overlay = tmp_path / "shards.yaml"
+    overlay.write_text("source: {shard: 3}\nexperiments: {few_shot: {shard: 1, examples: [20]}}\n")
+    again = snakemake(tmp_path, str(overlay), "--until", "experiment")
+    assert again.returncode == 0, again.stdout[-5000:]
+    for pattern in ("data/*/*.safetensors", "kernels/*/*.h5", "priors/*/*.safetensors", "convergence/*/*.csv"):
+        first, second = files(smoke_run, pattern), files(tmp_path, pattern)
+        assert [sha256(path) for path in first] == [sha256(path) for path in second], pattern
+    merged = pd.concat(pd.read_csv(path) for path in files(tmp_path, "few_shot/*/*_examples-20_*.csv"))
+    together = pd.concat(pd.read_csv(path) for path in files(smoke_run, "few_shot/*/*_examples-20_*.csv"))
+    key = ["method", "seed", "step", "metric"]
+    pd.testing.assert_frame_equal(
+        merged.sort_values(key).reset_index(drop=True), together.sort_values(key).reset_index(drop=True)
+    )
+
+
+def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_path):
+    (nets,) = files(smoke_run, "source/*/nets-000-003.safetensors")
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(f"kernels: {{files: [{nets}]}}\n")
+    done = snakemake(tmp_path, str(overlay), "--until", "prior")
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert not files(tmp_path, "source/*")
+    assert len(files(tmp_path, "priors/*/*.safetensors")) == 4
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("sorce: {nets: 3}", r"config: sorce: unknown key, did you mean 'source'\?"),
+        ("source: {nets: -1}", r"config: source\.nets: -1 is not allowed; expected a whole number from 1"),
+        ("source: {nets: many}", r"config: source\.nets: 'many' is not allowed"),
+        ("kernels: {files: [nowhere.pt]}", r"config: kernels\.files: there is no file nowhere\.pt"),
+        ("data_root: nowhere", r"config: data_root: there is no folder nowhere"),
+        (
+            "experiments: {few_shot: {network: {layers: [{conv: 4, kernel: 9}]}}}",
+            r"experiments\.few_shot\.network has 9x9 kernels, but source\.network only 7x7, 5x5",
+        ),
+        ("priors: {vae: {hiden: 3}}", r"config: priors\.vae\.hiden: unknown key, did you mean 'hidden'\?"),
+    ],
+)
+def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_path, overlay, message):
+    file = tmp_path / "bad.yaml"
+    file.write_text(overlay + "\n")
+    done = snakemake(tmp_path, str(file))
+    assert done.returncode != 0
+    assert re.search(message, done.stdout), done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unwritable_results_folder_is_refused(tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be\n")
+    done = snakemake(tmp_path)
+    assert done.returncode != 0
+    assert "results" in done.stdout
+    assert (tmp_path / "results").read_text().startswith("a file")
