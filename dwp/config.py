@@ -1,15 +1,21 @@
 """Read a configuration: refuse what cannot be meant, in one line, before anything runs."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import jsonschema
+import torch
 import yaml
 
-from dwp import experiments, priors
+from dwp import data, experiments
+from dwp import priors as priors_module
 from dwp.errors import InputError
+from dwp.init import RULES
+from dwp.networks import build, kernel_sizes
+from dwp.priors import Prior
 
 SQUARE = r"^([0-9]+)x\1$"
 
@@ -38,7 +44,7 @@ def validate(config: dict, schema_file: str | Path) -> None:
 def _prior_schema(name: str, settings: dict) -> dict:
     if not isinstance(settings.get("kind"), str):
         return {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}}
-    cls = priors.find(settings["kind"])
+    cls = priors_module.find(settings["kind"])
     own = dict(cls.options)
     if cls.trained:
         own["schedule"] = {"$ref": "#/$defs/schedule"}
@@ -96,6 +102,117 @@ def without_removed(config: dict) -> dict:
             methods = {method: value for method, value in experiment["methods"].items() if value is not None}
             kept["experiments"][name] = {**experiment, "methods": methods}
     return kept
+
+
+def check(config: dict) -> None:
+    """Refuse what fits the schema but not together.
+
+    Raises:
+        InputError: names the key's path, the value, and what is allowed.
+    """
+    root = config["data_root"]
+    if root is not None and not Path(root).is_dir():
+        raise InputError(f"config: data_root: there is no folder {root}; give one, or null")
+    for file in config["kernels"]["files"] or []:
+        if not Path(file).is_file():
+            raise InputError(f"config: kernels.files: there is no file {file}")
+    if not config["kernels"]["files"]:
+        _check_network("source", config["source"]["network"], config["data"]["source"])
+    for name, settings in config["priors"].items():
+        _check_prior(f"config: priors.{name}", settings)
+    for name, experiment in config["experiments"].items():
+        where = f"experiments.{name}"
+        _check_network(where, experiment["network"], config["data"]["target"])
+        _check_sizes(where, experiment["network"], config)
+        _check_examples(where, experiment.get("examples"), config)
+        for method, choices in experiment["methods"].items():
+            _check_method(
+                f"config: {where}.methods.{method}", choices, experiment["network"], config["priors"]
+            )
+
+
+def _check_prior(where: str, settings: dict) -> None:
+    parameters = inspect.signature(cls := priors_module.find(settings["kind"])).parameters
+    needed = [option for option in cls.options if parameters[option].default is inspect.Parameter.empty]
+    for size, own in settings.get("sizes", {"": {}}).items():
+        for option in needed:
+            if option not in settings and option not in own:
+                place = f"{where}.sizes.{size}.{option}" if size else f"{where}.{option}"
+                raise InputError(f"{place}: missing; give it a value")
+
+
+def _check_network(where: str, network: dict, dataset: str) -> None:
+    try:
+        with torch.device("meta"):
+            build(network, data.image_shape(dataset), 10)
+    except InputError as error:
+        raise InputError(f"config: {where}.{error} (images of {dataset})") from None
+
+
+def _check_sizes(where: str, network: dict, config: dict) -> None:
+    available, threshold = kernel_sizes(config["source"]["network"]), config["kernels"]["threshold"]
+    for size in kernel_sizes(network):
+        found = f"config: {where}.network has {square(size)} kernels"
+        if not config["kernels"]["files"] and size not in available:
+            have = ", ".join(map(square, available))
+            raise InputError(f"{found}, but source.network only {have}; no prior can be fitted to that size")
+        if isinstance(threshold, dict) and square(size) not in threshold:
+            raise InputError(f"{found}, but kernels.threshold names only {', '.join(threshold)}")
+
+
+def _check_examples(where: str, examples: int | list[int] | None, config: dict) -> None:
+    target = config["data"]["target"]
+    options = config["data"]["options"].get(target)
+    available = data.train_size(target, data_root=config["data_root"], options=options)
+    most = max(examples) if isinstance(examples, list) else examples
+    if most and available and most > available:
+        raise InputError(
+            f"config: {where}.examples: {most} is more than the {available} training images of {target}"
+        )
+
+
+def _check_method(where: str, choices: dict, network: dict, priors: dict) -> None:
+    for name in prior_names(choices):
+        if name not in priors:
+            raise InputError(
+                f"{where}: {name!r} is not known; the priors are {', '.join(priors)}; "
+                f"init.from may also be {' or '.join(RULES)}"
+            )
+        cls = priors_module.find(priors[name]["kind"])
+        if name == choices.get("prior") and cls.kl is Prior.kl and cls.log_prob is Prior.log_prob:
+            raise InputError(f"{where}.prior: {name!r} ({cls.kind}) has no density; use another")
+        if name == choices["init"]["from"] and cls.sample is Prior.sample:
+            raise InputError(f"{where}.init.from: {name!r} ({cls.kind}) cannot be sampled from; use another")
+        for size in kernel_sizes(network):
+            if "sizes" in priors[name] and square(size) not in priors[name]["sizes"]:
+                raise InputError(
+                    f"{where}: prior {name!r} is not fitted to {square(size)} kernels, "
+                    f"which the network has; priors.{name}.sizes has {', '.join(priors[name]['sizes'])}"
+                )
+    posterior = choices.get("posterior", "none")
+    if posterior != "none" and "prior" not in choices:
+        raise InputError(f"{where}.prior: missing; a Bayesian method needs one of {', '.join(priors)}")
+    prior = priors.get(choices.get("prior"), {})
+    kingma = prior.get("kind") == "log_uniform" and prior.get("approximation", "kingma") == "kingma"
+    if kingma and posterior != "truncated_alpha":
+        raise InputError(
+            f"{where}.posterior: {posterior!r} does not go with the approximation 'kingma', which "
+            "holds for α <= 1; use truncated_alpha, or approximation: molchanov"
+        )
+
+
+def square(size: int) -> str:
+    """Return what a configuration calls a kernel size: '7x7'."""
+    return f"{size}x{size}"
+
+
+def prior_names(choices: dict) -> list[str]:
+    """Return the priors that a method uses, in its KL or its initialisation."""
+    bayesian = choices.get("posterior", "none") != "none"
+    names = [choices["prior"]] if bayesian and "prior" in choices else []
+    if choices["init"]["from"] not in RULES:
+        names.append(choices["init"]["from"])
+    return list(dict.fromkeys(names))
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:

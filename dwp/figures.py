@@ -203,7 +203,7 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
             (
                 np.where(edges[1:] <= threshold, store["counts"], 0),
                 "0.7",
-                f"dropped: {dropped:,}, of which {first:,} in the first bin",
+                f"dropped: {dropped:,}" + f", of which {first:,} in the first bin" * (dropped >= first),
             ),
             (
                 np.where(edges[1:] > threshold, store["counts"], 0),

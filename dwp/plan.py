@@ -11,13 +11,15 @@ from pathlib import Path
 
 from dwp import config as configuration
 from dwp import data, experiments
+from dwp.config import prior_names, square
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.networks import kernel_sizes
+from dwp.priors import find
 from dwp.provenance import ROOT, Artifact
 from dwp.report import Output, report_files
 
 SCRIPTS = ROOT / "workflow" / "scripts"
-CLASSICAL = ("xavier", "he")
 
 
 class Plan:
@@ -27,12 +29,12 @@ class Plan:
         config: a complete configuration, already held against the schema.
 
     Raises:
-        InputError: the parts do not fit together (see `check`).
+        InputError: see `dwp.config.check`; or a local data file is missing or damaged.
     """
 
     def __init__(self, config: dict) -> None:
         self.config = configuration.without_removed(config)
-        self.check()
+        configuration.check(self.config)
         self._datasets  # noqa: B018 - reads local files' headers and checksums: fail before the first job
 
     # Artifacts, in the order in which they are made
@@ -71,7 +73,7 @@ class Plan:
             threshold = settings["threshold"]
             params = {
                 "size": size,
-                "threshold": threshold[_square(size)] if isinstance(threshold, dict) else threshold,
+                "threshold": threshold[square(size)] if isinstance(threshold, dict) else threshold,
                 "test_fraction": settings["test_fraction"],
             }
             if settings["files"]:
@@ -81,7 +83,7 @@ class Plan:
                 params["nets"] = self.config["source"]["nets"]
                 inputs = {"source": self.source}
             artifacts[size] = Artifact(
-                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), _square(size)
+                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), square(size)
             )
         return artifacts
 
@@ -94,21 +96,21 @@ class Plan:
                 continue
             fitted[name] = {}
             for size in self.sizes:
-                if "sizes" in settings and _square(size) not in settings["sizes"]:
+                if "sizes" in settings and square(size) not in settings["sizes"]:
                     continue
-                special = settings.get("sizes", {}).get(_square(size), {})
+                special = settings.get("sizes", {}).get(square(size), {})
                 own = {key: value for key, value in {**settings, **special}.items() if key != "sizes"}
                 if "schedule" in settings:
                     own["schedule"] = self._schedule(settings) | special.get("schedule", {})
                 modules = (SCRIPTS / "fit_prior.py", _prior_module(settings["kind"]))
                 fitted[name][size] = Artifact(
-                    "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{_square(size)}"
+                    "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{square(size)}"
                 )
         return fitted
 
     @cached_property
     def methods(self) -> dict[tuple[str, str], Artifact]:
-        """Return an artifact for each experiment and method; a method depends on the priors it uses and no other."""
+        """Return an artifact for each experiment and method, which depends on the priors it uses alone."""
         target = self.dataset(self.config["data"]["target"])
         artifacts = {}
         for experiment, settings in self.config["experiments"].items():
@@ -123,10 +125,10 @@ class Plan:
                 inputs = {"dataset": target}
                 analytic = {}
                 modules = [SCRIPTS / "run_experiment.py", ROOT / "dwp" / "experiments" / f"{experiment}.py"]
-                for name in _prior_names(choices):
+                for name in prior_names(choices):
                     modules.append(_prior_module(self.config["priors"][name]["kind"]))
                     if name in self.priors:
-                        sizes = self._network_sizes(settings["network"])
+                        sizes = kernel_sizes(settings["network"])
                         inputs |= {f"{name}-{size}": self.priors[name][size] for size in sizes}
                     else:
                         analytic[name] = self.config["priors"][name]
@@ -200,19 +202,17 @@ class Plan:
 
     def kernels_file(self, size: int) -> str:
         """Return the kernel store of a size."""
-        return self.kernels[size].path(f"kernels-{_square(size)}.h5")
+        return self.kernels[size].path(f"kernels-{square(size)}.h5")
 
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
         """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
-        return self.priors[name][size].path(f"{name}-{_square(size)}.{suffix}")
+        return self.priors[name][size].path(f"{name}-{square(size)}.{suffix}")
 
     def method_inputs(self, version: str) -> dict[str, list[str] | str]:
         """Return the files that a method's cells read: `dataset` and `priors`."""
-        (experiment, method), artifact = next(
-            item for item in self.methods.items() if item[1].version == version
-        )
-        sizes = self._network_sizes(self.config["experiments"][experiment]["network"])
-        names = [name for name in _prior_names(self.config["experiments"][experiment]["methods"][method])]
+        experiment, method = next(key for key, made in self.methods.items() if made.version == version)
+        sizes = kernel_sizes(self.config["experiments"][experiment]["network"])
+        names = prior_names(self.config["experiments"][experiment]["methods"][method])
         priors = [self.prior_file(name, size) for name in names if name in self.priors for size in sizes]
         return {"dataset": self.dataset_file(self.config["data"]["target"]), "priors": priors}
 
@@ -228,7 +228,7 @@ class Plan:
         ]
 
     def report_inputs(self) -> dict[str, list[str]]:
-        """Return what the report reads: `cells`, `stores`, `priors`, `histories` and, if trained here, `nets`."""
+        """Return what the report reads: `cells`, `stores`, `priors`, `histories` and perhaps `nets`."""
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
             "cells": [path for experiment in self.config["experiments"] for path in self.cells(experiment)],
@@ -247,81 +247,7 @@ class Plan:
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
         networks = [settings["network"] for settings in self.config["experiments"].values()]
-        return sorted({size for network in networks for size in self._network_sizes(network)}, reverse=True)
-
-    # Checks that need more than the schema
-
-    def check(self) -> None:
-        """Refuse what fits the schema but not together, naming the key and the value."""
-        config = self.config
-        if config["data_root"] is not None and not Path(config["data_root"]).is_dir():
-            raise InputError(
-                f"config: data_root: there is no folder {config['data_root']}; give one, or null"
-            )
-        for file in config["kernels"]["files"] or []:
-            if not Path(file).is_file():
-                raise InputError(f"config: kernels.files: there is no file {file}")
-        threshold = config["kernels"]["threshold"]
-        available = self._network_sizes(config["source"]["network"])
-        for experiment, settings in config["experiments"].items():
-            experiments.find(experiment)
-            for size in self._network_sizes(settings["network"]):
-                where = f"config: experiments.{experiment}.network has {_square(size)} kernels"
-                if self.trains_source and size not in available:
-                    have = ", ".join(map(_square, available))
-                    raise InputError(
-                        f"{where}, but source.network only {have}; no prior can be fitted to that size"
-                    )
-                if isinstance(threshold, dict) and _square(size) not in threshold:
-                    raise InputError(f"{where}, but kernels.threshold names only {', '.join(threshold)}")
-            for method, choices in settings["methods"].items():
-                self._check_method(
-                    f"config: experiments.{experiment}.methods.{method}", choices, settings["network"]
-                )
-        self._check_networks()
-
-    def _check_method(self, where: str, choices: dict, network: dict) -> None:
-        known = self.config["priors"]
-        for name in _prior_names(choices):
-            if name not in known:
-                raise InputError(
-                    f"{where}: {name!r} is not known; the priors are {', '.join(known)}; "
-                    f"init.from may also be {' or '.join(CLASSICAL)}"
-                )
-            prior = known[name]
-            for size in self._network_sizes(network):
-                if "sizes" in prior and _square(size) not in prior["sizes"]:
-                    raise InputError(
-                        f"{where}: prior {name!r} is not fitted to {_square(size)} kernels, "
-                        f"which the network has; priors.{name}.sizes has {', '.join(prior['sizes'])}"
-                    )
-        if choices.get("posterior", "none") != "none" and "prior" not in choices:
-            raise InputError(f"{where}.prior: missing; a Bayesian method needs one of {', '.join(known)}")
-        prior = known.get(choices.get("prior"), {})
-        kingma = prior.get("kind") == "log_uniform" and prior.get("approximation", "kingma") == "kingma"
-        if kingma and choices["posterior"] != "truncated_alpha":
-            raise InputError(
-                f"{where}.posterior: {choices['posterior']!r} does not go with the approximation 'kingma', which "
-                "holds for α <= 1; use truncated_alpha, or approximation: molchanov"
-            )
-
-    def _check_networks(self) -> None:
-        import torch
-
-        from dwp.networks import build
-
-        chosen = self.config["data"]
-        networks = [("source", chosen["source"], self.config["source"]["network"])]
-        networks += [
-            (f"experiments.{name}", chosen["target"], settings["network"])
-            for name, settings in self.config["experiments"].items()
-        ]
-        with torch.device("meta"):
-            for where, name, network in networks:
-                try:
-                    build(network, data.image_shape(name), 10)
-                except InputError as error:
-                    raise InputError(f"config: {where}.{error} (images of {name})") from None
+        return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
 
     # For people
 
@@ -346,13 +272,7 @@ class Plan:
         return {**settings["schedule"], "precision": self.config["precision"]}
 
     @staticmethod
-    def _network_sizes(network: dict) -> list[int]:
-        return list(dict.fromkeys(layer["kernel"] for layer in network["layers"] if "conv" in layer))
-
-    @staticmethod
     def _is_fitted(settings: dict) -> bool:
-        from dwp.priors import find
-
         return find(settings["kind"]).fitted
 
 
@@ -360,17 +280,6 @@ def shards(count: int, size: int) -> Iterator[str]:
     """Yield 'first-last' of runs of at most `size` numbers from 0; the runs before the last never move."""
     for first in range(0, count, size):
         yield f"{first:03d}-{min(first + size, count) - 1:03d}"
-
-
-def _square(size: int) -> str:
-    return f"{size}x{size}"
-
-
-def _prior_names(choices: dict) -> list[str]:
-    names = [choices["prior"]] if choices.get("posterior", "none") != "none" and "prior" in choices else []
-    if choices["init"]["from"] not in CLASSICAL:
-        names.append(choices["init"]["from"])
-    return list(dict.fromkeys(names))
 
 
 def _prior_module(kind: str) -> Path:

@@ -1,6 +1,5 @@
 """Priors: densities, divergences and samples against closed forms, integrals and scipy; files; the registry."""
 
-import json
 import math
 
 import numpy as np
@@ -173,13 +172,13 @@ def kernels():
     return torch.randn(12, 1, 3, 3, generator=seeded(5))
 
 
-def log_marginal(prior, w, z=None):
+def log_marginal(prior, w):
     """Integrate p(w|z) p(z) over a grid of one-dimensional z; exact to rounding."""
-    z = torch.linspace(-9, 9, 4001, dtype=torch.float64)
+    z = torch.linspace(-9, 9, 1001, dtype=torch.float64)
     mean, variance = prior.decode(z.float()[:, None])
     density = Independent(Normal(mean.double(), variance.double().sqrt()), 3)
     log_joint = torch.stack([density.log_prob(kernel.double()) for kernel in w]) + Normal(0.0, 1.0).log_prob(z)
-    return torch.logsumexp(log_joint, 1) + math.log(18 / 4000)
+    return torch.logsumexp(log_joint, 1) + math.log(18 / 1000)
 
 
 @pytest.mark.parametrize("k", [3, 5, 7, 9, 11])
@@ -241,8 +240,8 @@ def test_vae_bounds_grow_with_their_samples_and_stay_below_the_density(kernels):
 def test_vae_samples_have_the_density_of_the_vae(kernels):
     # By the marginal's own samples: E[p'(w)/p(w)] = 1 for any density p'.
     prior = vae()
-    w = prior.sample(4000, seeded())
-    mean = prior.sample(4000, seeded(), mean=True)
+    w = prior.sample(1500, seeded())
+    mean = prior.sample(1500, seeded(), mean=True)
     location, spread = w.mean(0), w.std(0) * 0.8
     proposal = Independent(Normal(location, spread), 3)
     assert_mean((proposal.log_prob(w) - log_marginal(prior, w)).exp(), 1)
@@ -469,9 +468,3 @@ def test_a_new_kind_needs_no_other_change(tmp_path, monkeypatch):
     entropy = sum(layer.kernels().entropy().item() for layer in (model[0], model[2]))
     torch.manual_seed(0)
     assert_mean([bayesian_kl(model).item() for _ in range(200)], cross_entropy - entropy, 0.02)
-
-
-def test_settings_are_readable_without_this_library(tmp_path):
-    save_prior(StandardNormal(5, scale=0.3), tmp_path / "p.safetensors")
-    with safe_open(tmp_path / "p.safetensors", framework="np") as file:
-        assert {"standard_normal", json.dumps(0.3)} & set(" ".join(file.metadata().values()).replace(",", " ").split())

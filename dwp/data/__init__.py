@@ -8,13 +8,13 @@ that a workflow can be parsed without it.
 import importlib
 from typing import TYPE_CHECKING
 
-from dwp.data.catalogue import NAMES, build, identity, image_shape
+from dwp.data.catalogue import NAMES, build, identity, image_shape, train_size
 
 if TYPE_CHECKING:
     from dwp.data.dataset import Dataset, load, save
     from dwp.data.splits import few_shot
 
-__all__ = ["NAMES", "Dataset", "build", "few_shot", "identity", "image_shape", "load", "save"]
+__all__ = ["NAMES", "Dataset", "build", "few_shot", "identity", "image_shape", "load", "save", "train_size"]
 
 _LAZY = {"Dataset": "dataset", "load": "dataset", "save": "dataset", "few_shot": "splits"}
 

@@ -1,7 +1,8 @@
 """The data sets by name: one table, and the two questions asked of it.
 
-A source is an object with `image_shape`, `options` (name -> Option), `checksums(options, folder)`
-and `build(options, folder, downloads)`; `folder` is the user's local copy or None.
+A source is an object with `image_shape`, `options` (name -> Option), `checksums(options, folder)`,
+`train_size(options, folder)` and `build(options, folder, downloads)`; `folder` is the user's
+local copy or None.
 A new data set is one new line in SOURCES.
 """
 
@@ -68,6 +69,14 @@ def identity(name: str, *, data_root: str | Path | None = None, options: Mapping
 def image_shape(name: str) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images of a known set, without reading them."""
     return _resolve(name, None, None)[0].image_shape
+
+
+def train_size(
+    name: str, *, data_root: str | Path | None = None, options: Mapping | None = None
+) -> int | None:
+    """Return the number of training images where it is known before anything is built, else None."""
+    source, resolved, folder = _resolve(name, data_root, options)
+    return source.train_size(resolved, folder)
 
 
 def _resolve(name, data_root, options):

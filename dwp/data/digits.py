@@ -22,6 +22,10 @@ class Digits:
         """No files: the images are part of scikit-learn and have never changed."""
         return {}
 
+    def train_size(self, options: dict, folder: Path | None) -> int:
+        """Return the number of training images."""
+        return 1_797 - options["test"]
+
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
         """Return images uint8 [n, 1, 28, 28], 10 classes."""
         import torch

@@ -128,6 +128,10 @@ class IdxSet:
         idx.check(paths, self.image_shape[1:])
         return {path.name: f"sha256:{sha256(path)}" for path in paths.values()}
 
+    def train_size(self, options: dict, folder: Path | None) -> int | None:
+        """Return the number of training images of the local files, None for a download."""
+        return idx.check(idx.find(folder), self.image_shape[1:])["train_images"][0] if folder else None
+
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
         """Return images uint8 [n, 1, h, w]; InputError for bad local files or failed downloads."""
         from dwp.data.dataset import Dataset
@@ -161,6 +165,10 @@ class TorchvisionSet:
     def cls(self) -> type:
         """The class of `torchvision.datasets`."""
         return getattr(torchvision_datasets(), self.class_name)
+
+    def train_size(self, options: dict, folder: Path | None) -> int | None:
+        """Return None: the number of training images is not known before the files are read."""
+        return None
 
     def files(self) -> dict[str, str]:
         """Return the MD5 of each file that is read, by path relative to torchvision's `root`."""

@@ -67,6 +67,10 @@ class Glyphs:
         digests = "".join(sha256(path) for path in _font_paths())
         return {"fonts": "sha256:" + hashlib.sha256(digests.encode()).hexdigest()}
 
+    def train_size(self, options: dict, folder: Path | None) -> int:
+        """Return the number of training images."""
+        return options["train"]
+
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
         """Return images uint8 [n, 1, 28, 28], white on black; InputError if the shares exceed 1."""
         import torch

@@ -37,7 +37,7 @@ def find(folder: Path) -> dict[str, Path]:
 
 
 def check(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the four files, by field name, after checking them; images are to be `image`, [h, w].
+    """Return the shapes of the four files, by field name, after checking them; images are `image`, [h, w].
 
     Raises InputError, naming the file, for an unreadable file, a wrong header,
     a size that differs from the header's, images of another shape, and unequal numbers of

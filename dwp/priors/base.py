@@ -155,10 +155,10 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
 def collection(
     files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict
 ) -> dict[str, dict[int, Prior]]:
-    """Return priors by name and kernel size: fitted ones from files `<name>-<k>x<k>.safetensors`, analytic ones built.
+    """Return priors by name and kernel size: fitted ones read from files, analytic ones built.
 
     Args:
-        files: of fitted priors.
+        files: of fitted priors, `<name>-<k>x<k>.safetensors`.
         analytic: settings with `kind`, by name.
         network: the description whose kernel sizes the analytic ones are built for.
     """

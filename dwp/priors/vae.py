@@ -1,5 +1,6 @@
 """The variational autoencoder over kernels: the deep weight prior itself."""
 
+import itertools
 import math
 from typing import ClassVar
 
@@ -49,13 +50,13 @@ class VAE(Prior):
         padded = [1, hidden, hidden] if kernel_size <= 5 else [1]
         widths = [2 * hidden] * shrinking if len(padded) > 1 else [hidden] + [2 * hidden] * (shrinking - 1)
         encoder: list[nn.Module] = []
-        for inputs, outputs in zip(padded, padded[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(padded):
             encoder += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ELU()]
-        for inputs, outputs in zip([padded[-1], *widths], widths, strict=False):
+        for inputs, outputs in itertools.pairwise([padded[-1], *widths]):
             encoder += [nn.Conv2d(inputs, outputs, 3), nn.ELU()]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], 2 * latent, 1))
         decoder: list[nn.Module] = [nn.Conv2d(latent, 2 * hidden, 1), nn.ELU()]
-        for outputs, inputs in reversed(list(zip([padded[-1], *widths], widths, strict=False))):
+        for outputs, inputs in reversed(list(itertools.pairwise([padded[-1], *widths]))):
             decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), 3), nn.ELU()]
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
 
@@ -112,7 +113,7 @@ class VAE(Prior):
         return _log_normal(w, *self.decode(z)).flatten(1).sum(1), kl
 
     def log_prob(self, w: Tensor) -> Tensor:
-        """Return a lower bound on log p(w), [n], in nats: the ELBO for K = 1, importance-weighted for K > 1."""
+        """Return a lower bound on log p(w), [n], in nats: the ELBO; for K > 1 importance-weighted."""
         samples = self.importance_samples
         if samples == 1:
             log_likelihood, kl = self.elbo_terms(w)

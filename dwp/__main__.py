@@ -1,0 +1,7 @@
+"""`python -m dwp`, the same as the console script `dwp`."""
+
+import sys
+
+from dwp.cli import main
+
+sys.exit(main())

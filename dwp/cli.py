@@ -1,0 +1,309 @@
+"""The console script `dwp`: look at, compare, check and clear up the versions under `results/`."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from dwp import versions
+from dwp.errors import InputError
+from dwp.provenance import ROOT
+from dwp.versions import ABSENT, Version
+
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+EPILOG = """\
+examples:
+  dwp versions                                   what is there, and what config.yaml uses
+  dwp versions --configfile config/smoke.yaml    … and what another configuration uses
+  dwp diff 1a2b priors/vae-7x7                   why two versions differ
+  dwp verify                                     is every file as it was written?
+  dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
+  dwp prune --configfile config/smoke.yaml --yes … and delete it
+
+exit status: 0 all well, 1 files are missing or damaged, 2 the command could not be carried out
+"""
+
+CONFIGFILE = """\
+a configuration: config.yaml with these files laid over it, as with snakemake --configfile;
+give the option again for another configuration"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 for missing or damaged files, 2 for an InputError."""
+    options = _parser().parse_args(arguments)
+    try:
+        # Relative to where the command was given, as with snakemake.
+        overlays = [[Path(file).resolve() for file in files] for files in getattr(options, "configfile", [])]
+        if not Path(options.directory).is_dir():
+            raise InputError(f"--directory: there is no folder {options.directory}")
+        with contextlib.chdir(options.directory):
+            return options.run(options, versions.read(), overlays)
+    except InputError as error:
+        print(f"dwp: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of the output, `head` say, has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("dwp", description=__doc__, epilog=EPILOG, formatter_class=style)
+    commands = parser.add_subparsers(metavar="command", required=True)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--directory", metavar="DIR", default=".", help="the folder with results/ (default: .)"
+    )
+    where.add_argument("--json", action="store_true", help="print JSON")
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument(
+        "--configfile", metavar="FILE", nargs="+", action="append", default=[], help=CONFIGFILE
+    )
+
+    def command(
+        name: str, run: object, summary: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
+        added.set_defaults(run=run)
+        return added
+
+    command(
+        "versions",
+        _versions,
+        "list versions: what made them, size, age, which configuration uses them",
+        which,
+    )
+    added = command("diff", _diff, "say why two versions differ")
+    for name in "AB":
+        added.add_argument(
+            name, help="a version, its unique beginning, stage/version, a folder, or a name in results/latest"
+        )
+    added = command("verify", _verify, "recompute checksums; name what is missing or damaged")
+    added.add_argument("version", nargs="*", help="look at these only (default: all)")
+    added = command("prune", _prune, "show, and with --yes delete, what no configuration refers to", which)
+    added.add_argument("--yes", action="store_true", help="delete what is shown")
+    return parser
+
+
+# Commands
+
+
+def _versions(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """List every version: stage, version, names, cells (jobs done), inputs, size, age and who uses it.
+
+    USED BY names config.yaml, or the configurations given instead.
+    """
+    users = _users(overlays or [[]])
+    if options.json:
+        _print_json(
+            {
+                "stage": version.stage,
+                "version": version.folder.name,
+                "names": version.names,
+                "cells": len(version.manifests),
+                "inputs": version.spec.get("inputs", {}),
+                "size": version.size,
+                "finished": version.finished and version.finished.isoformat(),
+                "used_by": users.get(version.label, []),
+                "files": [str(file) for file, _ in version.named_files],
+            }
+            for version in found
+        )
+        return 0
+    _print_table(
+        ("STAGE", "VERSION", "NAME", "CELLS", "FROM", "SIZE", "AGE", "USED BY"),
+        [
+            (
+                version.stage,
+                version.folder.name,
+                _some(version.names),
+                str(len(version.manifests)),
+                _some(version.spec.get("inputs", {}).values()),
+                _size(version.size),
+                _age(version.finished),
+                ", ".join(users.get(version.label, ["-"])),
+            )
+            for version in found
+        ],
+        right=("CELLS", "SIZE", "AGE"),
+    )
+    return 0
+
+
+def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Say which parameters, inputs and code of two versions differ, and why their inputs do."""
+    difference = versions.diff(versions.find(found, options.A), versions.find(found, options.B), found)
+    if options.json:
+        _print_json(difference)
+    elif difference["changes"]:
+        _print_difference(difference)
+    else:
+        print(f"{difference['a']} and {difference['b']} are the same version")
+    return 0
+
+
+def _verify(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Recompute the SHA-256 of every file that a manifest names.
+
+    Names what is missing or damaged, then exits with 1. Files that are in no manifest
+    (of a job at work, or of one that was killed) are mentioned.
+    """
+    chosen = [versions.find(found, name) for name in options.version] or found
+    faults, sound = versions.verify(chosen)
+    broken = sum(fault["fault"] != "unnamed" for fault in faults)
+    if options.json:
+        _print_json({"sound": sound, "faults": faults})
+    else:
+        for fault in faults:
+            note = "in no manifest" if fault["fault"] == "unnamed" else fault["fault"]
+            print(f"{note}: {fault['file']}")
+        print(f"{sound} files as written, {broken} missing or damaged")
+        if broken:
+            print(
+                "Delete what is damaged and run snakemake: it makes again what is missing, and what depends on it"
+            )
+    return 1 if broken else 0
+
+
+def _prune(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Show the versions that no configuration refers to; with --yes delete them.
+
+    config.yaml alone always counts; name every other configuration whose results are to stay.
+    A version in which a job may be at work stays too.
+    """
+    users = _users([[], *overlays])
+    unwanted, kept = versions.unwanted(found, users)
+    if options.yes:
+        versions.remove(unwanted)
+    if options.json:
+        sizes = [{version.label: version.size for version in group} for group in (unwanted, kept)]
+        _print_json({"unwanted": sizes[0], "being_written": sizes[1], "deleted": options.yes})
+        return 0
+    rows = [(v.label, _some(v.names), _size(v.size), _age(v.finished), "") for v in unwanted]
+    rows += [
+        (v.label, _some(v.names), _size(v.size), _age(v.finished), "kept: may be being written") for v in kept
+    ]
+    if rows:
+        _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
+    total = f"{len(unwanted)} versions, {_size(sum(version.size for version in unwanted))}"
+    kind = ", ".join(dict.fromkeys(name for names in users.values() for name in names))
+    if not unwanted:
+        print(f"Nothing to delete: everything else is used by {kind}")
+    else:
+        print(f"Deleted {total}" if options.yes else f"{total} not used by {kind}; --yes deletes them")
+    return 0
+
+
+# Configurations
+
+
+def read_config(overlays: Iterable[Path]) -> dict:
+    """Return config.yaml with overlays laid over it as Snakemake does, held against the schema.
+
+    Raises:
+        InputError: a file is missing, is no YAML mapping, or the schema refuses the result.
+    """
+    from dwp.config import validate
+
+    config: dict = {}
+    for file in (ROOT / "config.yaml", *overlays):
+        try:
+            entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"cannot read the configuration {file}: {reason}") from None
+        if not isinstance(entries, dict | None):
+            raise InputError(f"the configuration {file} is no mapping of keys to values")
+        config = _overlaid(config, entries or {})
+    validate(config, SCHEMA)
+    return config
+
+
+def _overlaid(below: object, above: Mapping) -> dict:
+    merged = dict(below) if isinstance(below, Mapping) else {}
+    for key, value in above.items():
+        merged[key] = _overlaid(merged.get(key), value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _users(configurations: Iterable[list[Path]]) -> dict[str, list[str]]:
+    """Return the names of the configurations that refer to a version, by its label."""
+    from dwp.plan import Plan
+
+    users: dict[str, list[str]] = {}
+    for overlays in configurations:
+        name = "+".join(file.stem for file in overlays) or "config.yaml"
+        for artifact in Plan(read_config(overlays)).artifacts.values():
+            users.setdefault(f"{artifact.stage}/{artifact.version}", []).append(name)
+    return users
+
+
+# Printing
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
+    seen = set() if seen is None else seen
+    pair = difference["a"], difference["b"]
+    print(f"{indent}{' → '.join(pair)}" + (", as above" if pair in seen else ""))
+    if pair in seen:
+        return
+    seen.add(pair)
+    width = max(len(change["path"]) for change in difference["changes"])
+    for change in difference["changes"]:
+        role = change["path"].removeprefix("inputs.")
+        if role in difference["inputs"]:
+            continue
+        a, b = change.get("a", ABSENT), change.get("b", ABSENT)
+        if isinstance(a, list) and isinstance(b, list):
+            # Of two lists, what only one of them has; all of both where only the order differs.
+            a, b = ([x for x in a if x not in b] or a, [x for x in b if x not in a] or b)
+        print(f"{indent}  {change['path']:{width}}  {a} → {b}")
+    for role, inner in difference["inputs"].items():
+        print(f"{indent}  inputs.{role}")
+        _print_difference(inner, indent + "    ", seen)
+
+
+def _some(names: Iterable[str], most: int = 2) -> str:
+    names = list(dict.fromkeys(names))
+    more = [f"and {len(names) - most} more"] if len(names) > most + 1 else names[most:]
+    return ", ".join(names[:most] + more) or "-"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _age(finished: datetime.datetime | None) -> str:
+    if finished is None:
+        return "-"
+    minutes = (datetime.datetime.now(datetime.UTC) - finished).total_seconds() / 60
+    for unit, length in (("d", 24 * 60), ("h", 60)):
+        if minutes >= 2 * length:
+            return f"{minutes / length:.0f} {unit}"
+    return f"{max(minutes, 0):.0f} min"

@@ -1,0 +1,283 @@
+"""The versions under `results/`: what is there, what made it, is it whole, does anyone want it."""
+
+import datetime
+import json
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dwp.errors import InputError
+from dwp.files import sha256
+
+RESULTS = Path("results")
+FIRST, LAST = ("data", "source", "kernels", "priors"), ("report",)
+DAY = 24 * 3600.0
+ABSENT = "(absent)"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a stage: the folder `results/<stage>/<version>`.
+
+    Attributes:
+        folder: where it is.
+        manifests: the content of each manifest, by file; None for one that cannot be read.
+        files: everything else in the folder.
+    """
+
+    folder: Path
+    manifests: dict[Path, dict | None]
+    files: tuple[Path, ...]
+
+    @property
+    def stage(self) -> str:
+        """Return the name of its stage."""
+        return self.folder.parent.name
+
+    @property
+    def label(self) -> str:
+        """Return `<stage>/<version>`, as manifests call their inputs."""
+        return f"{self.stage}/{self.folder.name}"
+
+    @property
+    def spec(self) -> dict:
+        """Return what made it: `params`, `inputs` and `code`; empty before the first job is done."""
+        manifest = next(filter(None, self.manifests.values()), {})
+        return {key: manifest[key] for key in ("params", "inputs", "code") if key in manifest}
+
+    @property
+    def names(self) -> list[str]:
+        """Return what people call it: the names of its files without size of shard or setting."""
+        stems = [_stem(path) for path in self.manifests]
+        return sorted({re.sub(r"(_[^_-]+-[^_]+_seeds)?-\d+-\d+$", "", stem) for stem in stems if stem})
+
+    @cached_property
+    def size(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(path.stat().st_size for path in (*self.manifests, *self.files) if path.is_file())
+
+    @property
+    def finished(self) -> datetime.datetime | None:
+        """Return when its latest job was done, or None before the first."""
+        times = [manifest["finished"] for manifest in self.manifests.values() if manifest]
+        return max(map(datetime.datetime.fromisoformat, times), default=None)
+
+    @property
+    def named_files(self) -> Iterator[tuple[Path, str]]:
+        """Yield each file that a manifest names, there or not, with its SHA-256."""
+        for path, manifest in self.manifests.items():
+            for name, digest in (manifest or {}).get("files", {}).items():
+                file = self.folder / name
+                if not file.exists():
+                    # The report's files lie in folders by kind.
+                    file = next((found for found in self.files if found.name == name), file)
+                yield file, digest
+
+    @cached_property
+    def unnamed_files(self) -> list[Path]:
+        """Return what no finished job left: files of a job at work, of one that died, or put there by hand."""
+        named = {file for file, _ in self.named_files}
+        stems = {_stem(path) for path in self.manifests}
+        logs = {
+            self.folder / f"{stem or self.stage}{kind}"
+            for stem in stems
+            for kind in (".log", ".benchmark.tsv")
+        }
+        return [file for file in self.files if file not in named and file not in logs]
+
+    def is_being_written(self, now: float) -> bool:
+        """Return whether a job may be at work here: an output is not finished and less than a day old."""
+        if self.manifests and not self.unnamed_files:
+            return False
+        times = [path.stat().st_mtime for path in (self.folder, *self.unnamed_files) if path.exists()]
+        return now - max(times, default=0.0) < DAY
+
+
+def _stem(manifest: Path) -> str:
+    # "nets-000-003.manifest.json" -> "nets-000-003"; "manifest.json", the report's -> "".
+    return manifest.name.removesuffix("manifest.json").removesuffix(".")
+
+
+def read(results: Path = RESULTS) -> list[Version]:
+    """Return all versions in the order of the pipeline, and within a stage by age.
+
+    Links are passed over: what they lead to is not part of `results/`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise InputError(
+            f"there is no folder {results} in {Path.cwd()}; run the workflow, or give --directory"
+        )
+    folders = [
+        folder
+        for folder in results.glob("*/*")
+        if re.fullmatch(r"[0-9a-f]{8}", folder.name)
+        and folder.is_dir()
+        and not folder.is_symlink()
+        and not folder.parent.is_symlink()
+    ]
+    return sorted(map(_read_one, folders), key=_order)
+
+
+def _read_one(folder: Path) -> Version:
+    manifests, files = {}, []
+    for path in sorted(folder.rglob("*")):
+        if path.name.endswith("manifest.json") and not path.name.startswith("."):
+            manifests[path] = _read_manifest(path)
+        elif not path.is_dir() or path.is_symlink():
+            files.append(path)
+    return Version(folder, manifests, tuple(files))
+
+
+def _read_manifest(path: Path) -> dict | None:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return (
+        manifest
+        if isinstance(manifest, dict) and {"params", "files", "finished"} <= manifest.keys()
+        else None
+    )
+
+
+def _order(version: Version) -> tuple:
+    stage = version.stage
+    place = FIRST.index(stage) if stage in FIRST else len(FIRST) + (stage in LAST)
+    return place, stage, version.finished is None, version.finished, version.names, version.label
+
+
+def find(versions: Iterable[Version], name: str) -> Version:
+    """Return the version that a person means.
+
+    Args:
+        versions: those to choose from.
+        name: a version or its unique beginning, `<stage>/<version>`, the folder or a link to it,
+            or a name under `results/latest` (`priors/vae-7x7`).
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    versions = list(versions)
+    for place in (Path(name), RESULTS / "latest" / name):
+        if place.is_dir():
+            for version in versions:
+                if version.folder.resolve() == place.resolve():
+                    return version
+    stage, _, start = name.rstrip("/").rpartition("/")
+    found = [
+        version
+        for version in versions
+        if start and version.folder.name.startswith(start) and stage in ("", version.stage)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{name!r} is not unique: {', '.join(version.label for version in found)}")
+    raise InputError(f"there is no version {name!r} in {RESULTS}; `dwp versions` lists them")
+
+
+def diff(a: Version, b: Version, versions: Iterable[Version]) -> dict:
+    """Return why two versions of a stage differ.
+
+    Returns:
+        `a` and `b`, the labels; `changes`, a list of {path, a, b} with dotted paths, without
+        `a` or `b` where only the other has that path; `inputs`, for each input that differs
+        and is there in both versions the same again, by role.
+
+    Raises:
+        InputError: the versions belong to different stages, or nothing says what made one of them.
+    """
+    if a.stage != b.stage:
+        raise InputError(f"{a.label} and {b.label} are of different stages; compare versions of one stage")
+    for version in (a, b):
+        if not version.spec:
+            raise InputError(f"{version.label} has no readable manifest yet; nothing says what made it")
+    return _diff(a, b, {version.label: version for version in versions})
+
+
+def _diff(a: Version, b: Version, known: dict[str, Version]) -> dict:
+    left, right = _flat(a.spec), _flat(b.spec)
+    changes, inputs = [], {}
+    for path in dict.fromkeys((*left, *right)):
+        if path in left and path in right and left[path] == right[path]:
+            continue
+        sides = {"a": left, "b": right}
+        changes.append(
+            {"path": path} | {side: values[path] for side, values in sides.items() if path in values}
+        )
+        pair = [known.get(str(values.get(path))) for values in (left, right)]
+        if path.startswith("inputs.") and all(version and version.spec for version in pair):
+            inputs[path.removeprefix("inputs.")] = _diff(*pair, known)
+    return {"a": a.label, "b": b.label, "changes": changes, "inputs": inputs}
+
+
+def _flat(value: object, path: str = "") -> dict[str, object]:
+    """Return the leaves of nested mappings by dotted path; so too lists, unless all their entries are plain."""
+    if isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    leaves = {}
+    for key, inner in value.items():
+        leaves |= _flat(inner, f"{path}.{key}" if path else str(key))
+    return leaves
+
+
+def verify(versions: Iterable[Version]) -> tuple[list[dict], int]:
+    """Recompute the checksum of every file that a manifest names.
+
+    Returns:
+        the faults, a list of {file, fault}, where fault is `missing`, `damaged` or, for a file
+        that is in no manifest, `unnamed`; and how many files were as their manifest says.
+    """
+    faults, sound = [], 0
+    for version in versions:
+        for path, manifest in version.manifests.items():
+            if manifest is None:
+                faults.append({"file": str(path), "fault": "damaged"})
+        for file, digest in version.named_files:
+            if not file.is_file():
+                faults.append({"file": str(file), "fault": "missing"})
+            elif sha256(file) != digest:
+                faults.append({"file": str(file), "fault": "damaged"})
+            else:
+                sound += 1
+        faults += [{"file": str(file), "fault": "unnamed"} for file in version.unnamed_files]
+    return faults, sound
+
+
+def unwanted(
+    versions: Iterable[Version], wanted: Collection[str], now: float | None = None
+) -> tuple[list[Version], list[Version]]:
+    """Return the versions that are not wanted: those to remove, and those to keep because a job may be at work.
+
+    Args:
+        versions: those to choose from.
+        wanted: the labels of the versions that configurations refer to.
+        now: the time in seconds since the epoch.
+    """
+    now = time.time() if now is None else now
+    remove, keep = [], []
+    for version in versions:
+        if version.label not in wanted:
+            (keep if version.is_being_written(now) else remove).append(version)
+    return remove, keep
+
+
+def remove(versions: Iterable[Version], results: Path = RESULTS) -> None:
+    """Delete versions, and the links of `results/latest` that lead nowhere; nothing outside `results/`."""
+    for version in versions:
+        shutil.rmtree(version.folder)
+    for link in sorted((results / "latest").rglob("*"), reverse=True):
+        if link.is_symlink():
+            if not link.exists():
+                link.unlink(missing_ok=True)
+        elif link.is_dir() and not any(link.iterdir()):
+            link.rmdir()

@@ -1,0 +1,378 @@
+"""Configurations: what is refused and how it is said; what a plan's versions depend on."""
+
+import copy
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwp import config as configuration
+from dwp.errors import InputError
+from dwp.plan import Plan, shards
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
+OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def merged(base, overlay):
+    """Merge as Snakemake does: mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if both else value
+    return result
+
+
+def plan(overlay=None, path=None):
+    """Validate and plan the default configuration, with `overlay` put at a path like 'source.schedule'."""
+    for key in reversed(path.split(".") if path else []):
+        overlay = {key: overlay}
+    config = merged(BASE, overlay or {})
+    configuration.validate(config, SCHEMA)
+    made = Plan(config)
+    for version in made.artifacts:
+        made.spec(version)
+    return made
+
+
+def network(*layers):
+    return {"layers": list(layers), "batch_norm": False}
+
+
+def conv(kernel, channels=4, **more):
+    return {"conv": channels, "kernel": kernel, **more}
+
+
+# Whole configurations
+
+
+def test_the_default_configuration_plans():
+    made = plan()
+    assert made.sizes == [7, 5]
+    assert set(made.config["experiments"]) == {"few_shot", "convergence", "random_features"}
+
+
+def test_there_are_overlays():
+    assert {"paper-mnist.yaml", "smoke.yaml"} <= {path.name for path in OVERLAYS}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_overlays_plan(overlay):
+    made = plan(yaml.safe_load(overlay.read_text()))
+    for experiment in made.config["experiments"]:
+        assert made.cells(experiment)
+        assert len(made.cells(experiment)) == len(set(made.cells(experiment)))
+    assert made.report_files()
+
+
+def test_validation_does_not_change_the_configuration():
+    config = copy.deepcopy(BASE)
+    configuration.validate(config, SCHEMA)
+    Plan(config)
+    assert config == BASE
+
+
+def test_null_removes_entries():
+    few_shot = {"methods": {"dwp": None, "l2_dwp": None}}
+    rest = {"convergence": None, "random_features": None}
+    made = plan({"priors": {"vae": None, "filters": None}, "experiments": {"few_shot": few_shot, **rest}})
+    assert set(made.config["priors"]) == {"standard_normal", "log_uniform"}
+    assert {experiment for experiment, _ in made.methods} == {"few_shot"}
+    assert {method for _, method in made.methods} == {"log_uniform", "standard_normal", "l2_xavier"}
+    assert made.priors == {}
+
+
+# Refusals: (path, value, parts of the one line)
+
+FEW_SHOT = "experiments.few_shot"
+DWP = f"{FEW_SHOT}.methods.dwp"
+
+BAD = [
+    # Unknown keys
+    ("divice", "cpu", ["divice: unknown key", "did you mean 'device'"]),
+    ("source.schedule.step", 5, ["source.schedule.step: unknown key", "did you mean 'steps'"]),
+    ("report.colour", "red", ["report.colour: unknown key", "dpi, font_size"]),
+    ("priors.vae.hiden", 3, ["priors.vae.hiden: unknown key", "did you mean 'hidden'"]),
+    ("priors.vae.sizes.7x7.latnet", 3, ["priors.vae.sizes.7x7.latnet: unknown key", "did you mean 'latent'"]),
+    ("priors.filters.schedule", {}, ["priors.filters.schedule: unknown key"]),
+    (f"{FEW_SHOT}.width", [1], [f"{FEW_SHOT}.width: unknown key"]),
+    (f"{DWP}.nits", 1, [f"{DWP}.nits: unknown key", "did you mean 'init'"]),
+    (f"{DWP}.init.form", "he", [f"{DWP}.init.form: unknown key", "did you mean 'from'"]),
+    # Wrong types and impossible values
+    ("source.nets", -3, ["source.nets: -3", "a whole number from 1"]),
+    ("source.nets", 0, ["source.nets: 0"]),
+    ("source.nets", 2.5, ["source.nets: 2.5"]),
+    ("source.nets", True, ["source.nets: True"]),
+    ("source.schedule.lr", "1e-3", ["source.schedule.lr: '1e-3'", "a number above 0"]),
+    ("source.schedule.decay", "cosine", ["source.schedule.decay: 'cosine'", "linear or constant"]),
+    ("source.schedule.epochs", 3, ["source.schedule", "steps or epochs, the other null"]),
+    ("source.schedule.steps", None, ["source.schedule", "steps or epochs, the other null"]),
+    ("device", "tpu", ["device: 'tpu'", "auto, cpu, cuda or mps"]),
+    ("precision", "float16", ["precision: 'float16'", "auto, float32 or bfloat16"]),
+    ("checkpoint_seconds", -1, ["checkpoint_seconds: -1"]),
+    ("data.source", "imagenet", ["data.source: 'imagenet'", "glyphs"]),
+    ("kernels.threshold", "mean", ["kernels.threshold: 'mean'", "otsu, valley or a number"]),
+    ("kernels.threshold", {"7x5": 1}, ["kernels.threshold", "7x5"]),
+    ("kernels.test_fraction", 1.0, ["kernels.test_fraction: 1.0"]),
+    ("kernels.files", [], ["kernels.files: []", "null or a list of files"]),
+    ("priors.vae.sizes.7x7.latent", 0, ["priors.vae.sizes.7x7.latent: 0", "a whole number from 1"]),
+    ("priors.standard_normal.scale", 0, ["priors.standard_normal.scale: 0", "a number above 0"]),
+    ("priors.log_uniform.approximation", "exact", ["priors.log_uniform.approximation: 'exact'", "kingma"]),
+    ("priors.mine", {"scale": 2}, ["priors.mine.kind: missing"]),
+    (f"{FEW_SHOT}.examples", [50, 50], [f"{FEW_SHOT}.examples: [50, 50]"]),
+    (f"{FEW_SHOT}.every", -1, [f"{FEW_SHOT}.every: -1"]),
+    (f"{DWP}.posterior", "gauss", [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha or none"]),
+    (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
+    (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),
+    ("experiments.random_features.width", [0], ["experiments.random_features.width.0: 0"]),
+    ("source.network", network({"conv": 4}), ["source.network.layers.0", "{conv, kernel, pool} or {linear}"]),
+    ("source.network", network(conv(7, konv=4)), ["source.network.layers.0.konv: unknown key"]),
+    # Names that do not exist
+    ("priors.vae.kind", "vea", ["priors.vae", "'vea' is not known", "standard_normal, vae"]),
+    ("experiments.few_shots", BASE["experiments"]["few_shot"], ["'few_shots' is not known", "few_shot"]),
+    (f"{DWP}.prior", "vea", [DWP, "'vea' is not known", "vae, filters"]),
+    (f"{DWP}.init.from", "glorot", [DWP, "'glorot' is not known", "xavier or he"]),
+    # What fits the schema but not together
+    ("data_root", "/nowhere/at/all", ["data_root", "/nowhere/at/all"]),
+    ("kernels.files", ["/nowhere/k.pt"], ["kernels.files: there is no file /nowhere/k.pt"]),
+    ("kernels.threshold", {"7x7": 0.1}, ["5x5", "kernels.threshold names only 7x7"]),
+    (f"{FEW_SHOT}.network", network(conv(3)), [f"{FEW_SHOT}.network has 3x3", "source.network only 7x7, 5x5"]),
+    ("priors.vae.sizes", {"5x5": None}, ["priors.vae.sizes.5x5"]),
+    ("source.network", network(conv(7), conv(29)), ["has 5x5 kernels, but source.network only 7x7, 29x29"]),
+    (
+        f"{FEW_SHOT}.network",
+        network(conv(7, pool=9), conv(5)),
+        [f"{FEW_SHOT}.network.layers[1]: kernel 5 does not fit the 2×2 image", "digits"],
+    ),
+    (f"{DWP}.prior", "log_uniform", [f"{DWP}.posterior: 'additive'", "kingma", "truncated_alpha"]),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "additive", "init": {"from": "he"}},
+        [f"{FEW_SHOT}.methods.new.prior: missing"],
+    ),
+    ("data.options", {"glyphs": {"trian": 500}}, ["glyphs", "'trian'", "train, test"]),
+    ("data.options", {"glyphs": {"train": -5}}, ["glyphs", "train", "-5"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "parts"), BAD, ids=[f"{path}={value}"[:60] for path, value, _ in BAD])
+def test_bad_configurations_are_refused_in_one_line(path, value, parts):
+    with pytest.raises(InputError) as refused:
+        plan(value, path)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+FOURS = {name: {"network": network(conv(4))} for name in BASE["experiments"]}
+
+LATE = {
+    "options of an unknown data set": ("data.options", {"glyfs": {"train": 500}}, "glyfs"),
+    "a size's schedule with steps and epochs": (
+        "priors.vae.sizes.7x7.schedule",
+        {"steps": 10, "epochs": 3},
+        "priors.vae.sizes.7x7.schedule",
+    ),
+    "a VAE without its settings": (
+        "priors.mine",
+        {"kind": "vae", "schedule": BASE["priors"]["vae"]["schedule"]},
+        "priors.mine",
+    ),
+    "a prior without a density": (f"{DWP}.prior", "filters", "filters"),
+    "a prior that cannot be sampled": (f"{DWP}.init.from", "log_uniform", "log_uniform"),
+    "a size that a VAE cannot have": (
+        "",
+        {
+            "source": {"network": network(conv(4))},
+            "priors": {"vae": {"sizes": {"4x4": {"hidden": 4, "latent": 2}}}},
+            "experiments": FOURS,
+        },
+        "4x4|4×4|kernel size 4",
+    ),
+    "a name that is a path": (
+        f"{FEW_SHOT}.methods",
+        {"a/b": {"posterior": "none", "init": {"from": "he"}}},
+        "a/b",
+    ),
+    "no experiment": ("experiments", dict.fromkeys(BASE["experiments"]), "experiments"),
+    "no method": (f"{FEW_SHOT}.methods", dict.fromkeys(BASE["experiments"]["few_shot"]["methods"]), "methods"),
+    "a rate that is no number": ("source.schedule.lr", float("nan"), "source.schedule.lr"),
+    "an infinite penalty": ("source.l2", float("inf"), "source.l2"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "message"), LATE.values(), ids=LATE)
+def test_what_would_fail_in_a_job_is_refused_before_the_first(path, value, message):
+    with pytest.raises(InputError, match=message):
+        plan(value, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("priors.log_uniform.approximation", "molchanov"),
+        (f"{FEW_SHOT}.methods.plain", {"posterior": "none", "init": {"from": "he"}}),
+        (f"{FEW_SHOT}.methods.wide", {"posterior": "additive", "prior": "wide", "init": {"from": "wide"}}),
+        ("kernels.threshold", {"7x7": "valley", "5x5": 0}),
+        ("priors.vae.sizes.7x7.schedule", {"steps": None, "epochs": 3}),
+    ],
+)
+def test_good_configurations_are_not_refused(path, value):
+    overlay = {"priors": {"wide": {"kind": "standard_normal", "scale": 2.0}}}
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    plan(merged(overlay, value))
+
+
+# Versions
+
+
+def versions(made):
+    found = {f"data/{name}": artifact.version for name, artifact in made._datasets.items()}
+    found |= {f"kernels/{size}": artifact.version for size, artifact in made.kernels.items()}
+    for name, sizes in made.priors.items():
+        found |= {f"priors/{name}/{size}": artifact.version for size, artifact in sizes.items()}
+    found |= {"/".join(key): artifact.version for key, artifact in made.methods.items()}
+    return found | {"source": made.source.version, "report": made.report.version}
+
+
+VAE7, VAE5 = {"priors/vae/7"}, {"priors/vae/5"}
+FILTERS = {"priors/filters/7", "priors/filters/5"}
+USE_VAE = {f"{name}/dwp" for name in BASE["experiments"]} | {"few_shot/l2_dwp"}
+USE_FILTERS = {"convergence/filters", "random_features/filters"}
+FITTED = VAE7 | VAE5 | FILTERS | USE_VAE | USE_FILTERS
+KERNELS = {"kernels/7", "kernels/5"}
+METHODS = {f"{name}/{method}" for name, own in BASE["experiments"].items() for method in own["methods"]}
+FEW = {name for name in METHODS if name.startswith("few_shot")}
+NEW = {"posterior": "none", "init": {"from": "he"}}
+
+CHANGES = {
+    "threads": ("threads", 2, set()),
+    "device": ("device", "cpu", set()),
+    "seconds between checkpoints": ("checkpoint_seconds", 5, set()),
+    "options given as they are by default": ("data.options", {"glyphs": {"seed": 0}}, set()),
+    "figures": ("report.dpi", 300, {"report"}),
+    "more seeds": (f"{FEW_SHOT}.seeds", 7, {"report"}),
+    "larger shards": (f"{FEW_SHOT}.shard", 2, {"report"}),
+    "larger shards of nets": ("source.shard", 50, {"report"}),
+    "more examples": (f"{FEW_SHOT}.examples", [50, 100, 200, 500], {"report"}),
+    "another width": ("experiments.random_features.width", [0.25, 2], {"report"}),
+    "a new method": (f"{FEW_SHOT}.methods.he", NEW, {"report"}),
+    "more nets": ("source.nets", 120, KERNELS | FITTED | {"report"}),
+    "the penalty of nets": ("source.l2", 0.1, {"source"} | KERNELS | FITTED | {"report"}),
+    "the source": ("data.options", {"glyphs": {"seed": 9}}, {"data/glyphs", "source"} | KERNELS | FITTED | {"report"}),
+    "the target": ("data.options", {"digits": {"test": 300}}, {"data/digits"} | METHODS | {"report"}),
+    "a threshold": (
+        "kernels.threshold",
+        {"7x7": 0.3, "5x5": "otsu"},
+        {"kernels/7", "priors/filters/7"} | VAE7 | USE_VAE | USE_FILTERS | {"report"},
+    ),
+    "a VAE of one size": ("priors.vae.sizes.7x7.latent", 3, VAE7 | USE_VAE | {"report"}),
+    "the schedule of one size": ("priors.vae.sizes.5x5.schedule", {"steps": 9}, VAE5 | USE_VAE | {"report"}),
+    "a VAE": ("priors.vae.importance_samples", 5, VAE7 | VAE5 | USE_VAE | {"report"}),
+    "an analytic prior": ("priors.standard_normal.scale", 2.0, {"few_shot/standard_normal", "report"}),
+    "a method": (f"{DWP}.init.draw", "sample", {"few_shot/dwp", "report"}),
+    "an experiment": (f"{FEW_SHOT}.ensemble", 3, FEW | {"report"}),
+    "precision": ("precision", "float32", {"source"} | KERNELS | FITTED | METHODS | {"report"}),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "changed"), CHANGES.values(), ids=CHANGES)
+def test_a_change_makes_new_versions_of_what_it_changes_and_no_other(path, value, changed):
+    before, after = versions(plan()), versions(plan(value, path))
+    assert before.keys() <= after.keys()
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_versions_do_not_depend_on_the_order_of_keys():
+    def backwards(value):
+        if isinstance(value, dict):
+            return {key: backwards(inner) for key, inner in reversed(value.items())}
+        return value
+
+    turned = backwards(BASE)
+    configuration.validate(turned, SCHEMA)
+    before, after = versions(plan()), versions(Plan(turned))
+    assert {name for name in before if before[name] != after[name]} <= {"report"}
+
+
+def test_no_two_artifacts_share_a_version():
+    made = plan()
+    assert len(set(versions(made).values())) == len(versions(made)) == len(made.artifacts)
+    with pytest.raises(InputError, match="version 00000000 is none of this configuration"):
+        made.spec("00000000")
+
+
+def test_files_lie_under_their_versions():
+    made = plan()
+    (cell,) = [cell for cell in made.cells("few_shot") if "/dwp_examples-100_" in cell]
+    assert cell == f"results/few_shot/{made.methods['few_shot', 'dwp'].version}/dwp_examples-100_seeds-000-004.csv"
+    assert made.source_files()[-1] == f"results/source/{made.source.version}/nets-090-099.safetensors"
+    inputs = made.method_inputs(made.methods["few_shot", "dwp"].version)
+    assert inputs == {
+        "dataset": made.dataset_file("digits"),
+        "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
+    }
+    assert made.method_inputs(made.methods["few_shot", "log_uniform"].version)["priors"] == []
+
+
+# Files of the user
+
+
+def write_mnist(root, value=0):
+    """Write a tiny MNIST in the layout of its four files; `value` is one of its pixels."""
+    folder = root / "mnist"
+    folder.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        pixels = np.full((20, 28, 28), 7, np.uint8)
+        pixels[3, 4, 5] = value
+        images = struct.pack(">4i", 0x803, 20, 28, 28) + pixels.tobytes()
+        labels = struct.pack(">2i", 0x801, 20) + bytes(range(10)) * 2
+        for name, content in (("images-idx3", images), ("labels-idx1", labels)):
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))
+    return str(root)
+
+
+def test_local_data_count_by_content_and_not_by_place(tmp_path):
+    roots = [write_mnist(tmp_path / name, value) for name, value in (("a", 0), ("b", 0), ("c", 1))]
+    one, same, other = (versions(plan({"data_root": root, "data": {"target": "mnist"}})) for root in roots)
+    assert one == same
+    assert {name for name in one if one[name] != other[name]} == {"data/mnist", "report"} | METHODS
+    embedded = versions(plan({"data_root": roots[0]}))
+    assert embedded == versions(plan())
+
+
+def test_kernels_of_ones_own_count_by_content(tmp_path):
+    array = np.random.default_rng(0).normal(size=(9, 7, 7))
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "c.npy", array + 1)
+    made = [plan([str(tmp_path / f"{name}.npy")], "kernels.files") for name in "abc"]
+    one, same, other = ({size: artifact.version for size, artifact in p.kernels.items()} for p in made)
+    assert one == same
+    assert all(one[size] != other[size] for size in one)
+    assert not made[0].trains_source
+    assert made[0].source_files() == []
+    assert made[0].source.version not in made[0].artifacts
+    assert made[0].kernels_from() == [str(tmp_path / "a.npy")]
+
+
+# Shards
+
+
+@settings(deadline=None)
+@given(st.integers(1, 1500), st.integers(1, 200), st.integers(0, 300))
+def test_shards_cover_everything_once_and_stay_when_more_are_wanted(count, size, more):
+    names = list(shards(count, size))
+    covered = [range(int(first), int(last) + 1) for first, last in (name.split("-") for name in names)]
+    assert [number for part in covered for number in part] == list(range(count))
+    assert all(len(part) == size for part in covered[:-1])
+    assert len(covered[-1]) <= size
+    assert names[:-1] == list(shards(count + more, size))[: len(names) - 1]
