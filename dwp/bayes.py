@@ -10,7 +10,7 @@ from torch.nn import functional
 from dwp import posteriors
 from dwp.errors import InputError
 from dwp.networks import convolutions
-from dwp.posteriors import GaussianPosterior
+from dwp.posteriors import GaussianPosterior, noise_like
 from dwp.priors.base import Prior
 
 
@@ -58,10 +58,10 @@ class BayesConv2d(nn.Module):
             variance = functional.conv2d(
                 x.square(), log_variance.exp(), None, padding=padding, **self.arguments
             )
-            # The floor keeps the gradient of the root finite where no input reaches an output.
-            return location + variance.clamp_min(1e-12).sqrt() * torch.randn_like(location)
+            # The constant keeps the gradient of the root finite where no input reaches an output.
+            return location + (variance + 1e-12).sqrt() * noise_like(location)
         if self.noise is Noise.WEIGHTS:
-            mean = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            mean = mean + (0.5 * log_variance).exp() * noise_like(mean)
         return functional.conv2d(x, mean, self.bias, padding=padding, **self.arguments)
 
     def kernels(self) -> GaussianPosterior:

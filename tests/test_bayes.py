@@ -38,7 +38,7 @@ CONVOLUTIONS = {
 
 
 def layer_of(noisy=True, form="additive", prior=PRIORS[3], **arguments):
-    """A Bayesian layer with 4 inputs and 6 or 8 outputs in double precision, and the convolution it replaces."""
+    """A Bayesian layer with 4 inputs, in double precision, and the convolution that it replaces."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(4, 8 if arguments.get("groups") == 4 else 6, 3, **arguments).double()
     layer = BayesConv2d(convolution, prior, form)
@@ -48,7 +48,9 @@ def layer_of(noisy=True, form="additive", prior=PRIORS[3], **arguments):
 
 
 def images(n=2, channels=4, size=7):
-    return torch.randn(n, channels, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        n, channels, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def small_net():
@@ -127,12 +129,14 @@ def test_kernels_are_in_the_order_of_the_weight():
 
 def test_gradients_of_the_local_reparameterisation():
     # d/d(mean, log variance) of E[output²] = mean² + variance, exactly, against the estimate.
-    layer, convolution = layer_of(bias=False)
+    layer, _ = layer_of(bias=False)
     x = images(1, size=3)
     mean, log_variance = layer.posterior.mean, layer.posterior.log_variance
     exact = (functional.conv2d(x, mean).square() + functional.conv2d(x**2, log_variance.exp())).sum()
     expected = torch.autograd.grad(exact, (mean, log_variance))
-    found = torch.autograd.grad(layer(x.repeat(20_000, 1, 1, 1)).square().sum() / 20_000, (mean, log_variance))
+    found = torch.autograd.grad(
+        layer(x.repeat(20_000, 1, 1, 1)).square().sum() / 20_000, (mean, log_variance)
+    )
     for one, other in zip(found, expected, strict=True):
         assert (one - other).norm() < 0.05 * other.norm()
 
@@ -168,7 +172,9 @@ def test_a_posterior_does_not_share_memory_with_the_weight():
 
 
 def test_unknown_forms_are_refused():
-    with pytest.raises(InputError, match="posterior: 'full' is not known; use one of additive, truncated_alpha"):
+    with pytest.raises(
+        InputError, match="posterior: 'full' is not known; use one of additive, truncated_alpha"
+    ):
         make_bayesian(nn.Sequential(nn.Conv2d(1, 1, 3)), PRIORS, "full")
 
 
@@ -189,7 +195,9 @@ def test_extreme_variances_give_finite_values_and_gradients(dtype, x, log_varian
 
 
 @pytest.mark.parametrize("form", list(posteriors.FORMS))
-@pytest.mark.parametrize("prior", [StandardNormal(3), LogUniform(3), LogUniform(3, approximation="molchanov")])
+@pytest.mark.parametrize(
+    "prior", [StandardNormal(3), LogUniform(3), LogUniform(3, approximation="molchanov")]
+)
 def test_weights_of_zero_give_finite_values_and_gradients(form, prior):
     convolution = nn.Conv2d(2, 3, 3)
     convolution.weight.data.zero_()
@@ -231,7 +239,10 @@ def test_make_bayesian_without_noise_is_the_model():
 @pytest.mark.parametrize(
     ("convolution", "message"),
     [
-        (nn.Conv2d(1, 1, 7), "layer 1.here: there is no prior over 7×7 kernels; there are priors for 3×3, 5×5"),
+        (
+            nn.Conv2d(1, 1, 7),
+            "layer 1.here: there is no prior over 7×7 kernels; there are priors for 3×3, 5×5",
+        ),
         (nn.Conv2d(1, 1, (3, 5)), "layer 1.here: there is no prior over 3×5 kernels"),
     ],
 )
@@ -271,7 +282,9 @@ def test_kl_is_the_sum_over_all_weights():
         mean, log_variance = layer.posterior.moments()
         scale = torch.tensor(layer.prior.scale, dtype=torch.float64)
         total += kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, scale)).sum().item()
-        by_kernel = sum(layer.prior.kl(layer.kernels()[torch.tensor([m])]) for m in range(len(layer.kernels())))
+        by_kernel = sum(
+            layer.prior.kl(layer.kernels()[torch.tensor([m])]) for m in range(len(layer.kernels()))
+        )
         assert layer.kl().item() == pytest.approx(by_kernel.item(), rel=1e-9)
     assert dwp.kl(model).item() == pytest.approx(total, rel=1e-9)
     assert dwp.kl(small_net()).item() == 0

@@ -143,9 +143,13 @@ BAD = [
     ("data_root", "/nowhere/at/all", ["data_root", "/nowhere/at/all"]),
     ("kernels.files", ["/nowhere/k.pt"], ["kernels.files: there is no file /nowhere/k.pt"]),
     ("kernels.threshold", {"7x7": 0.1}, ["5x5", "kernels.threshold names only 7x7"]),
-    (f"{FEW_SHOT}.network", network(conv(3)), [f"{FEW_SHOT}.network has 3x3", "source.network only 7x7, 5x5"]),
+    (
+        f"{FEW_SHOT}.network",
+        network(conv(3)),
+        [f"{FEW_SHOT}.network has 3x3", "source.network only 7x7, 5x5"],
+    ),
     ("priors.vae.sizes", {"5x5": None}, ["priors.vae.sizes.5x5"]),
-    ("source.network", network(conv(7), conv(29)), ["has 5x5 kernels, but source.network only 7x7, 29x29"]),
+    ("source.network", network(conv(7), conv(3)), ["has 5x5 kernels, but source.network only 7x7, 3x3"]),
     (
         f"{FEW_SHOT}.network",
         network(conv(7, pool=9), conv(5)),
@@ -162,7 +166,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "parts"), BAD, ids=[f"{path}={value}"[:60] for path, value, _ in BAD])
+@pytest.mark.parametrize(
+    ("path", "value", "parts"), BAD, ids=[f"{path}={value}"[:60] for path, value, _ in BAD]
+)
 def test_bad_configurations_are_refused_in_one_line(path, value, parts):
     with pytest.raises(InputError) as refused:
         plan(value, path)
@@ -202,7 +208,11 @@ LATE = {
         "a/b",
     ),
     "no experiment": ("experiments", dict.fromkeys(BASE["experiments"]), "experiments"),
-    "no method": (f"{FEW_SHOT}.methods", dict.fromkeys(BASE["experiments"]["few_shot"]["methods"]), "methods"),
+    "no method": (
+        f"{FEW_SHOT}.methods",
+        dict.fromkeys(BASE["experiments"]["few_shot"]["methods"]),
+        "methods",
+    ),
     "a rate that is no number": ("source.schedule.lr", float("nan"), "source.schedule.lr"),
     "an infinite penalty": ("source.l2", float("inf"), "source.l2"),
 }
@@ -267,7 +277,11 @@ CHANGES = {
     "a new method": (f"{FEW_SHOT}.methods.he", NEW, {"report"}),
     "more nets": ("source.nets", 120, KERNELS | FITTED | {"report"}),
     "the penalty of nets": ("source.l2", 0.1, {"source"} | KERNELS | FITTED | {"report"}),
-    "the source": ("data.options", {"glyphs": {"seed": 9}}, {"data/glyphs", "source"} | KERNELS | FITTED | {"report"}),
+    "the source": (
+        "data.options",
+        {"glyphs": {"seed": 9}},
+        {"data/glyphs", "source"} | KERNELS | FITTED | {"report"},
+    ),
     "the target": ("data.options", {"digits": {"test": 300}}, {"data/digits"} | METHODS | {"report"}),
     "a threshold": (
         "kernels.threshold",
@@ -313,7 +327,10 @@ def test_no_two_artifacts_share_a_version():
 def test_files_lie_under_their_versions():
     made = plan()
     (cell,) = [cell for cell in made.cells("few_shot") if "/dwp_examples-100_" in cell]
-    assert cell == f"results/few_shot/{made.methods['few_shot', 'dwp'].version}/dwp_examples-100_seeds-000-004.csv"
+    assert (
+        cell
+        == f"results/few_shot/{made.methods['few_shot', 'dwp'].version}/dwp_examples-100_seeds-000-004.csv"
+    )
     assert made.source_files()[-1] == f"results/source/{made.source.version}/nets-090-099.safetensors"
     inputs = made.method_inputs(made.methods["few_shot", "dwp"].version)
     assert inputs == {
@@ -327,14 +344,14 @@ def test_files_lie_under_their_versions():
 
 
 def write_mnist(root, value=0):
-    """Write a tiny MNIST in the layout of its four files; `value` is one of its pixels."""
+    """Write a small MNIST in the layout of its four files; `value` is one of its pixels."""
     folder = root / "mnist"
     folder.mkdir(parents=True)
     for split in ("train", "t10k"):
-        pixels = np.full((20, 28, 28), 7, np.uint8)
+        pixels = np.full((300, 28, 28), 7, np.uint8)
         pixels[3, 4, 5] = value
-        images = struct.pack(">4i", 0x803, 20, 28, 28) + pixels.tobytes()
-        labels = struct.pack(">2i", 0x801, 20) + bytes(range(10)) * 2
+        images = struct.pack(">4i", 0x803, 300, 28, 28) + pixels.tobytes()
+        labels = struct.pack(">2i", 0x801, 300) + bytes(range(10)) * 30
         for name, content in (("images-idx3", images), ("labels-idx1", labels)):
             (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))
     return str(root)

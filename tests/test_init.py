@@ -122,7 +122,9 @@ def test_classical_rules_have_their_variances(rule, variance):
 
 
 def test_unknown_rules_are_refused():
-    with pytest.raises(InputError, match="'lecun' is not known; use one of xavier, he or the name of a prior"):
+    with pytest.raises(
+        InputError, match="'lecun' is not known; use one of xavier, he or the name of a prior"
+    ):
         classical_(Users(), "lecun")
 
 

@@ -82,7 +82,7 @@ def test_valley_lies_between_two_modes(share):
 
 def test_valley_refuses_a_single_mode():
     values = 10 ** np.random.default_rng(0).normal(-0.5, 0.1, 20_000)
-    with pytest.raises(InputError, match="single mode.*give a number"):
+    with pytest.raises(InputError, match=r"single mode.*give a number"):
         kernels.choose_threshold(values, "valley")
 
 
@@ -130,7 +130,9 @@ def test_norms():
 
 @pytest.fixture
 def collected(tmp_path):
-    files = [write_nets(tmp_path / f"nets-{first}.safetensors", range(first, first + 3)) for first in (0, 3, 6)]
+    files = [
+        write_nets(tmp_path / f"nets-{first}.safetensors", range(first, first + 3)) for first in (0, 3, 6)
+    ]
     counts = kernels.collect(files, 3, tmp_path / "kernels.h5", threshold=2.5, test_fraction=0.3, seed=1)
     return tmp_path / "kernels.h5", counts
 
@@ -224,9 +226,7 @@ def test_the_threshold_does_not_change_who_is_tested(tmp_path):
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_the_fraction_for_testing(tmp_path, fraction):
     np.save(tmp_path / "k.npy", np.random.default_rng(0).normal(size=(5000, 3, 3)).astype(np.float32))
-    counts = kernels.collect(
-        [tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=fraction
-    )
+    counts = kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=fraction)
     error = np.sqrt(fraction * (1 - fraction) / 5000)
     assert counts["test"] / 5000 == pytest.approx(fraction, abs=4 * error)
     kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "2.h5", threshold=0, test_fraction=fraction, seed=1)

@@ -1,6 +1,7 @@
-"""Priors: densities, divergences and samples against closed forms, integrals and scipy; files; the registry."""
+"""Priors: densities, divergences and samples against closed forms and integrals; files; the registry."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,13 +100,15 @@ def exact_log_uniform_kl(alpha):
         return scipy.stats.norm.pdf(z) * math.log(max(abs(1 + root * z), 1e-300))
 
     ends = [-12.0, zero, 12.0] if zero > -12 else [-12.0, 12.0]
-    pieces = [scipy.integrate.quad(integrand, *piece, limit=500)[0] for piece in zip(ends, ends[1:], strict=False)]
+    pieces = [scipy.integrate.quad(integrand, *piece, limit=500)[0] for piece in pairwise(ends)]
     return (np.euler_gamma + math.log(2)) / 2 - 0.5 * math.log(alpha) + sum(pieces)
 
 
 def log_uniform_kl(approximation, alpha, mean=1.0, dtype=torch.float64):
     alpha, mean = (torch.tensor(value, dtype=dtype).view(1, 1, 1, 1) for value in (alpha, mean))
-    return LogUniform(1, approximation=approximation).kl(GaussianPosterior(mean, alpha.log() + 2 * mean.abs().log()))
+    return LogUniform(1, approximation=approximation).kl(
+        GaussianPosterior(mean, alpha.log() + 2 * mean.abs().log())
+    )
 
 
 @pytest.mark.parametrize("alpha", np.logspace(-5, 5, 11))
@@ -177,7 +180,9 @@ def log_marginal(prior, w):
     z = torch.linspace(-9, 9, 1001, dtype=torch.float64)
     mean, variance = prior.decode(z.float()[:, None])
     density = Independent(Normal(mean.double(), variance.double().sqrt()), 3)
-    log_joint = torch.stack([density.log_prob(kernel.double()) for kernel in w]) + Normal(0.0, 1.0).log_prob(z)
+    log_joint = torch.stack([density.log_prob(kernel.double()) for kernel in w]) + Normal(0.0, 1.0).log_prob(
+        z
+    )
     return torch.logsumexp(log_joint, 1) + math.log(18 / 1000)
 
 
@@ -194,9 +199,15 @@ def test_vae_shapes(k):
 
 
 def test_vae_architecture_is_the_papers():
-    layers = [(m.in_channels, m.out_channels, m.kernel_size[0]) for m in VAE(7, 32, 2).encoder if hasattr(m, "weight")]
+    layers = [
+        (m.in_channels, m.out_channels, m.kernel_size[0])
+        for m in VAE(7, 32, 2).encoder
+        if hasattr(m, "weight")
+    ]
     assert layers == [(1, 32, 3), (32, 64, 3), (64, 64, 3), (64, 4, 1)]
-    layers = [(m.in_channels, m.out_channels, m.padding[0]) for m in VAE(5, 64, 4).encoder if hasattr(m, "weight")]
+    layers = [
+        (m.in_channels, m.out_channels, m.padding[0]) for m in VAE(5, 64, 4).encoder if hasattr(m, "weight")
+    ]
     assert layers == [(1, 64, 1), (64, 64, 1), (64, 128, 0), (128, 128, 0), (128, 8, 0)]
 
 
@@ -215,7 +226,9 @@ def test_vae_elbo_terms(kernels):
     torch.testing.assert_close(kl, kl_divergence(reverse, Normal(0.0, 1.0)).sum(1))
     z = mean + variance.sqrt() * torch.randn(mean.shape, generator=seeded(1))
     location, spread = prior.decode(z)
-    torch.testing.assert_close(log_likelihood, Independent(Normal(location, spread.sqrt()), 3).log_prob(kernels))
+    torch.testing.assert_close(
+        log_likelihood, Independent(Normal(location, spread.sqrt()), 3).log_prob(kernels)
+    )
 
 
 def test_vae_bounds_grow_with_their_samples_and_stay_below_the_density(kernels):
@@ -312,7 +325,7 @@ def test_a_fitted_vae_draws_such_kernels(fitted):
 
 
 def test_the_history_of_a_fit(fitted):
-    _, rows, test, _ = fitted
+    _, rows, _, _ = fitted
     steps = sorted({row["step"] for row in rows})
     assert steps == list(range(0, 25 * 32 + 1, 32))
     assert {row["metric"] for row in rows} == {"elbo", "log_likelihood", "kl", "train_elbo"}
@@ -398,7 +411,9 @@ def test_files_that_are_no_priors_are_refused(tmp_path):
         with pytest.raises(InputError, match=r"prior\.safetensors cannot be read as safetensors"):
             load_prior(path)
     save_file({"conv.weight": torch.zeros(2)}, path)
-    with pytest.raises(InputError, match=r"prior\.safetensors is not a prior of this library \(format None\)"):
+    with pytest.raises(
+        InputError, match=r"prior\.safetensors is not a prior of this library \(format None\)"
+    ):
         load_prior(path)
 
 
@@ -434,7 +449,9 @@ def test_collection(tmp_path):
 
 def test_unknown_kinds_name_the_known_ones():
     for kind in ("gauss", "base", "empirical2"):
-        with pytest.raises(InputError, match=f"kind '{kind}' is not known; use one of .*standard_normal, vae"):
+        with pytest.raises(
+            InputError, match=f"kind '{kind}' is not known; use one of .*standard_normal, vae"
+        ):
             find(kind)
     assert find("vae") is VAE
 

@@ -135,7 +135,11 @@ def tree(tmp_path, monkeypatch):
         ("workflow/scripts/job.py", "import torch", "import torch  # a comment"),
         ("workflow/scripts/job.py", '"""Return a number."""', '"""Return another number,\n    in nats."""'),
         ("workflow/scripts/job.py", '"""A script."""\n', ""),
-        ("workflow/scripts/job.py", "alpha.CONSTANT + value + 1", "(\n        alpha.CONSTANT + value + 1\n    )"),
+        (
+            "workflow/scripts/job.py",
+            "alpha.CONSTANT + value + 1",
+            "(\n        alpha.CONSTANT + value + 1\n    )",
+        ),
         ("dwp/alpha.py", "CONSTANT = 1", "\n\nCONSTANT   =   1 ;"),
         ("dwp/beta.py", "value = 2", '"a comment by another name"\nvalue = 2'),
         ("dwp/unused.py", "4", "5"),
@@ -197,7 +201,9 @@ def test_a_manifest_says_what_made_the_files(tmp_path):
     manifest = json.loads((tmp_path / "m.json").read_text())
     assert {key: manifest[key] for key in spec} == spec
     assert (manifest["device"], manifest["seconds"]) == ("cpu", 1.5)
-    assert manifest["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    assert manifest["files"] == {
+        name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
+    }
     import torch
 
     assert manifest["libraries"]["torch"] == torch.__version__
@@ -258,7 +264,8 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         "import os, sys\nfrom dwp.files import whole\n"
         "with whole(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=provenance.ROOT)
+    assert done.returncode == 9
     assert path.read_text() == "old"
 
 

@@ -177,7 +177,7 @@ def batches(seed, schedule, examples=10):
 def test_every_epoch_sees_every_example_once():
     seen = batches(0, Schedule(lr=0.1, epochs=4, batch=4))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 4
-    epochs = [sum(seen[first : first + 3], []) for first in range(0, 12, 3)]
+    epochs = [[i for batch in seen[first : first + 3] for i in batch] for first in range(0, 12, 3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 

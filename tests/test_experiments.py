@@ -1,0 +1,270 @@
+"""Experiments: every module with every kind of method, on a data set of a few images."""
+
+import copy
+
+import pytest
+import torch
+
+from dwp import experiments
+from dwp.bayes import BayesConv2d, bayesian_layers
+from dwp.data import Dataset, few_shot
+from dwp.errors import InputError
+from dwp.experiments import COLUMNS, Task, convergence
+from dwp.experiments import few_shot as few_shot_experiment
+from dwp.priors.empirical import Empirical
+from dwp.priors.log_uniform import LogUniform
+from dwp.priors.standard_normal import StandardNormal
+from dwp.priors.vae import VAE
+from dwp.training import Checkpoint
+
+NETWORK = {
+    "layers": [{"conv": 4, "kernel": 7, "pool": 2}, {"conv": 4, "kernel": 5, "pool": 2}],
+    "batch_norm": False,
+}
+SCHEDULE = {"steps": 4, "epochs": None, "batch": None, "lr": 0.01, "decay": "linear", "precision": "float32"}
+SETTINGS = {
+    "few_shot": {
+        "network": NETWORK,
+        "schedule": SCHEDULE,
+        "every": 2,
+        "ensemble": 3,
+        "kernel_subset": 5,
+        "train_reverse_model": False,
+    },
+    "convergence": {"network": NETWORK, "schedule": SCHEDULE | {"batch": 8}, "every": 2, "examples": None},
+    "random_features": {
+        "network": NETWORK | {"batch_norm": True},
+        "schedule": SCHEDULE | {"batch": 8},
+        "every": 2,
+        "examples": 12,
+    },
+}
+XAVIER, HE = {"from": "xavier"}, {"from": "he"}
+INITS = {
+    "xavier": XAVIER,
+    "he": HE,
+    "filters": {"from": "filters", "draw": "sample"},
+    "dwp": {"from": "vae", "draw": "sample"},
+    "dwp_mean": {"from": "vae", "draw": "mean"},
+}
+METHODS = {
+    "few_shot": {
+        "dwp": {"posterior": "additive", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},
+        "standard_normal": {"posterior": "additive", "prior": "standard_normal", "init": XAVIER},
+        "log_uniform": {"posterior": "truncated_alpha", "prior": "log_uniform", "init": HE},
+        "l2": {"posterior": "none", "l2": 0.1, "init": {"from": "vae", "draw": "sample"}},
+        "plain": {"posterior": "none", "init": {"from": "filters"}},
+    },
+    "convergence": {name: {"init": init} for name, init in INITS.items()},
+    "random_features": {name: {"init": init} for name, init in INITS.items()},
+}
+ALL = [(experiment, method) for experiment, methods in METHODS.items() for method in methods]
+METRICS = {
+    "bayesian": {"accuracy", "nll", "brier", "ece", "mean_accuracy", "train_nll", "kl"},
+    "few_shot": {"accuracy", "nll", "brier", "ece", "mean_accuracy", "train_nll"},
+    "convergence": {"accuracy", "nll", "train_nll"},
+    "random_features": {"accuracy", "nll", "train_nll"},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=generator) for n in (30, 16)]
+    return Dataset("noise", images[0], torch.arange(30) % 3, images[1], torch.arange(16) % 3)
+
+
+def make_priors():
+    torch.manual_seed(0)
+    made = {"vae": {}, "filters": {}, "standard_normal": {}, "log_uniform": {}}
+    for k in (7, 5):
+        made["vae"][k] = VAE(k, hidden=3, latent=2).requires_grad_(False)
+        made["filters"][k] = Empirical.fit(torch.randn(20, 1, k, k), torch.randn(2, 1, k, k), {})[0]
+        made["standard_normal"][k] = StandardNormal(k)
+        made["log_uniform"][k] = LogUniform(k)
+    return made
+
+
+@pytest.fixture
+def run(dataset):
+    """Run a method of an experiment with some seeds, its priors fresh unless given; return its rows."""
+
+    def run(experiment, method, seeds, setting=None, checkpoint=None, priors=None, **settings):
+        setting = setting or (9 if experiment == "few_shot" else 0.5)
+        task = Task(
+            setting=setting,
+            seed=0,
+            settings=SETTINGS[experiment] | settings,
+            method=METHODS[experiment][method],
+            dataset=dataset,
+            priors=priors or make_priors(),
+            device=torch.device("cpu"),
+            checkpoint=checkpoint,
+        )
+        return experiments.run(experiment, method, task, seeds)
+
+    return run
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """The models that `fit` was given, each with a copy of what it was before; filled as experiments run."""
+    models = []
+
+    for module in (convergence, few_shot_experiment):
+
+        def record(model, *arguments, fit=module.fit, **options):
+            before = copy.deepcopy(model.state_dict())
+            rows = fit(model, *arguments, **options)
+            models.append((model, before, arguments))
+            return rows
+
+        monkeypatch.setattr(module, "fit", record)
+    return models
+
+
+def changed(model, before):
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize(("experiment", "method"), ALL)
+def test_rows_are_tidy_and_repeat(run, experiment, method):
+    rows = run(experiment, method, [2, 3])
+    assert {tuple(row) for row in rows} == {COLUMNS}
+    setting = 9 if experiment == "few_shot" else 0.5
+    assert {(row["experiment"], row["method"], row["setting"]) for row in rows} == {
+        (experiment, method, setting)
+    }
+    assert list(dict.fromkeys(row["seed"] for row in rows)) == [2, 3]
+    expected = METRICS[experiment]
+    if METHODS[experiment][method].get("posterior", "none") != "none":
+        expected = METRICS["bayesian"]
+    for seed in (2, 3):
+        found = [(row["step"], row["metric"]) for row in rows if row["seed"] == seed]
+        assert len(found) == len(set(found))
+        at_zero = expected - {"train_nll", "kl"}
+        assert set(found) == {(0, m) for m in at_zero} | {(step, m) for step in (2, 4) for m in expected}
+    values = [(row["value"], row["metric"]) for row in rows]
+    assert all(isinstance(value, float) for value, _ in values)
+    assert all(0 <= value <= 1 for value, metric in values if metric in ("accuracy", "ece", "mean_accuracy"))
+    torch.manual_seed(77)
+    assert run(experiment, method, [2, 3]) == rows
+
+
+@pytest.mark.parametrize(("experiment", "method"), ALL)
+def test_a_seed_does_not_depend_on_the_others(run, experiment, method):
+    rows = run(experiment, method, [0, 1])
+    assert run(experiment, method, [1]) == [row for row in rows if row["seed"] == 1]
+    values = [[row["value"] for row in rows if row["seed"] == seed] for seed in (0, 1)]
+    assert values[0] != values[1]
+
+
+def test_a_seed_that_trains_the_reverse_model_does_not_change_it_for_the_next(run):
+    rows = run("few_shot", "dwp", [0, 1], train_reverse_model=True)
+    assert run("few_shot", "dwp", [1], train_reverse_model=True) == [row for row in rows if row["seed"] == 1]
+
+
+@pytest.mark.parametrize("train_reverse_model", [False, True])
+@pytest.mark.parametrize(("experiment", "method"), ALL)
+def test_priors_are_left_as_they_were(run, experiment, method, train_reverse_model):
+    def facts():
+        for prior in (prior for sizes in priors.values() for prior in sizes.values()):
+            for tensor in prior.state_dict(keep_vars=True).values():
+                yield tensor.requires_grad, tensor.stride(), tensor.tolist()
+
+    priors = make_priors()
+    before = list(facts())
+    settings = {"train_reverse_model": train_reverse_model} if experiment == "few_shot" else {}
+    run(experiment, method, [0], priors=priors, **settings)
+    assert list(facts()) == before
+
+
+@pytest.mark.parametrize("train_reverse_model", [False, True])
+def test_which_parts_of_the_vae_are_trained(run, fitted, train_reverse_model):
+    run("few_shot", "dwp", [0], train_reverse_model=train_reverse_model)
+    ((model, before, _),) = fitted
+    moved = changed(model, before)
+    assert not any(".prior.decoder." in name for name in moved)
+    assert any(".prior.encoder." in name for name in moved) == train_reverse_model
+    for layer in ("conv1", "conv2"):
+        assert {f"{layer}.posterior.mean", f"{layer}.posterior.log_variance", f"{layer}.bias"} <= moved
+
+
+@pytest.mark.parametrize("method", METHODS["random_features"])
+def test_frozen_convolutions_stay(run, fitted, method):
+    run("random_features", method, [0])
+    ((model, before, _),) = fitted
+    moved = changed(model, before)
+    assert not any(name.startswith("conv") for name in moved)
+    assert {"classifier.weight", "classifier.bias", "norm1.weight", "norm2.bias"} <= moved
+
+
+def test_other_convolutions_do_not_stay(run, fitted):
+    run("convergence", "xavier", [0])
+    ((model, before, _),) = fitted
+    assert changed(model, before) == set(before)
+
+
+def test_the_width_is_the_setting(run, fitted):
+    for width in (0.25, 1):
+        run("convergence", "xavier", [0], setting=width)
+    assert [model.conv1.out_channels for model, _, _ in fitted] == [1, 4]
+
+
+def test_methods_of_one_seed_see_the_same_examples_and_start_from_the_same_classifier(run, fitted, dataset):
+    for method in METHODS["few_shot"]:
+        run("few_shot", method, [4])
+    images = dataset.images("train")[few_shot(dataset.labels("train"), 9, 4)]
+    for model, before, (_, data, _) in fitted:
+        assert torch.equal(data[0], images)
+        assert torch.equal(before["classifier.weight"], fitted[0][1]["classifier.weight"])
+        assert len(bayesian_layers(model)) in (0, 2)
+
+
+def test_a_bayesian_method_starts_from_its_init(run, fitted):
+    run("few_shot", "dwp", [0])
+    run("few_shot", "standard_normal", [0])
+    run("convergence", "dwp_mean", [0], setting=1)
+    run("convergence", "xavier", [0], setting=1)
+    starts = [before for _, before, _ in fitted]
+    for bayesian, ordinary in ((0, 2), (1, 3)):
+        assert torch.equal(starts[bayesian]["conv1.posterior.mean"], starts[ordinary]["conv1.weight"])
+    assert isinstance(fitted[0][0].conv1, BayesConv2d)
+    assert fitted[0][0].conv1.prior.kernel_size == 7
+
+
+def test_the_loss_counts_the_examples_and_not_the_batch(run, fitted, dataset):
+    for batch in (None, 3):
+        run("few_shot", "standard_normal", [0], schedule=SCHEDULE | {"batch": batch})
+    for _, _, (loss, data, _) in fitted:
+        value, terms = loss(*data)
+        assert value.item() == pytest.approx(terms["train_nll"].item() + terms["kl"].item() / 9, rel=1e-5)
+
+
+@pytest.mark.parametrize(("experiment", "method"), [("few_shot", "dwp"), ("random_features", "filters")])
+def test_an_interrupted_experiment_ends_in_the_same_rows(run, tmp_path, monkeypatch, experiment, method):
+    checkpoint, saves = Checkpoint(tmp_path / "cell.pt", "cell", seconds=0), []
+
+    def save(self, state, save=Checkpoint.save):
+        save(self, state)
+        saves.append(state["step"])
+        if len(saves) == 5:  # three saves of seed 0, two of seed 1
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            run(experiment, method, [0, 1], checkpoint=checkpoint)
+    assert checkpoint.of("1").path.exists()
+    assert run(experiment, method, [0, 1], checkpoint=checkpoint) == run(experiment, method, [0, 1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_examples_are_refused(run):
+    with pytest.raises(InputError, match="n = 60 needs 20 examples of class 0, which has 10"):
+        run("few_shot", "plain", [0], setting=60)
+
+
+def test_unknown_experiments_name_the_known_ones():
+    with pytest.raises(InputError, match="'fewshot' is not known; use one of convergence, few_shot, random"):
+        experiments.find("fewshot")

@@ -1,0 +1,334 @@
+"""What a change reruns: every row of the table is a promise of the README."""
+
+import multiprocessing
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, snakemake
+
+from dwp.cli import main as dwp
+
+# Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
+DWP = {"few_shot/dwp": 2, "few_shot/l2_dwp": 2, "convergence/dwp": 1, "random_features/dwp": 2}
+FILTERS = {"convergence/filters": 1, "random_features/filters": 2}
+FEW_SHOT = {
+    f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
+}
+CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
+RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
+EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES
+KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
+VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
+PRIORS = VAES | {"priors/filters-7x7": 1, "priors/filters-5x5": 1}
+REPORT = {"report": 1}
+LEARNED = PRIORS | DWP | FILTERS | REPORT
+NOTHING = {}
+
+
+def one_more(parts: dict[str, int], by: int = 1) -> dict[str, int]:
+    """Return the parts with `by` jobs each."""
+    return dict.fromkeys(parts, by)
+
+
+# (what is changed, the overlay, the jobs)
+CONFIGURATIONS = [
+    ("nothing", "{}", NOTHING),
+    ("where and how it runs", "{device: cpu, threads: 2, checkpoint_seconds: 5}", NOTHING),
+    (
+        "the order in which keys are written",
+        "{priors: {vae: {hidden: 4, sizes: {5x5: {latent: 2, hidden: 4}}}}}",
+        NOTHING,
+    ),
+    (
+        "the VAE's latent size",
+        "{priors: {vae: {sizes: {7x7: {latent: 3}, 5x5: {latent: 3}}}}}",
+        VAES | DWP | REPORT,
+    ),
+    (
+        "the VAE's latent size for 7x7 only",
+        "{priors: {vae: {sizes: {7x7: {latent: 3}}}}}",
+        {"priors/vae-7x7": 1} | DWP | REPORT,
+    ),
+    (
+        "the pruning threshold of 5x5 only",
+        "{kernels: {threshold: {5x5: 0.01}}}",
+        {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1} | DWP | FILTERS | REPORT,
+    ),
+    (
+        "the pruning thresholds of both sizes",
+        "{kernels: {threshold: valley}}",
+        KERNELS | LEARNED,
+    ),
+    ("the source nets' learning rate", "{source: {schedule: {lr: 0.02}}}", {"source": 2} | KERNELS | LEARNED),
+    ("8 -> 10 source nets", "{source: {nets: 10}}", {"source": 1} | KERNELS | LEARNED),
+    ("another source data set", "{data: {source: digits}}", {"source": 2} | KERNELS | LEARNED),
+    (
+        "another target data set",
+        "{data: {target: glyphs}}",
+        EXPERIMENTS | REPORT,
+    ),
+    (
+        "an option of the target data set",
+        "{data: {options: {digits: {test: 300}}}}",
+        {"data/digits": 1} | EXPERIMENTS | REPORT,
+    ),
+    ("one more seed of few_shot", "{experiments: {few_shot: {seeds: 3}}}", FEW_SHOT | REPORT),
+    ("one seed less of few_shot", "{experiments: {few_shot: {seeds: 1}}}", FEW_SHOT | REPORT),
+    (
+        "one more n of few_shot",
+        "{experiments: {few_shot: {examples: [20, 50, 100]}}}",
+        one_more(FEW_SHOT) | REPORT,
+    ),
+    ("one n less of few_shot", "{experiments: {few_shot: {examples: [50]}}}", REPORT),
+    (
+        "a new prior, in a new method",
+        "{priors: {wide: {kind: standard_normal, scale: 2.0}},"
+        " experiments: {few_shot: {methods: {wide: {posterior: additive, prior: wide, init: {from: xavier}}}}}}",
+        {"few_shot/wide": 2} | REPORT,
+    ),
+    ("a prior that no method uses", "{priors: {wide: {kind: standard_normal, scale: 2.0}}}", NOTHING),
+    (
+        "the scale of the standard normal",
+        "{priors: {standard_normal: {scale: 0.5}}}",
+        {"few_shot/standard_normal": 2} | REPORT,
+    ),
+    ("a method without", "{experiments: {few_shot: {methods: {log_uniform: null}}}}", REPORT),
+    (
+        "one method's weight decay",
+        "{experiments: {few_shot: {methods: {l2_xavier: {l2: 0.01}}}}}",
+        {"few_shot/l2_xavier": 2} | REPORT,
+    ),
+    (
+        "the learning rate of few_shot",
+        "{experiments: {few_shot: {schedule: {lr: 0.002}}}}",
+        FEW_SHOT | REPORT,
+    ),
+    ("an experiment without", "{experiments: {random_features: null}}", REPORT),
+    ("the style of the figures", "{report: {dpi: 100}}", REPORT),
+]
+
+# (what is changed, the file, old text, new text, the jobs)
+VAE = "dwp/priors/vae.py"
+CODE = [
+    ("a comment in the VAE", VAE, "import math\n", "# A comment.\nimport math\n", NOTHING),
+    ("the VAE's docstring", VAE, 'class VAE(Prior):\n    """', 'class VAE(Prior):\n    """Of old: ', NOTHING),
+    ("the VAE's formatting", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = (\n    1e-6\n)", NOTHING),
+    ("a constant of the VAE", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = 1e-5", VAES | DWP | REPORT),
+    (
+        "a line of the log-uniform prior",
+        "dwp/priors/log_uniform.py",
+        "import torch\n",
+        "import torch\n\nEXTRA = 1\n",
+        {"few_shot/log_uniform": 2} | REPORT,
+    ),
+    (
+        "a line of few_shot",
+        "dwp/experiments/few_shot.py",
+        'AXIS = "examples"\n',
+        'AXIS = "examples"\nEXTRA = 1\n',
+        FEW_SHOT | REPORT,
+    ),
+    (
+        "a line of convergence, which random_features uses",
+        "dwp/experiments/convergence.py",
+        'AXIS = "width"\n',
+        'AXIS = "width"\nEXTRA = 1\n',
+        CONVERGENCE | RANDOM_FEATURES | REPORT,
+    ),
+    ("a line of the figures", "dwp/figures.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
+    (
+        "a comment in a script",
+        "workflow/scripts/run_experiment.py",
+        "import pandas",
+        "# A comment.\nimport pandas",
+        NOTHING,
+    ),
+    (
+        "a line of a script",
+        "workflow/scripts/run_experiment.py",
+        "def main",
+        "EXTRA = 1\n\n\ndef main",
+        EXPERIMENTS | REPORT,
+    ),
+]
+
+# (the file that is deleted, the jobs)
+DELETED = [
+    ("source/*/nets-004-007.csv", {"source": 1} | KERNELS | LEARNED),
+    (
+        "kernels/*/kernels-5x5.h5",
+        {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1} | DWP | FILTERS | REPORT,
+    ),
+    ("priors/*/vae-7x7.safetensors", {"priors/vae-7x7": 1} | DWP | REPORT),
+    ("few_shot/*/l2_dwp_examples-50_seeds-000-001.csv", {"few_shot/l2_dwp": 1} | REPORT),
+    ("few_shot/*/l2_dwp_examples-50_seeds-000-001.manifest.json", {"few_shot/l2_dwp": 1} | REPORT),
+    ("report/*/figures/few_shot.png", REPORT),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the finished run, times and links included, that tests may change if they change it back."""
+    return shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the code, with its times, that tests may change if they change it back."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("config", "workflow", "dwp"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def named(table: list[tuple]) -> dict:
+    """Return the arguments that give each row of a table its first entry as its name."""
+    return {"argvalues": table, "ids": [row[0] for row in table]}
+
+
+@pytest.mark.parametrize(("change", "overlay", "expected"), **named(CONFIGURATIONS))
+def test_a_changed_configuration_runs(finished, tmp_path, change, overlay, expected):
+    assert dry_run(ROOT, finished, write(tmp_path, overlay)) == expected
+
+
+@pytest.mark.parametrize(("change", "file", "old", "new", "expected"), **named(CODE))
+def test_changed_code_runs(finished, checkout, change, file, old, new, expected):
+    path = checkout / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    try:
+        assert dry_run(checkout, finished) == expected
+    finally:
+        path.write_text(text, encoding="utf-8")
+    if expected:
+        assert dry_run(checkout, finished) == NOTHING
+
+
+@pytest.mark.parametrize(("file", "expected"), **named(DELETED))
+def test_a_deleted_file_runs(finished, tmp_path, file, expected):
+    (path,) = (finished / "results").glob(file)
+    aside = path.rename(tmp_path / path.name)
+    try:
+        assert dry_run(ROOT, finished) == expected
+    finally:
+        aside.rename(path)
+
+
+def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path):
+    overlay = write(tmp_path, "{experiments: {few_shot: {seeds: 3, shard: 2}}}")
+    assert dry_run(ROOT, finished, overlay) == FEW_SHOT | REPORT
+    text = (finished / "dry-run.log").read_text()
+    assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
+
+
+def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys):
+    overlay = write(tmp_path, "{priors: {standard_normal: {scale: 0.5}}}")
+    done = snakemake(finished, str(overlay))
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert dry_run(ROOT, finished, overlay) == NOTHING
+    assert dry_run(ROOT, finished) == NOTHING
+
+    results, smoke = ["--directory", str(finished)], str(ROOT / "config" / "smoke.yaml")
+    versions = sorted((finished / "results" / "few_shot").glob("*/standard_normal_*20_*.manifest.json"))
+    old, new = sorted(versions, key=lambda path: path.stat().st_mtime)
+    assert dwp(["diff", old.parent.name, new.parent.name, *results]) == 0
+    assert "params.priors.standard_normal.scale  1.0 → 0.5" in capsys.readouterr().out
+
+    assert dwp(["prune", "--configfile", smoke, "--configfile", smoke, str(overlay), *results]) == 0
+    assert "Nothing to delete" in capsys.readouterr().out
+    assert dwp(["prune", "--yes", "--configfile", smoke, *results]) == 0
+    assert "Deleted 2 versions" in capsys.readouterr().out
+    assert old.exists()
+    assert not new.parent.exists()
+    assert dry_run(ROOT, finished) == NOTHING
+    assert dry_run(ROOT, finished, overlay) == {"few_shot/standard_normal": 2} | REPORT
+
+
+def test_a_corrupted_file_is_named(finished, capsys):
+    (path,) = (finished / "results").glob("priors/*/vae-7x7.safetensors")
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    try:
+        assert dwp(["verify", "--directory", str(finished)]) == 1
+        assert f"damaged: {path.relative_to(finished)}" in capsys.readouterr().out
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert dwp(["verify", "--directory", str(finished)]) == 0
+
+
+def write(folder: Path, overlay: str) -> Path:
+    """Write an overlay and return its file."""
+    file = folder / "overlay.yaml"
+    file.write_text(overlay + "\n", encoding="utf-8")
+    return file
+
+
+def dry_run(checkout: Path, run: Path, overlay: Path | None = None) -> dict[str, int]:
+    """Return the jobs that a dry run would run, by what they make."""
+    command = ["--snakefile", checkout / "Snakefile", "--directory", run, "--cores", "2", "--dry-run"]
+    command += ["--configfile", checkout / "config" / "smoke.yaml", *([overlay] if overlay else [])]
+    output = run / "dry-run.log"
+    process = FORKS.Process(target=_snakemake, args=([str(word) for word in command], output))
+    process.start()
+    process.join()
+    text = output.read_text(encoding="utf-8")
+    assert process.exitcode == 0, text[-3000:]
+    assert ("Nothing to be done" in text) != ("Job stats:" in text), text[-3000:]
+    return jobs(text)
+
+
+# Imports take most of a dry run's time of a dry run's time; the processes that it runs in are forked from one that has imported all.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "snakemake.cli",
+        "torch",
+        "pandas",
+        "h5py",
+        "matplotlib.figure",
+        "safetensors.torch",
+        "sklearn",
+        "pytest",
+    ]
+)
+
+
+def _snakemake(command: list[str], output: Path) -> None:
+    from snakemake.cli import main
+
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    main(command)
+
+
+def jobs(text: str) -> dict[str, int]:
+    """Return the jobs that a dry run printed, by what they make."""
+    found = Counter()
+    for block in re.split(r"\n(?=\[\w{3} \w{3}|(?:local)?rule )", text):
+        rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
+        if not rule or rule[1] == "all":
+            continue
+        line = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+        wildcards = dict(pair.split("=", 1) for pair in line[1].split(", ")) if line else {}
+        found[LABELS[rule[1]].format(**wildcards)] += 1
+    return dict(found)
+
+
+LABELS = {
+    "data": "data/{name}",
+    "source": "source",
+    "kernels": "kernels/{size}x{size}",
+    "prior": "priors/{name}-{size}x{size}",
+    "experiment": "{experiment}/{method}",
+    "report": "report",
+}
