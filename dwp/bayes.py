@@ -115,7 +115,7 @@ def kl(model: nn.Module, subset: int | None = None) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 1000
+    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
 ) -> Tensor:
     """Return class probabilities of an ensemble of posterior samples.
 
