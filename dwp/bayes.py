@@ -1,6 +1,7 @@
 """Bayesian convolutions: any ordinary model made Bayesian, its ELBO, its predictions."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from enum import Enum
 
 import torch
@@ -49,6 +50,8 @@ class BayesConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
+        # Sampled weights do not keep the layout of parameters with one channel; the input then decides it.
+        x = x.to(memory_format=torch.channels_last)
         padding = self.padding
         if self.pad[1] != "zeros":
             x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), 0
@@ -92,6 +95,8 @@ def make_bayesian(model: nn.Module, priors: Mapping[int, Prior], form: str = "ad
                 f"layer {name}: there is no prior over {size[0]}×{size[1]} kernels; "
                 f"there are priors for {', '.join(f'{k}×{k}' for k in sorted(priors)) or 'no size'}"
             )
+        if not name:
+            return BayesConv2d(convolution, priors[size[0]], form)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, BayesConv2d(convolution, priors[size[0]], form))
     return model
@@ -129,21 +134,28 @@ def predict(
     Returns:
         Probabilities [members, n, classes]; the mean over members is the prediction.
     """
-    layers = bayesian_layers(model)
-    before = [layer.noise for layer in layers], model.training
-    model.eval()
     members = []
     devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
         for member in range(max(samples, 1)):
-            set_noise(model, Noise.WEIGHTS if samples else Noise.NONE)
             logits = []
             for part in images.split(chunk):
                 # The same seed for every chunk: one sample of the weights serves all images.
                 torch.manual_seed(generator_seed * 1_000_003 + member)
                 logits.append(model(part).float())
             members.append(torch.cat(logits).softmax(1))
-    for layer, noise in zip(layers, before[0], strict=True):
-        layer.noise = noise
-    model.train(before[1])
     return torch.stack(members)
+
+
+@contextlib.contextmanager
+def _predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
+    layers = bayesian_layers(model)
+    before, training = [layer.noise for layer in layers], model.training
+    model.eval()
+    set_noise(model, noise)
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.noise = own
+        model.train(training)

@@ -5,7 +5,7 @@ import contextlib
 import datetime
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,6 +16,8 @@ from dwp.provenance import ROOT
 from dwp.versions import ABSENT, Version
 
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
 
 EPILOG = """\
 examples:
@@ -54,9 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("dwp", description=__doc__, epilog=EPILOG, formatter_class=style)
-    commands = parser.add_subparsers(metavar="command", required=True)
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
         "--directory", metavar="DIR", default=".", help="the folder with results/ (default: .)"
@@ -67,27 +66,23 @@ def _parser() -> argparse.ArgumentParser:
         "--configfile", metavar="FILE", nargs="+", action="append", default=[], help=CONFIGFILE
     )
 
-    def command(
-        name: str, run: object, summary: str, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
+    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+
+    def command(name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser):
         added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
         added.set_defaults(run=run)
         return added
 
-    command(
-        "versions",
-        _versions,
-        "list versions: what made them, size, age, which configuration uses them",
-        which,
-    )
+    command("versions", _versions, "list versions: what made them, size, age, who uses them", which)
     added = command("diff", _diff, "say why two versions differ")
+    meant = "a version, its unique beginning, stage/version, a folder, or a name in results/latest"
     for name in "AB":
-        added.add_argument(
-            name, help="a version, its unique beginning, stage/version, a folder, or a name in results/latest"
-        )
+        added.add_argument(name, help=meant)
     added = command("verify", _verify, "recompute checksums; name what is missing or damaged")
-    added.add_argument("version", nargs="*", help="look at these only (default: all)")
-    added = command("prune", _prune, "show, and with --yes delete, what no configuration refers to", which)
+    added.add_argument("version", nargs="*", help=f"look at these only (default: all); {meant}")
+    added = command("prune", _prune, "show, and with --yes delete, what no configuration needs", which)
     added.add_argument("--yes", action="store_true", help="delete what is shown")
     return parser
 
@@ -166,9 +161,7 @@ def _verify(options: argparse.Namespace, found: list[Version], overlays: list[li
             print(f"{note}: {fault['file']}")
         print(f"{sound} files as written, {broken} missing or damaged")
         if broken:
-            print(
-                "Delete what is damaged and run snakemake: it makes again what is missing, and what depends on it"
-            )
+            print("Delete what is damaged; snakemake makes what is missing again, and what depends on it")
     return 1 if broken else 0
 
 
@@ -186,18 +179,22 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
         sizes = [{version.label: version.size for version in group} for group in (unwanted, kept)]
         _print_json({"unwanted": sizes[0], "being_written": sizes[1], "deleted": options.yes})
         return 0
-    rows = [(v.label, _some(v.names), _size(v.size), _age(v.finished), "") for v in unwanted]
-    rows += [
-        (v.label, _some(v.names), _size(v.size), _age(v.finished), "kept: may be being written") for v in kept
+    rows = [
+        (version.label, _some(version.names), _size(version.size), _age(version.finished), note)
+        for group, note in ((unwanted, ""), (kept, "kept: a job may be at work"))
+        for version in group
     ]
     if rows:
         _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
-    total = f"{len(unwanted)} versions, {_size(sum(version.size for version in unwanted))}"
-    kind = ", ".join(dict.fromkeys(name for names in users.values() for name in names))
+    count = f"{len(unwanted)} version{'s' * (len(unwanted) != 1)}"
+    total = f"{count}, {_size(sum(version.size for version in unwanted))}"
+    configurations = ", ".join(dict.fromkeys(name for names in users.values() for name in names))
     if not unwanted:
-        print(f"Nothing to delete: everything else is used by {kind}")
+        print(f"Nothing to delete: the rest is used by {configurations}")
+    elif options.yes:
+        print(f"Deleted {total}")
     else:
-        print(f"Deleted {total}" if options.yes else f"{total} not used by {kind}; --yes deletes them")
+        print(f"{total}, used by none of {configurations}; --yes deletes what is shown")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,9 +38,18 @@ def validate(config: dict, schema_file: str | Path) -> None:
                 except InputError as error:
                     raise InputError(f"config: {section}.{name}: {error}") from None
     validator = jsonschema.Draft202012Validator(schema)
+    _refuse_infinite(config, "")
     errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
     if errors:
         raise InputError(_one_line(errors[0]))
+
+
+def _refuse_infinite(value: object, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"config: {where}: {value} is not allowed; expected a finite number")
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_infinite(inner, f"{where}.{key}".removeprefix("."))
 
 
 def _prior_schema(name: str, settings: dict) -> dict:
@@ -80,6 +91,7 @@ def _experiment_schema(name: str, settings: dict) -> dict:
         "methods": {
             "type": "object",
             "minProperties": 1,
+            "propertyNames": {"$ref": "#/$defs/name"},
             "additionalProperties": {"oneOf": [{"type": "null"}, method]},
         },
         **module.OPTIONS,
@@ -110,6 +122,12 @@ def check(config: dict) -> None:
     Raises:
         InputError: names the key's path, the value, and what is allowed.
     """
+    # Nearest folder that exists: before the first run `results` does not.
+    folder = Path("results") if Path("results").exists() else Path()
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"results: {folder.resolve()} is not a folder that can be written to; free it or use --directory"
+        )
     root = config["data_root"]
     if root is not None and not Path(root).is_dir():
         raise InputError(f"config: data_root: there is no folder {root}; give one, or null")
@@ -118,10 +136,16 @@ def check(config: dict) -> None:
             raise InputError(f"config: kernels.files: there is no file {file}")
     if not config["kernels"]["files"]:
         _check_network("source", config["source"]["network"], config["data"]["source"])
+    if not config["experiments"]:
+        raise InputError("config: experiments: none is left; expected at least one that is not null")
+    networks = [experiment["network"] for experiment in config["experiments"].values()]
+    sizes = {size for network in networks for size in kernel_sizes(network)}
     for name, settings in config["priors"].items():
-        _check_prior(f"config: priors.{name}", settings)
+        _check_prior(f"config: priors.{name}", settings, sizes)
     for name, experiment in config["experiments"].items():
         where = f"experiments.{name}"
+        if not experiment["methods"]:
+            raise InputError(f"config: {where}.methods: none is left; expected at least one that is not null")
         _check_network(where, experiment["network"], config["data"]["target"])
         _check_sizes(where, experiment["network"], config)
         _check_examples(where, experiment.get("examples"), config)
@@ -131,14 +155,28 @@ def check(config: dict) -> None:
             )
 
 
-def _check_prior(where: str, settings: dict) -> None:
-    parameters = inspect.signature(cls := priors_module.find(settings["kind"])).parameters
+def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
+    cls = priors_module.find(settings["kind"])
+    parameters = inspect.signature(cls).parameters
     needed = [option for option in cls.options if parameters[option].default is inspect.Parameter.empty]
-    for size, own in settings.get("sizes", {"": {}}).items():
+    special = settings.get("sizes", {})
+    for size in (size for size in sizes if not special or square(size) in special):
+        own = special.get(square(size), {})
+        place = f"{where}.sizes.{square(size)}" if special else where
         for option in needed:
             if option not in settings and option not in own:
-                place = f"{where}.sizes.{size}.{option}" if size else f"{where}.{option}"
-                raise InputError(f"{place}: missing; give it a value")
+                raise InputError(f"{place}.{option}: missing; give it a value")
+        if cls.trained:
+            schedule = settings["schedule"] | own.get("schedule", {})
+            if (schedule["steps"] is None) == (schedule["epochs"] is None):
+                raise InputError(
+                    f"{place}.schedule: has steps {schedule['steps']} and epochs {schedule['epochs']}; "
+                    "expected one of them, the other null"
+                )
+        try:
+            cls.check_size(size)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
 
 def _check_network(where: str, network: dict, dataset: str) -> None:

@@ -203,7 +203,8 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
             (
                 np.where(edges[1:] <= threshold, store["counts"], 0),
                 "0.7",
-                f"dropped: {dropped:,}" + f", of which {first:,} in the first bin" * (dropped >= first),
+                f"dropped: {dropped:,}"
+                + (f", of which {first:,} in the first bin" if dropped >= first else ""),
             ),
             (
                 np.where(edges[1:] > threshold, store["counts"], 0),

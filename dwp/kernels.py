@@ -4,6 +4,7 @@ Everything streams: the kernels of one network (or one chunk of an array) are in
 memory at a time, beside one float32 norm per kernel.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,17 @@ class Batch:
     inputs: int = 1
 
 
-def of_weights(weights: Mapping[str, Tensor | np.ndarray], size: int, net: int = 0) -> Iterator[Batch]:
-    """Yield the size×size kernels of every convolution weight [o, i, k, k] among named tensors."""
+def of_weights(weights: Mapping[str, Tensor], size: int, net: int = 0) -> Iterator[Batch]:
+    """Yield the size×size kernels of every convolution weight [o, i, k, k] among named tensors.
+
+    Raises:
+        InputError: such a weight is not floating point.
+    """
     for layer, weight in weights.items():
-        if weight.ndim == 4 and weight.shape[2:] == (size, size):
-            kernels = np.ascontiguousarray(weight, dtype=np.float32).reshape(-1, 1, size, size)
+        if weight.ndim == 4 and weight.shape[2:] == (size, size) and weight.numel():
+            if not weight.is_floating_point():
+                raise InputError(f"kernels: {layer} has dtype {weight.dtype}; expected floating point")
+            kernels = weight.detach().float().reshape(-1, 1, size, size).cpu().numpy()
             yield Batch(net, layer.removesuffix(".weight"), kernels, 0, weight.shape[1])
 
 
@@ -70,8 +77,8 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
                     f"kernels: {path}, {batch.layer}: kernel {bad} has numbers that are not finite"
                 )
             yield batch
-    except InputError:
-        raise
+    except InputError as error:
+        raise (error if str(path) in str(error) else InputError(f"{error} (in {path})")) from None
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
         raise InputError(f"kernels: {path} cannot be read ({type(error).__name__}: {error})") from None
     except Exception as error:  # weights_only loading raises pickle's errors for anything beyond tensors
@@ -79,12 +86,17 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
 
 
 def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
-    with safe_open(path, framework="np") as file:
-        for key in file.keys():  # noqa: SIM118
+    with safe_open(path, framework="pt") as file:
+        # By number where there are numbers, so that nets come in the same order however they share files.
+        for key in sorted(file.keys(), key=_natural):
             prefix, _, layer = key.rpartition("/")
             yield from of_weights(
                 {layer: file.get_tensor(key)}, size, int(prefix) if prefix.isdigit() else net
             )
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
@@ -92,7 +104,7 @@ def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"kernels: {path} is not a state dict of tensors")
-    yield from of_weights({name: value.float() for name, value in state.items()}, size, net)
+    yield from of_weights(state, size, net)
 
 
 def _read_array(array: np.ndarray | h5py.Dataset, path: Path, size: int, net: int) -> Iterator[Batch]:
@@ -145,8 +157,10 @@ def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     top = float(values.max())
     if top == 0:
         raise InputError("kernels: every kernel is zero; there is nothing to keep")
-    logs = np.log10(np.clip(values, top / 10, None, dtype=np.float64))
-    return np.histogram(logs, HISTOGRAM_BINS, range=(np.log10(top) - 1, np.log10(top)))
+    low, high = np.log10(top) - 1, np.log10(top)
+    # Clipped after the logarithm, so that rounding puts none outside the range.
+    logs = np.clip(np.log10(np.maximum(values, top / 100, dtype=np.float64)), low, high)
+    return np.histogram(logs, HISTOGRAM_BINS, range=(low, high))
 
 
 def choose_threshold(values: np.ndarray, rule: str | float) -> float:

@@ -240,7 +240,10 @@ class Plan:
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
-        kinds = {name: self.config["priors"][name]["kind"] for name in self.priors}
+        kinds = {
+            name: dict.fromkeys(made, self.config["priors"][name]["kind"])
+            for name, made in self.priors.items()
+        }
         return report_files(self.config["experiments"], self.sizes, kinds, nets=self.trains_source)
 
     @cached_property

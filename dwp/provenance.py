@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -148,7 +149,7 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
         "host": platform.node(),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "files": {Path(file).name: sha256(file) for file in outputs},
+        "files": {os.path.relpath(file, Path(path).parent): sha256(file) for file in outputs},
     }
     with whole(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -48,14 +48,18 @@ class _Item:
 
 
 def report_files(
-    experiments: Iterable[str], sizes: Iterable[int], priors: Mapping[str, str], *, nets: bool = True
+    experiments: Iterable[str],
+    sizes: Iterable[int],
+    priors: Mapping[str, Mapping[int, str]],
+    *,
+    nets: bool = True,
 ) -> list[Output]:
     """Return every file that `make` writes, in order, without reading anything.
 
     Args:
         experiments: their names; those that this module has no figure for get a general one.
         sizes: kernel sizes.
-        priors: kind of each fitted prior, by name.
+        priors: kind of each fitted prior, by name and size.
         nets: whether source nets were trained here.
 
     Raises:
@@ -107,7 +111,7 @@ def make(
     fitted = {
         name: {size: load_prior(path) for size, path in files.items()} for name, files in priors.items()
     }
-    kinds = {name: next(iter(found.values())).kind for name, found in fitted.items()}
+    kinds = {name: {size: prior.kind for size, prior in found.items()} for name, found in fitted.items()}
     cells = {name: tables.read(files) for name, files in experiments.items()}
     for name, rows in cells.items():
         if not len(rows):
@@ -141,7 +145,7 @@ def make(
 
 
 def _items(
-    experiments: Iterable[str], sizes: Iterable[int], priors: Mapping[str, str], nets: bool
+    experiments: Iterable[str], sizes: Iterable[int], priors: Mapping[str, Mapping[int, str]], nets: bool
 ) -> Iterator[_Item]:
     sizes = list(sizes)
     for name in experiments:
@@ -155,9 +159,9 @@ def _items(
         yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
     for size in sizes:
         yield _figure(f"kernels-{size}x{size}", "Priors", f"Kernels and samples, {size}×{size}", "kernels")
-    for name, kind in priors.items():
-        if _has_codes(find(kind)):
-            for size in sizes:
+    for name, kinds in priors.items():
+        for size, kind in kinds.items():
+            if _has_codes(find(kind)):
                 label = f"Latent space of {name}, {size}×{size}"
                 yield _figure(f"latent_space-{name}-{size}x{size}", "Priors", label, "latent_space")
     if priors:
@@ -217,7 +221,7 @@ def _of_kernels(
     for size, path in stores.items():
         # Bound now, since the loop moves on before anything is drawn.
         learned = partial(kernels.load, path, "test")
-        here = {name: found[size] for name, found in fitted.items()}
+        here = {name: found[size] for name, found in fitted.items() if size in found}
         square = f"{size}x{size}"
         made[f"figures/kernels-{square}"] = partial(_draw, figures.kernels, learned, priors=here, style=style)
         for name, prior in here.items():

@@ -9,9 +9,10 @@ from torch import Tensor
 from dwp import metrics
 from dwp.bayes import predict
 from dwp.data.dataset import Dataset
+from dwp.devices import autocast
 from dwp.init import start
 from dwp.objectives import cross_entropy
-from dwp.training import Checkpoint, Schedule, autocast, fit
+from dwp.training import Checkpoint, Schedule, fit
 
 
 def train_shard(

@@ -15,6 +15,7 @@ from dwp.files import sha256
 
 RESULTS = Path("results")
 FIRST, LAST = ("data", "source", "kernels", "priors"), ("report",)
+EXPERIMENTS = tuple(path.stem for path in (Path(__file__).parent / "experiments").glob("[a-z]*.py"))
 DAY = 24 * 3600.0
 ABSENT = "(absent)"
 
@@ -69,7 +70,7 @@ class Version:
     @property
     def named_files(self) -> Iterator[tuple[Path, str]]:
         """Yield each file that a manifest names, there or not, with its SHA-256."""
-        for path, manifest in self.manifests.items():
+        for manifest in self.manifests.values():
             for name, digest in (manifest or {}).get("files", {}).items():
                 file = self.folder / name
                 if not file.exists():
@@ -79,7 +80,7 @@ class Version:
 
     @cached_property
     def unnamed_files(self) -> list[Path]:
-        """Return what no finished job left: files of a job at work, of one that died, or put there by hand."""
+        """Return what no finished job left: files of a job at work or killed, or put there by hand."""
         named = {file for file, _ in self.named_files}
         stems = {_stem(path) for path in self.manifests}
         logs = {
@@ -105,7 +106,8 @@ def _stem(manifest: Path) -> str:
 def read(results: Path = RESULTS) -> list[Version]:
     """Return all versions in the order of the pipeline, and within a stage by age.
 
-    Links are passed over: what they lead to is not part of `results/`.
+    Passed over are links, which may lead out of `results/`, and what only looks like a
+    version: no stage of that name is known, and no manifest is in it.
 
     Raises:
         InputError: there is no such folder.
@@ -122,7 +124,9 @@ def read(results: Path = RESULTS) -> list[Version]:
         and not folder.is_symlink()
         and not folder.parent.is_symlink()
     ]
-    return sorted(map(_read_one, folders), key=_order)
+    found = map(_read_one, folders)
+    stages = (*FIRST, *EXPERIMENTS, *LAST)
+    return sorted((version for version in found if version.manifests or version.stage in stages), key=_order)
 
 
 def _read_one(folder: Path) -> Version:
@@ -219,7 +223,7 @@ def _diff(a: Version, b: Version, known: dict[str, Version]) -> dict:
 
 
 def _flat(value: object, path: str = "") -> dict[str, object]:
-    """Return the leaves of nested mappings by dotted path; so too lists, unless all their entries are plain."""
+    """Return the leaves of nested mappings and lists by dotted path; a list of plain values is a leaf."""
     if isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
@@ -256,7 +260,7 @@ def verify(versions: Iterable[Version]) -> tuple[list[dict], int]:
 def unwanted(
     versions: Iterable[Version], wanted: Collection[str], now: float | None = None
 ) -> tuple[list[Version], list[Version]]:
-    """Return the versions that are not wanted: those to remove, and those to keep because a job may be at work.
+    """Return what is not wanted: versions to remove, and those to keep as a job may be at work there.
 
     Args:
         versions: those to choose from.

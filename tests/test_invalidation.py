@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, snakemake
 
-from dwp.cli import main as dwp
-
 # Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
 DWP = {"few_shot/dwp": 2, "few_shot/l2_dwp": 2, "convergence/dwp": 1, "random_features/dwp": 2}
 FILTERS = {"convergence/filters": 1, "random_features/filters": 2}
@@ -87,7 +85,8 @@ CONFIGURATIONS = [
     (
         "a new prior, in a new method",
         "{priors: {wide: {kind: standard_normal, scale: 2.0}},"
-        " experiments: {few_shot: {methods: {wide: {posterior: additive, prior: wide, init: {from: xavier}}}}}}",
+        " experiments: {few_shot: {methods:"
+        " {wide: {posterior: additive, prior: wide, init: {from: xavier}}}}}}",
         {"few_shot/wide": 2} | REPORT,
     ),
     ("a prior that no method uses", "{priors: {wide: {kind: standard_normal, scale: 2.0}}}", NOTHING),
@@ -172,13 +171,13 @@ DELETED = [
 
 @pytest.fixture(scope="module")
 def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the finished run, times and links included, that tests may change if they change it back."""
+    """Return a copy of the finished run, times included, that tests may change if they change it back."""
     return shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run", symlinks=True)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the code, with its times, that tests may change if they change it back."""
+    """Return a copy of the code, times included, that tests may change if they change it back."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(ROOT / name, folder)
@@ -228,27 +227,31 @@ def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path
     assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
 
 
+HALF = "{priors: {standard_normal: {scale: 0.5}}, experiments: {few_shot: {examples: [20]}}}"
+
+
 def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys):
-    overlay = write(tmp_path, "{priors: {standard_normal: {scale: 0.5}}}")
-    done = snakemake(finished, str(overlay))
+    smoke = str(ROOT / "config" / "smoke.yaml")
+    overlay = write(tmp_path, HALF)
+    done = snakemake(finished, "--until", "experiment", "--configfile", smoke, str(overlay))
     assert done.returncode == 0, done.stdout[-5000:]
-    assert dry_run(ROOT, finished, overlay) == NOTHING
+    assert dry_run(ROOT, finished, overlay) == REPORT
     assert dry_run(ROOT, finished) == NOTHING
 
-    results, smoke = ["--directory", str(finished)], str(ROOT / "config" / "smoke.yaml")
+    results = ("--directory", str(finished))
     versions = sorted((finished / "results" / "few_shot").glob("*/standard_normal_*20_*.manifest.json"))
     old, new = sorted(versions, key=lambda path: path.stat().st_mtime)
-    assert dwp(["diff", old.parent.name, new.parent.name, *results]) == 0
+    assert dwp("diff", old.parent.name, new.parent.name, *results) == 0
     assert "params.priors.standard_normal.scale  1.0 → 0.5" in capsys.readouterr().out
 
-    assert dwp(["prune", "--configfile", smoke, "--configfile", smoke, str(overlay), *results]) == 0
+    assert dwp("prune", "--configfile", smoke, "--configfile", smoke, str(overlay), *results) == 0
     assert "Nothing to delete" in capsys.readouterr().out
-    assert dwp(["prune", "--yes", "--configfile", smoke, *results]) == 0
-    assert "Deleted 2 versions" in capsys.readouterr().out
+    assert dwp("prune", "--yes", "--configfile", smoke, *results) == 0
+    assert "Deleted 1 version" in capsys.readouterr().out
     assert old.exists()
     assert not new.parent.exists()
     assert dry_run(ROOT, finished) == NOTHING
-    assert dry_run(ROOT, finished, overlay) == {"few_shot/standard_normal": 2} | REPORT
+    assert dry_run(ROOT, finished, overlay) == {"few_shot/standard_normal": 1} | REPORT
 
 
 def test_a_corrupted_file_is_named(finished, capsys):
@@ -257,12 +260,20 @@ def test_a_corrupted_file_is_named(finished, capsys):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     try:
-        assert dwp(["verify", "--directory", str(finished)]) == 1
+        assert dwp("verify", "--directory", str(finished)) == 1
         assert f"damaged: {path.relative_to(finished)}" in capsys.readouterr().out
     finally:
         path.write_bytes(content)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert dwp(["verify", "--directory", str(finished)]) == 0
+    assert dwp("verify", "--directory", str(finished)) == 0
+
+
+def dwp(*words: str) -> int:
+    """Run the console script; return its exit status."""
+    # Not above: a dry run's process imports this file, and then `dwp` from the checkout it is about.
+    from dwp.cli import main
+
+    return main(words)
 
 
 def write(folder: Path, overlay: str) -> Path:
@@ -286,7 +297,7 @@ def dry_run(checkout: Path, run: Path, overlay: Path | None = None) -> dict[str,
     return jobs(text)
 
 
-# Imports take most of a dry run's time of a dry run's time; the processes that it runs in are forked from one that has imported all.
+# Imports take most of a dry run's time, so each is forked from a process that has imported all but dwp.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [

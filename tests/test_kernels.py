@@ -86,14 +86,18 @@ def test_valley_refuses_a_single_mode():
         kernels.choose_threshold(values, "valley")
 
 
-@pytest.mark.parametrize("rule", ["otsu", "valley"])
-def test_thresholds_scale_with_the_norms_and_ignore_the_depth_of_the_tail(rule):
+@pytest.mark.parametrize("rule", kernels.RULES)
+@pytest.mark.parametrize("scale", [0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.7, 1.9, 2.3, 2.9, 100.0])
+def test_thresholds_scale_with_the_norms_and_ignore_the_depth_of_the_tail(rule, scale):
     values = bimodal(2)
-    chosen = kernels.choose_threshold(values, rule)
-    assert kernels.choose_threshold(1000 * values, rule) == pytest.approx(1000 * chosen, rel=0.03)
-    small = values < chosen
+    chosen, small = kernels.choose_threshold(values, rule), values < 0.4
     tails = [np.where(small, values * 10.0**-depth, values) for depth in (2, 12)]
-    assert kernels.choose_threshold(tails[0], rule) == kernels.choose_threshold(tails[1], rule)
+    deep = kernels.choose_threshold(tails[0], rule)
+    # Within a bin of the histogram, 0.01 decades.
+    assert kernels.choose_threshold(scale * values, rule) == pytest.approx(scale * chosen, rel=0.03)
+    assert kernels.choose_threshold(scale * tails[0], rule) == pytest.approx(scale * deep, rel=0.03)
+    assert kernels.choose_threshold(scale * tails[1], rule) == pytest.approx(scale * deep, rel=0.03)
+    assert deep < 0.5
 
 
 @pytest.mark.parametrize("rule", [0, 0.25, 3])

@@ -198,7 +198,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     pair = {"source": "notmnist", "target": "mnist"}
     declared = report.report_files(
-        inputs["experiments"], inputs["stores"], {"vae": "vae", "filters": "empirical"}, nets=True
+        inputs["experiments"],
+        inputs["stores"],
+        {"vae": {7: "vae", 5: "vae"}, "filters": {7: "empirical", 5: "empirical"}},
+        nets=True,
     )
     assert report.make(tmp_path / "a", **inputs, **pair) == declared
     report.make(tmp_path / "b", **inputs, **pair)
@@ -221,13 +224,15 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
 
 
 def test_every_output_has_a_caption(inputs):
-    outputs = report.report_files([*inputs["experiments"], "other"], [7], {"vae": "vae"})
+    outputs = report.report_files([*inputs["experiments"], "other"], [7], {"vae": {7: "vae"}})
     assert {output.caption for output in outputs} <= {path.name for path in CAPTIONS.glob("*.rst")}
     assert len({output.path for output in outputs}) == len(outputs)
     assert {tuple(output.labels) for output in outputs} == {("shows", "format")}
 
 
-def test_prior_without_a_size_is_refused(inputs, tmp_path):
-    given = inputs | {"priors": {"vae": {7: inputs["priors"]["vae"][7]}}}
-    with pytest.raises(InputError, match=r"'vae' has sizes \[7\]"):
-        report.make(tmp_path, **given)
+def test_a_prior_may_lack_a_size(inputs, tmp_path):
+    outputs = report.make(tmp_path, **inputs | {"priors": {"vae": {7: inputs["priors"]["vae"][7]}}})
+    paths = {output.path for output in outputs}
+    assert sorted(files(tmp_path)) == sorted(paths)
+    assert "figures/latent_space-vae-7x7.png" in paths
+    assert "figures/latent_space-vae-5x5.png" not in paths

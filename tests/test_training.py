@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dwp.devices import autocast, choose_device, choose_precision
 from dwp.errors import InputError
-from dwp.training import Checkpoint, Schedule, autocast, choose_device, choose_precision, fit
+from dwp.training import Checkpoint, Schedule, fit
 
 CPU = torch.device("cpu")
 FAST = Schedule(lr=0.01, steps=20, batch=8, precision="float32")

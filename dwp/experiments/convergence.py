@@ -5,9 +5,10 @@ A method is {init}. The setting is the width of the network.
 
 from dwp import bayes, metrics
 from dwp.data.splits import few_shot
+from dwp.devices import autocast
 from dwp.experiments import Task
 from dwp.objectives import cross_entropy
-from dwp.training import Schedule, autocast, fit
+from dwp.training import Schedule, fit
 
 AXIS = "width"
 OPTIONS = {

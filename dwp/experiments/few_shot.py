@@ -5,13 +5,16 @@ deterministic network), the prior over its kernels, where they start, and the we
 of an L2 penalty on them.
 """
 
+from copy import deepcopy
+
 import torch
 
 from dwp import bayes, metrics, posteriors
 from dwp.data.splits import few_shot
+from dwp.devices import autocast
 from dwp.experiments import Task
 from dwp.objectives import cross_entropy, elbo
-from dwp.training import Schedule, autocast, fit
+from dwp.training import Schedule, fit
 
 AXIS = "examples"
 OPTIONS = {
@@ -51,7 +54,8 @@ def run(task: Task) -> list[dict]:
     model = task.start()
     bayesian = method["posterior"] != "none"
     if bayesian:
-        priors = {size: prior.to(device) for size, prior in task.priors[method["prior"]].items()}
+        # Copies, since the model takes them over and the next seed needs them as they were.
+        priors = {size: deepcopy(prior).to(device) for size, prior in task.priors[method["prior"]].items()}
         for prior in priors.values():
             if settings["train_reverse_model"] and (reverse_model := prior.reverse_model()):
                 reverse_model.requires_grad_(True)

@@ -80,6 +80,10 @@ class Prior(nn.Module):
         self.settings = settings
 
     @classmethod
+    def check_size(cls, kernel_size: int) -> None:
+        """Raise InputError for a kernel size that this kind cannot be built for."""
+
+    @classmethod
     def fit(
         cls, train: Tensor, test: Tensor, settings: dict, **training: object
     ) -> tuple["Prior", list[dict]]:
@@ -121,11 +125,12 @@ class Prior(nn.Module):
 
 def save_prior(prior: Prior, path: str | Path) -> None:
     """Write a prior as one safetensors file that says what it is."""
-    settings = json.dumps({"kernel_size": prior.kernel_size, **prior.settings}, sort_keys=True)
-    metadata = {"format": FORMAT, "kind": prior.kind, "settings": settings}
+    # One key: safetensors writes several in any order, and the same prior shall give the same bytes.
+    settings = {"kernel_size": prior.kernel_size, **prior.settings}
+    header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
     with whole(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"dwp": header})
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
@@ -136,19 +141,19 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("dwp", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"prior: there is no file {path}") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"prior: {path} cannot be read as safetensors ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"prior: {path} is not a prior of this library (format {metadata.get('format')!r})")
-    prior = find(metadata["kind"])(**json.loads(metadata["settings"]))
+    if header.get("format") != FORMAT:
+        raise InputError(f"prior: {path} is not a prior of this library (format {header.get('format')!r})")
+    prior = find(header["kind"])(**header["settings"])
     try:
         prior.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"prior: {path} does not hold a {metadata['kind']}: {error}") from None
+        raise InputError(f"prior: {path} does not hold a {header['kind']}: {error}") from None
     return prior.requires_grad_(False).to(device)
 
 

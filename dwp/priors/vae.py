@@ -42,8 +42,7 @@ class VAE(Prior):
 
     def __init__(self, kernel_size: int, hidden: int, latent: int, importance_samples: int = 1) -> None:
         super().__init__(kernel_size, hidden=hidden, latent=latent, importance_samples=importance_samples)
-        if kernel_size % 2 == 0 or kernel_size < 3:
-            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes odd sizes from 3")
+        self.check_size(kernel_size)
         self.latent = latent
         self.importance_samples = importance_samples
         shrinking = (kernel_size - 1) // 2
@@ -59,6 +58,12 @@ class VAE(Prior):
         for outputs, inputs in reversed(list(itertools.pairwise([padded[-1], *widths]))):
             decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), 3), nn.ELU()]
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
+
+    @classmethod
+    def check_size(cls, kernel_size: int) -> None:
+        """Raise InputError for even sizes and 1."""
+        if kernel_size % 2 == 0 or kernel_size < 3:
+            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes odd sizes from 3")
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["VAE", list[dict]]:

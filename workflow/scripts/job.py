@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from dwp.devices import choose_device
 from dwp.errors import InputError
 from dwp.provenance import ROOT, write_manifest
-from dwp.training import Checkpoint, choose_device
+from dwp.training import Checkpoint
 
 logger = logging.getLogger("dwp")
 
@@ -47,7 +48,9 @@ class Job:
         logging.captureWarnings(True)
         checkout = Path(__file__).resolve().parents[2]
         if checkout != ROOT:
-            self._refuse(InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e . here"))
+            self._refuse(
+                InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e . here")
+            )
         torch.set_num_threads(self._snakemake.threads)
         try:
             self.device = choose_device(self.config["device"])
