@@ -72,11 +72,7 @@ class Version:
         """Yield each file that a manifest names, there or not, with its SHA-256."""
         for manifest in self.manifests.values():
             for name, digest in (manifest or {}).get("files", {}).items():
-                file = self.folder / name
-                if not file.exists():
-                    # The report's files lie in folders by kind.
-                    file = next((found for found in self.files if found.name == name), file)
-                yield file, digest
+                yield self.folder / name, digest
 
     @cached_property
     def unnamed_files(self) -> list[Path]:
