@@ -49,7 +49,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        plan.report.path("manifest.json"),
+        plan.files(),
 
 
 onsuccess:

@@ -31,9 +31,7 @@ examples:
 exit status: 0 all well, 1 files are missing or damaged, 2 the command could not be carried out
 """
 
-CONFIGFILE = """\
-a configuration: config.yaml with these files laid over it, as with snakemake --configfile;
-give the option again for another configuration"""
+CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument(
-        "--directory", metavar="DIR", default=".", help="the folder with results/ (default: .)"
-    )
+    where.add_argument("--directory", metavar="DIR", default=".", help="where results/ is (default: .)")
     where.add_argument("--json", action="store_true", help="print JSON")
     which = argparse.ArgumentParser(add_help=False)
-    which.add_argument(
-        "--configfile", metavar="FILE", nargs="+", action="append", default=[], help=CONFIGFILE
-    )
+    repeated = {"nargs": "+", "action": "append", "default": []}
+    which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
@@ -173,28 +168,29 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     """
     users = _users([[], *overlays])
     unwanted, kept = versions.unwanted(found, users)
+    sizes = {version.label: version.size for version in (*unwanted, *kept)}
     if options.yes:
         versions.remove(unwanted)
     if options.json:
-        sizes = [{version.label: version.size for version in group} for group in (unwanted, kept)]
-        _print_json({"unwanted": sizes[0], "being_written": sizes[1], "deleted": options.yes})
+        groups = {"unwanted": unwanted, "being_written": kept}
+        report = {name: {v.label: sizes[v.label] for v in group} for name, group in groups.items()}
+        _print_json(report | {"deleted": options.yes})
         return 0
     rows = [
-        (version.label, _some(version.names), _size(version.size), _age(version.finished), note)
+        (version.label, _some(version.names), _size(sizes[version.label]), _age(version.finished), note)
         for group, note in ((unwanted, ""), (kept, "kept: a job may be at work"))
         for version in group
     ]
     if rows:
         _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
-    count = f"{len(unwanted)} version{'s' * (len(unwanted) != 1)}"
-    total = f"{count}, {_size(sum(version.size for version in unwanted))}"
+    total = f"{_size(sum(sizes[version.label] for version in unwanted))} in {len(unwanted)} version(s)"
     configurations = ", ".join(dict.fromkeys(name for names in users.values() for name in names))
     if not unwanted:
         print(f"Nothing to delete: the rest is used by {configurations}")
     elif options.yes:
         print(f"Deleted {total}")
     else:
-        print(f"{total}, used by none of {configurations}; --yes deletes what is shown")
+        print(f"{total} used by none of {configurations}; --yes deletes what is not kept")
     return 0
 
 
@@ -214,8 +210,7 @@ def read_config(overlays: Iterable[Path]) -> dict:
         try:
             entries = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"cannot read the configuration {file}: {reason}") from None
+            raise InputError(f"cannot read the configuration {file}: {str(error).splitlines()[0]}") from None
         if not isinstance(entries, dict | None):
             raise InputError(f"the configuration {file} is no mapping of keys to values")
         config = _overlaid(config, entries or {})
@@ -267,15 +262,13 @@ def _print_difference(difference: dict, indent: str = "", seen: set | None = Non
     if pair in seen:
         return
     seen.add(pair)
-    width = max(len(change["path"]) for change in difference["changes"])
-    for change in difference["changes"]:
-        role = change["path"].removeprefix("inputs.")
-        if role in difference["inputs"]:
-            continue
+    explained = {f"inputs.{role}" for role in difference["inputs"]}
+    changes = [change for change in difference["changes"] if change["path"] not in explained]
+    width = max((len(change["path"]) for change in changes), default=0)
+    for change in changes:
         a, b = change.get("a", ABSENT), change.get("b", ABSENT)
-        if isinstance(a, list) and isinstance(b, list):
-            # Of two lists, what only one of them has; all of both where only the order differs.
-            a, b = ([x for x in a if x not in b] or a, [x for x in b if x not in a] or b)
+        if isinstance(a, list) and isinstance(b, list) and set(a) != set(b):
+            a, b = [x for x in a if x not in b], [x for x in b if x not in a]
         print(f"{indent}  {change['path']:{width}}  {a} → {b}")
     for role, inner in difference["inputs"].items():
         print(f"{indent}  inputs.{role}")
@@ -289,11 +282,11 @@ def _some(names: Iterable[str], most: int = 2) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:.{unit != 'B':d}f} {unit}"
 
 
 def _age(finished: datetime.datetime | None) -> str:

@@ -150,7 +150,10 @@ class Plan:
             "style": self.config["report"],
             "source": self.config["data"]["source"] if self.trains_source else "",
             "target": self.config["data"]["target"],
-            "files": self.report_inputs(),
+            # In order, and by name alone: their versions are among the inputs.
+            "files": {
+                kind: [Path(file).name for file in files] for kind, files in self.report_inputs().items()
+            },
         }
         return Artifact("report", params, inputs, (SCRIPTS / "make_report.py",))
 
@@ -238,6 +241,19 @@ class Plan:
         }
         return files | ({"nets": self.source_files("csv")} if self.trains_source else {})
 
+    def files(self) -> list[str]:
+        """Return every file of this configuration, with its manifest.
+
+        All are targets: Snakemake does not miss a file of which only the results are asked for.
+        """
+        chosen = self.config["data"]
+        datasets = {chosen["target"]: None} | ({chosen["source"]: None} if self.trains_source else {})
+        named = [*map(self.dataset_file, datasets), *self.source_files()]
+        named += [path for paths in self.report_inputs().values() for path in paths]
+        manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
+        report = [item.path for item in self.report_files()] + ["manifest.json"]
+        return [*named, *manifests, *map(self.report.path, report)]
+
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
         kinds = {
@@ -259,8 +275,9 @@ class Plan:
         latest = Path("results/latest")
         wanted = {latest / artifact.stage / artifact.name: artifact for artifact in self.artifacts.values()}
         for old in latest.rglob("*"):
-            if old.is_symlink() and old not in wanted:
-                old.unlink()
+            # Names with a dot are the fresh links of another run.
+            if old.is_symlink() and old not in wanted and not old.name.startswith("."):
+                old.unlink(missing_ok=True)
         for link, artifact in wanted.items():
             link.parent.mkdir(parents=True, exist_ok=True)
             target = Path("results", artifact.stage, artifact.version)

@@ -59,7 +59,8 @@ class Artifact:
         return {
             "stage": self.stage,
             "version": self.version,
-            "params": self.params,
+            # Snakemake compares reprs, in which the order of keys counts.
+            "params": json.loads(json.dumps(self.params, sort_keys=True)),
             "inputs": {
                 role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
             },

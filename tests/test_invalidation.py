@@ -63,6 +63,7 @@ CONFIGURATIONS = [
     ),
     ("the source nets' learning rate", "{source: {schedule: {lr: 0.02}}}", {"source": 2} | KERNELS | LEARNED),
     ("8 -> 10 source nets", "{source: {nets: 10}}", {"source": 1} | KERNELS | LEARNED),
+    ("8 -> 4 source nets", "{source: {nets: 4}}", KERNELS | LEARNED),
     ("another source data set", "{data: {source: digits}}", {"source": 2} | KERNELS | LEARNED),
     (
         "another target data set",
@@ -75,7 +76,6 @@ CONFIGURATIONS = [
         {"data/digits": 1} | EXPERIMENTS | REPORT,
     ),
     ("one more seed of few_shot", "{experiments: {few_shot: {seeds: 3}}}", FEW_SHOT | REPORT),
-    ("one seed less of few_shot", "{experiments: {few_shot: {seeds: 1}}}", FEW_SHOT | REPORT),
     (
         "one more n of few_shot",
         "{experiments: {few_shot: {examples: [20, 50, 100]}}}",
@@ -181,7 +181,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(ROOT / name, folder)
-    for name in ("config", "workflow", "dwp"):
+    for name in ("config", "workflow", "profiles", "dwp"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -221,7 +221,7 @@ def test_a_deleted_file_runs(finished, tmp_path, file, expected):
 
 
 def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path):
-    overlay = write(tmp_path, "{experiments: {few_shot: {seeds: 3, shard: 2}}}")
+    overlay = write(tmp_path, "{experiments: {few_shot: {seeds: 3}}}")
     assert dry_run(ROOT, finished, overlay) == FEW_SHOT | REPORT
     text = (finished / "dry-run.log").read_text()
     assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
@@ -247,7 +247,7 @@ def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys
     assert dwp("prune", "--configfile", smoke, "--configfile", smoke, str(overlay), *results) == 0
     assert "Nothing to delete" in capsys.readouterr().out
     assert dwp("prune", "--yes", "--configfile", smoke, *results) == 0
-    assert "Deleted 1 version" in capsys.readouterr().out
+    assert re.search(r"Deleted .* in 1 version", capsys.readouterr().out)
     assert old.exists()
     assert not new.parent.exists()
     assert dry_run(ROOT, finished) == NOTHING
