@@ -19,6 +19,8 @@ help:
 
 run: .venv/.installed
 	$(SNAKEMAKE) --cores all
+	$(SNAKEMAKE) --report results/report.html > results/report.log 2>&1
+	@echo "The report, in one page: results/report.html   Its files: results/latest/report"
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
