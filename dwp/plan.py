@@ -92,7 +92,7 @@ class Plan:
         """Return the fitted priors by name and kernel size."""
         fitted: dict[str, dict[int, Artifact]] = {}
         for name, settings in self.config["priors"].items():
-            if not self._is_fitted(settings):
+            if not find(settings["kind"]).fitted:
                 continue
             fitted[name] = {}
             for size in self.sizes:
@@ -290,10 +290,6 @@ class Plan:
 
     def _schedule(self, settings: dict) -> dict:
         return {**settings["schedule"], "precision": self.config["precision"]}
-
-    @staticmethod
-    def _is_fitted(settings: dict) -> bool:
-        return find(settings["kind"]).fitted
 
 
 def shards(count: int, size: int) -> Iterator[str]:

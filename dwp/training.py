@@ -6,6 +6,7 @@ Data are tensors that already sit on the device; there is no DataLoader.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -250,14 +251,12 @@ def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int
     return tuple(tensor[chosen] for tensor in data)
 
 
-def _permutation(examples: int, seed: int, epoch: int, _last: list = [None, None]) -> Tensor:  # noqa: B006
+@functools.lru_cache(maxsize=1)
+def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
     # A function of (seed, epoch) alone, so that a resumed run sees the same minibatches;
     # the last one is kept, since every step of an epoch asks for it.
-    key = (examples, seed, epoch)
-    if _last[0] != key:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        _last[:] = key, torch.randperm(examples, generator=generator)
-    return _last[1]
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(examples, generator=generator)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ from dwp import experiments
 from dwp.bayes import BayesConv2d, bayesian_layers
 from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
-from dwp.experiments import COLUMNS, Task, convergence
-from dwp.experiments import few_shot as few_shot_experiment
+from dwp.experiments import COLUMNS, Task
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
@@ -110,16 +109,15 @@ def run(dataset):
 def fitted(monkeypatch):
     """The models that `fit` was given, each with a copy of what it was before; filled as experiments run."""
     models = []
+    fit = experiments.fit
 
-    for module in (convergence, few_shot_experiment):
+    def record(model, *arguments, **options):
+        before = copy.deepcopy(model.state_dict())
+        rows = fit(model, *arguments, **options)
+        models.append((model, before, arguments))
+        return rows
 
-        def record(model, *arguments, fit=module.fit, **options):
-            before = copy.deepcopy(model.state_dict())
-            rows = fit(model, *arguments, **options)
-            models.append((model, before, arguments))
-            return rows
-
-        monkeypatch.setattr(module, "fit", record)
+    monkeypatch.setattr(experiments, "fit", record)
     return models
 
 

@@ -11,7 +11,7 @@ A new experiment is a new file, and no other file changes.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +21,9 @@ import torch
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.init import RULES, start
+from dwp.objectives import Loss
 from dwp.priors.base import Prior
-from dwp.training import Checkpoint
+from dwp.training import Checkpoint, Schedule, fit
 
 COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "value")
 
@@ -61,6 +62,26 @@ class Task:
             mean=init.get("draw") == "mean",
         )
         return model.to(self.device)
+
+    def fit(
+        self,
+        model: torch.nn.Module,
+        loss: Loss,
+        data: tuple[torch.Tensor, torch.Tensor],
+        evaluate: Callable[[], dict[str, float]],
+    ) -> list[dict]:
+        """Train under the experiment's schedule; return rows {step, metric, value}, see `training.fit`."""
+        return fit(
+            model,
+            loss,
+            data,
+            Schedule(**self.settings["schedule"]),
+            seed=self.seed,
+            evaluate=evaluate,
+            every=self.settings["every"],
+            checkpoint=self.checkpoint,
+            label=self.label,
+        )
 
 
 def find(name: str) -> ModuleType:

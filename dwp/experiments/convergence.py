@@ -7,8 +7,8 @@ from dwp import bayes, metrics
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import Task
+from dwp.networks import convolutions
 from dwp.objectives import cross_entropy
-from dwp.training import Schedule, fit
 
 AXIS = "width"
 OPTIONS = {
@@ -37,27 +37,16 @@ def train(task: Task, *, frozen: bool) -> list[dict]:
         chosen = few_shot(labels, settings["examples"], task.seed).to(device)
         images, labels = images[chosen], labels[chosen]
     test_images, test_labels = dataset.images("test", device), dataset.labels("test", device)
-    schedule = Schedule(**settings["schedule"])
     model = task.start(width=task.setting)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not (frozen and name.startswith("conv")))
+    for _, convolution in convolutions(model):
+        convolution.requires_grad_(not frozen)
 
     def evaluate() -> dict[str, float]:
-        with autocast(device, schedule.precision):
+        with autocast(device, settings["schedule"]["precision"]):
             probabilities = bayes.predict(model, test_images, samples=0)[0]
         return {
             "accuracy": metrics.accuracy(probabilities, test_labels),
             "nll": metrics.nll(probabilities, test_labels),
         }
 
-    return fit(
-        model,
-        cross_entropy(model),
-        (images, labels),
-        schedule,
-        seed=task.seed,
-        evaluate=evaluate,
-        every=settings["every"],
-        checkpoint=task.checkpoint,
-        label=task.label,
-    )
+    return task.fit(model, cross_entropy(model), (images, labels), evaluate)

@@ -14,7 +14,6 @@ from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import Task
 from dwp.objectives import cross_entropy, elbo
-from dwp.training import Schedule, fit
 
 AXIS = "examples"
 OPTIONS = {
@@ -50,7 +49,6 @@ def run(task: Task) -> list[dict]:
     chosen = few_shot(labels, int(task.setting), task.seed).to(device)
     images, labels = task.dataset.images("train", device)[chosen], labels[chosen]
     test_images, test_labels = task.dataset.images("test", device), task.dataset.labels("test", device)
-    schedule = Schedule(**settings["schedule"])
     model = task.start()
     bayesian = method["posterior"] != "none"
     if bayesian:
@@ -65,7 +63,7 @@ def run(task: Task) -> list[dict]:
         loss = cross_entropy(model, method.get("l2", 0.0))
 
     def evaluate() -> dict[str, float]:
-        with autocast(device, schedule.precision):
+        with autocast(device, settings["schedule"]["precision"]):
             mean = bayes.predict(model, test_images, samples=0)[0]
             members = bayes.predict(model, test_images, settings["ensemble"]) if bayesian else mean[None]
         return {
@@ -73,14 +71,4 @@ def run(task: Task) -> list[dict]:
             "mean_accuracy": metrics.accuracy(mean, test_labels),
         }
 
-    return fit(
-        model.to(memory_format=torch.channels_last),
-        loss,
-        (images, labels),
-        schedule,
-        seed=task.seed,
-        evaluate=evaluate,
-        every=settings["every"],
-        checkpoint=task.checkpoint,
-        label=task.label,
-    )
+    return task.fit(model.to(memory_format=torch.channels_last), loss, (images, labels), evaluate)
