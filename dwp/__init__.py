@@ -12,7 +12,7 @@ import importlib
 
 _HOMES = {
     "InputError": "dwp.errors",
-    "Noise": "dwp.bayes",
+    "Noise": "dwp.stochastic",
     "Prior": "dwp.priors.base",
     "init_": "dwp.init",
     "kl": "dwp.bayes",
@@ -20,7 +20,7 @@ _HOMES = {
     "make_bayesian": "dwp.bayes",
     "predict": "dwp.bayes",
     "save_prior": "dwp.priors.base",
-    "set_noise": "dwp.bayes",
+    "set_noise": "dwp.stochastic",
 }
 
 __all__ = list(_HOMES)

@@ -2,48 +2,38 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from enum import Enum
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import posteriors
+from dwp.distributions import noise_like
 from dwp.errors import InputError
 from dwp.networks import convolutions
-from dwp.posteriors import GaussianPosterior, noise_like
-from dwp.priors.base import Prior
+from dwp.posteriors import ALL, Factorised
+from dwp.priors.base import Bound, Prior
+from dwp.stochastic import Noise, Stochastic, holding, set_noise, stochastic_layers
+
+__all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "predict", "set_noise"]
 
 
-class Noise(Enum):
-    """Where a Bayesian layer's randomness enters; apart from train() and eval()."""
-
-    OUTPUTS = "outputs"
-    """Local reparameterisation: the outputs of each image are sampled. For training."""
-    WEIGHTS = "weights"
-    """One sample of the weights for all images. For the members of an ensemble."""
-    NONE = "none"
-    """The posterior mean of the weights."""
-
-
-class BayesConv2d(nn.Module):
+class BayesConv2d(Stochastic):
     """A convolution with a posterior over its kernels and a prior that they pay for.
 
     Every argument of the convolution it replaces is kept; the bias stays
     deterministic and outside the variance.
 
     Args:
-        convolution: what to replace; its weight [o, i, k, k] becomes the posterior mean.
+        convolution: what to replace; the posterior starts from its weight [o, i, k, k].
         prior: over k×k kernels, shared by all (out, in) pairs.
         form: name of the posterior's form, see `dwp.posteriors`.
     """
 
     def __init__(self, convolution: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
         super().__init__()
-        self.posterior = posteriors.build(form, convolution.weight)
+        self.posterior = posteriors.build(form, convolution.weight, prior)
         self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
-        self.prior = prior
-        self.noise = Noise.OUTPUTS
         self.arguments = {name: getattr(convolution, name) for name in ("stride", "dilation", "groups")}
         self.padding = convolution.padding
         self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
@@ -55,50 +45,52 @@ class BayesConv2d(nn.Module):
         padding = self.padding
         if self.pad[1] != "zeros":
             x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), 0
-        mean, log_variance = self.posterior.moments()
-        if self.noise is Noise.OUTPUTS:
+        if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
+            mean, log_variance = self.posterior.moments()
             location = functional.conv2d(x, mean, self.bias, padding=padding, **self.arguments)
             variance = functional.conv2d(
                 x.square(), log_variance.exp(), None, padding=padding, **self.arguments
             )
             # The constant keeps the gradient of the root finite where no input reaches an output.
             return location + (variance + 1e-12).sqrt() * noise_like(location)
-        if self.noise is Noise.WEIGHTS:
-            mean = mean + (0.5 * log_variance).exp() * noise_like(mean)
-        return functional.conv2d(x, mean, self.bias, padding=padding, **self.arguments)
+        # Other posteriors have no law of the outputs to draw from: one sample of the weights for all images.
+        sampled = self.noise is not Noise.NONE
+        weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
+        return functional.conv2d(x, weight, self.bias, padding=padding, **self.arguments)
 
-    def kernels(self) -> GaussianPosterior:
-        """Return the posterior as M = o·i kernels, [M, 1, k, k]."""
-        mean, log_variance = (moment.flatten(0, 1)[:, None] for moment in self.posterior.moments())
-        return GaussianPosterior(mean, log_variance)
-
-    def kl(self, subset: int | None = None) -> Tensor:
-        """Return KL(q || prior) in nats, summed over the layer's weights; see `Prior.kl`."""
-        return self.prior.kl(self.kernels(), subset)
+    def kl(self, bound: Bound = ALL) -> Tensor:
+        """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""
+        return self.posterior.kl(bound)
 
 
-def make_bayesian(model: nn.Module, priors: Mapping[int, Prior], form: str = "additive") -> nn.Module:
+def make_bayesian(model: nn.Module, priors: Mapping[int | str, Prior], form: str = "additive") -> nn.Module:
     """Replace every convolution of a model, in place, by a Bayesian one that starts from its weights.
 
     Args:
         model: any module with `nn.Conv2d` layers.
-        priors: by kernel size; layers of one size share one prior.
+        priors: by kernel size, or by name of the layer, which goes first; layers of one
+            size share one prior.
         form: of the posterior, see `dwp.posteriors`.
 
     Raises:
-        InputError: a convolution has a kernel size without a prior, or is not square.
+        InputError: a convolution has a kernel size without a prior, or is not square, or a
+            prior does not go with the form; the model is then left as it was.
     """
-    for name, convolution in list(convolutions(model)):
-        size = convolution.kernel_size
-        if size[0] != size[1] or size[0] not in priors:
+    layers = []
+    for name, convolution in convolutions(model):
+        height, width = convolution.kernel_size
+        prior = priors.get(name, priors.get(height)) if height == width else None
+        if prior is None or prior.kernel_size != height:
+            sizes = ", ".join(f"{k}×{k}" for k in sorted({p.kernel_size for p in priors.values()}))
             raise InputError(
-                f"layer {name}: there is no prior over {size[0]}×{size[1]} kernels; "
-                f"there are priors for {', '.join(f'{k}×{k}' for k in sorted(priors)) or 'no size'}"
+                f"layer {name}: there is no prior over {height}×{width} kernels; "
+                f"there are priors for {sizes or 'no size'}"
             )
+        layers.append((name, BayesConv2d(convolution, prior, form)))
+    for name, layer in layers:
         if not name:
-            return BayesConv2d(convolution, priors[size[0]], form)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, BayesConv2d(convolution, priors[size[0]], form))
+            return layer
+        model.set_submodule(name, layer)
     return model
 
 
@@ -107,22 +99,16 @@ def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
     return [module for module in model.modules() if isinstance(module, BayesConv2d)]
 
 
-def set_noise(model: nn.Module, noise: Noise) -> None:
-    """Choose where the randomness of every Bayesian layer enters."""
-    for layer in bayesian_layers(model):
-        layer.noise = noise
-
-
-def kl(model: nn.Module, subset: int | None = None) -> Tensor:
-    """Return the KL of all Bayesian layers, in nats, summed; `subset` kernels are evaluated in each layer."""
-    return sum((layer.kl(subset) for layer in bayesian_layers(model)), torch.zeros(()))
+def kl(model: nn.Module, bound: Bound = ALL) -> Tensor:
+    """Return the KL of all Bayesian layers, in nats, summed; each layer's is estimated as `bound` says."""
+    return sum((layer.kl(bound) for layer in bayesian_layers(model)), torch.zeros(()))
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
 ) -> Tensor:
-    """Return class probabilities of an ensemble of posterior samples.
+    """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
 
     Args:
         model: from images [n, c, h, w] to logits; left in the noise mode and training mode it had.
@@ -138,18 +124,17 @@ def predict(
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices), _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
         for member in range(max(samples, 1)):
-            logits = []
-            for part in images.split(chunk):
-                # The same seed for every chunk: one sample of the weights serves all images.
-                torch.manual_seed(generator_seed * 1_000_003 + member)
-                logits.append(model(part).float())
+            torch.manual_seed(generator_seed * 1_000_003 + member)
+            # One sample of the weights serves all images.
+            with holding(model):
+                logits = [model(part).float() for part in images.split(chunk)]
             members.append(torch.cat(logits).softmax(1))
     return torch.stack(members)
 
 
 @contextlib.contextmanager
 def _predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
-    layers = bayesian_layers(model)
+    layers = stochastic_layers(model)
     before, training = [layer.noise for layer in layers], model.training
     model.eval()
     set_noise(model, noise)

@@ -12,12 +12,10 @@ import jsonschema
 import torch
 import yaml
 
-from dwp import data, experiments
+from dwp import data, experiments, methods
 from dwp import priors as priors_module
 from dwp.errors import InputError
-from dwp.init import RULES
-from dwp.networks import build, kernel_sizes
-from dwp.priors import Prior
+from dwp.networks import build, kernel_sizes, square
 
 SQUARE = r"^([0-9]+)x\1$"
 
@@ -79,7 +77,7 @@ def _experiment_schema(name: str, settings: dict) -> dict:
         "type": "object",
         "additionalProperties": False,
         "required": ["init"],
-        "properties": {"init": {"$ref": "#/$defs/init"}, **module.METHOD},
+        "properties": {"init": _INIT, **module.METHOD},
         "description": "a method",
     }
     properties = {
@@ -102,6 +100,17 @@ def _experiment_schema(name: str, settings: dict) -> dict:
         "required": list(properties),
         "properties": properties,
     }
+
+
+_INIT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["from"],
+    "properties": {
+        "from": methods.NAMES | {"description": f"{', '.join(methods.STARTS)}, or priors by name"},
+        "draw": {"enum": ["mean", "sample"], "description": "mean or sample"},
+    },
+}
 
 
 def without_removed(config: dict) -> dict:
@@ -150,9 +159,7 @@ def check(config: dict) -> None:
         _check_sizes(where, experiment["network"], config)
         _check_examples(where, experiment.get("examples"), config)
         for method, choices in experiment["methods"].items():
-            _check_method(
-                f"config: {where}.methods.{method}", choices, experiment["network"], config["priors"]
-            )
+            methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
 
 
 def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
@@ -207,50 +214,6 @@ def _check_examples(where: str, examples: int | list[int] | None, config: dict) 
         raise InputError(
             f"config: {where}.examples: {most} is more than the {available} training images of {target}"
         )
-
-
-def _check_method(where: str, choices: dict, network: dict, priors: dict) -> None:
-    for name in prior_names(choices):
-        if name not in priors:
-            raise InputError(
-                f"{where}: {name!r} is not known; the priors are {', '.join(priors)}; "
-                f"init.from may also be {' or '.join(RULES)}"
-            )
-        cls = priors_module.find(priors[name]["kind"])
-        if name == choices.get("prior") and cls.kl is Prior.kl and cls.log_prob is Prior.log_prob:
-            raise InputError(f"{where}.prior: {name!r} ({cls.kind}) has no density; use another")
-        if name == choices["init"]["from"] and cls.sample is Prior.sample:
-            raise InputError(f"{where}.init.from: {name!r} ({cls.kind}) cannot be sampled from; use another")
-        for size in kernel_sizes(network):
-            if "sizes" in priors[name] and square(size) not in priors[name]["sizes"]:
-                raise InputError(
-                    f"{where}: prior {name!r} is not fitted to {square(size)} kernels, "
-                    f"which the network has; priors.{name}.sizes has {', '.join(priors[name]['sizes'])}"
-                )
-    posterior = choices.get("posterior", "none")
-    if posterior != "none" and "prior" not in choices:
-        raise InputError(f"{where}.prior: missing; a Bayesian method needs one of {', '.join(priors)}")
-    prior = priors.get(choices.get("prior"), {})
-    kingma = prior.get("kind") == "log_uniform" and prior.get("approximation", "kingma") == "kingma"
-    if kingma and posterior != "truncated_alpha":
-        raise InputError(
-            f"{where}.posterior: {posterior!r} does not go with the approximation 'kingma', which "
-            "holds for α <= 1; use truncated_alpha, or approximation: molchanov"
-        )
-
-
-def square(size: int) -> str:
-    """Return what a configuration calls a kernel size: '7x7'."""
-    return f"{size}x{size}"
-
-
-def prior_names(choices: dict) -> list[str]:
-    """Return the priors that a method uses, in its KL or its initialisation."""
-    bayesian = choices.get("posterior", "none") != "none"
-    names = [choices["prior"]] if bayesian and "prior" in choices else []
-    if choices["init"]["from"] not in RULES:
-        names.append(choices["init"]["from"])
-    return list(dict.fromkeys(names))
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:

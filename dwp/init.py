@@ -1,9 +1,9 @@
 """Initialise the convolutions of any model, from a prior or by a classical rule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dwp.errors import InputError
 from dwp.networks import build, convolutions
@@ -83,8 +83,7 @@ def start(
     seed: int,
     *,
     width: float = 1.0,
-    rule: str = "xavier",
-    priors: Iterable[Prior] = (),
+    origins: Mapping[str, str | Prior] | None = None,
     mean: bool = False,
 ) -> nn.Sequential:
     """Build a network (see `networks.build`) as a seed has it before training.
@@ -92,14 +91,40 @@ def start(
     Args:
         network: its description; `image_shape`, `classes` and `width` complete it.
         seed: of every draw; linear layers start as PyTorch's own.
-        rule: for all convolutions, see `classical_`.
-        priors: draw kernels of their sizes instead; `mean` as in `init_`.
+        origins: for each convolution by name, a rule of `classical_` or a prior to draw
+            its kernels from; 'xavier' where there is none.
+        mean: as in `init_`.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(network, image_shape, classes, width)
-    classical_(model, rule, generator)
-    if priors := list(priors):
-        init_(model, priors, mean=mean, generator=generator)
+    for name, layer in convolutions(model):
+        origin = (origins or {}).get(name, "xavier")
+        classical_(layer, origin if isinstance(origin, str) else "xavier", generator)
+        if isinstance(origin, Prior):
+            init_(layer, [origin], mean=mean, generator=generator)
     return model
+
+
+@torch.no_grad()
+def load_(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copy weights of a trained network into one of the same layers, except the classifier's, in place.
+
+    Returns:
+        The names of the tensors that were copied.
+
+    Raises:
+        InputError: a tensor of the model is not in `state`, or has another shape there.
+    """
+    copied = []
+    for name, tensor in model.state_dict().items():
+        if name.startswith("classifier."):
+            continue
+        there = state.get(name)
+        if there is None or there.shape != tensor.shape:
+            found = "it is not there" if there is None else f"there it is {list(there.shape)}"
+            raise InputError(f"pretrained network: {name} is {list(tensor.shape)} here; {found}")
+        tensor.copy_(there)
+        copied.append(name)
+    return copied

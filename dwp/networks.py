@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dwp.errors import InputError
+from dwp.stochastic import Dropout
 
 
 def build(
@@ -14,9 +15,10 @@ def build(
     """Build a network from its description.
 
     Args:
-        network: {'layers': [...], 'batch_norm': bool}; a layer is {'conv': channels,
-            'kernel': k, 'pool': p} (a k×k convolution without padding, max-pooling
-            over p×p, leaky ReLU) or {'linear': units}. The classifier is added.
+        network: {'layers': [...], 'batch_norm': bool, 'dropout': rate}; a layer is {'conv':
+            channels, 'kernel': k, 'pool': p} (a k×k convolution without padding, max-pooling
+            over p×p, leaky ReLU) or {'linear': units}; dropout, if any, follows each
+            activation. The classifier is added.
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
         width: factor on the channels of every convolution (at least one remains).
@@ -59,6 +61,8 @@ def build(
             modules[f"linear{number}"] = nn.Linear(features, layer["linear"])
             modules[f"activation{number}"] = nn.LeakyReLU()
             features = layer["linear"]
+        if network.get("dropout"):
+            modules[f"dropout{number}"] = Dropout(network["dropout"])
     if features is None:
         modules["flatten"] = nn.Flatten()
         features = channels * size * size
@@ -69,9 +73,23 @@ def build(
     return model.to(memory_format=torch.channels_last)
 
 
+def layer_sizes(network: dict) -> dict[str, int]:
+    """Return the kernel size of each convolution of a network's description, by the layer's name in `build`."""
+    return {
+        f"conv{number}": layer["kernel"]
+        for number, layer in enumerate(network["layers"], start=1)
+        if "conv" in layer
+    }
+
+
 def kernel_sizes(network: dict) -> list[int]:
     """Return the kernel sizes of a network's description, in order of their first layer."""
-    return list(dict.fromkeys(layer["kernel"] for layer in network["layers"] if "conv" in layer))
+    return list(dict.fromkeys(layer_sizes(network).values()))
+
+
+def square(size: int) -> str:
+    """Return what a configuration calls a kernel size: '7x7'."""
+    return f"{size}x{size}"
 
 
 def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 from dwp import config as configuration
-from dwp import data, experiments
-from dwp.config import prior_names, square
+from dwp import data, experiments, methods
 from dwp.errors import InputError
 from dwp.files import sha256
-from dwp.networks import kernel_sizes
+from dwp.networks import kernel_sizes, square
 from dwp.priors import find
 from dwp.provenance import ROOT, Artifact
 from dwp.report import Output, report_files
 
 SCRIPTS = ROOT / "workflow" / "scripts"
+EXPERIMENTS = ROOT / "dwp" / "experiments"
 
 
 class Plan:
@@ -111,30 +111,34 @@ class Plan:
     @cached_property
     def methods(self) -> dict[tuple[str, str], Artifact]:
         """Return an artifact for each experiment and method, which depends on the priors it uses alone."""
-        target = self.dataset(self.config["data"]["target"])
-        artifacts = {}
-        for experiment, settings in self.config["experiments"].items():
-            axis = experiments.find(experiment).AXIS
-            common = {
-                key: value
-                for key, value in settings.items()
-                if key not in (axis, "seeds", "shard", "methods")
-            }
+        return {
+            (experiment, method): self._method(experiment, method)
+            for experiment, settings in self.config["experiments"].items()
+            for method in settings["methods"]
+        }
+
+    def _method(self, experiment: str, method: str) -> Artifact:
+        settings, module = self.config["experiments"][experiment], experiments.find(experiment)
+        counts = (module.AXIS, "seeds", "shard", "methods")
+        common = {key: value for key, value in settings.items() if key not in counts}
+        if "schedule" in settings:
             common["schedule"] = self._schedule(settings)
-            for method, choices in settings["methods"].items():
-                inputs = {"dataset": target}
-                analytic = {}
-                modules = [SCRIPTS / "run_experiment.py", ROOT / "dwp" / "experiments" / f"{experiment}.py"]
-                for name in prior_names(choices):
-                    modules.append(_prior_module(self.config["priors"][name]["kind"]))
-                    if name in self.priors:
-                        sizes = kernel_sizes(settings["network"])
-                        inputs |= {f"{name}-{size}": self.priors[name][size] for size in sizes}
-                    else:
-                        analytic[name] = self.config["priors"][name]
-                params = {"settings": common, "method": choices, "priors": analytic}
-                artifacts[experiment, method] = Artifact(experiment, params, inputs, tuple(modules), method)
-        return artifacts
+        choices = settings["methods"][method]
+        inputs = {"dataset": self.dataset(self.config["data"]["target"])}
+        if getattr(module, "USES_SOURCE", False):
+            inputs["outliers"] = self.dataset(self.config["data"]["source"])
+        if methods.is_pretrained(choices):
+            inputs["pretrained"] = self.source
+        analytic = {}
+        modules = {SCRIPTS / "run_experiment.py": None, EXPERIMENTS / f"{experiment}.py": None}
+        for name, size in methods.priors_needed(choices, settings["network"]):
+            modules[_prior_module(self.config["priors"][name]["kind"])] = None
+            if name in self.priors:
+                inputs[f"{name}-{size}"] = self.priors[name][size]
+            else:
+                analytic[name] = self.config["priors"][name]
+        params = {"settings": common, "method": choices, "priors": analytic}
+        return Artifact(experiment, params, inputs, tuple(modules), method)
 
     @cached_property
     def report(self) -> Artifact:
@@ -212,12 +216,20 @@ class Plan:
         return self.priors[name][size].path(f"{name}-{square(size)}.{suffix}")
 
     def method_inputs(self, version: str) -> dict[str, list[str] | str]:
-        """Return the files that a method's cells read: `dataset` and `priors`."""
+        """Return the files that a method's cells read: `dataset`, `priors`, perhaps `outliers`, `pretrained`."""
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
-        sizes = kernel_sizes(self.config["experiments"][experiment]["network"])
-        names = prior_names(self.config["experiments"][experiment]["methods"][method])
-        priors = [self.prior_file(name, size) for name in names if name in self.priors for size in sizes]
-        return {"dataset": self.dataset_file(self.config["data"]["target"]), "priors": priors}
+        made = self.methods[experiment, method]
+        settings = self.config["experiments"][experiment]
+        needed = methods.priors_needed(settings["methods"][method], settings["network"])
+        files: dict[str, list[str] | str] = {
+            "dataset": self.dataset_file(self.config["data"]["target"]),
+            "priors": [self.prior_file(name, size) for name, size in needed if name in self.priors],
+        }
+        if "outliers" in made.inputs:
+            files["outliers"] = self.dataset_file(self.config["data"]["source"])
+        if "pretrained" in made.inputs:
+            files["pretrained"] = self.source_files()[0]
+        return files
 
     def cells(self, experiment: str) -> list[str]:
         """Return the tables of an experiment: one for each method, setting and shard of seeds."""

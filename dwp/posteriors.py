@@ -1,72 +1,82 @@
-"""Approximate posteriors over kernels: what a Bayesian layer learns.
+"""Approximate posteriors over the kernels of a convolution: what a Bayesian layer learns.
 
-Each form is a module over M kernels that yields a factorised Gaussian; forms are
-registered by name. `GaussianPosterior` is what a prior's KL takes.
+Each form is a module that starts from a weight, samples weights and knows what they
+cost under its prior; forms are found by name.
 """
-
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.distributions import GaussianPosterior, PointMass, noise_like
 from dwp.errors import InputError
+from dwp.priors.base import Bound, Prior
+
+ALL = Bound()
 
 
-def noise_like(x: Tensor) -> Tensor:
-    """Return standard normal noise of the shape, dtype, device and memory layout of x."""
-    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        # Drawn in memory order: for other orders PyTorch's CPU generator takes eight times as long.
-        n, c, h, w = x.shape
-        return torch.randn(n, h, w, c, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
-    return torch.randn_like(x)
+class Posterior(nn.Module):
+    """A distribution over a weight [o, i, k, k], with the prior that its kernels pay for.
+
+    Subclasses take (weight, prior) and start from that weight.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a kind of prior that this form cannot be used with."""
+        if prior.kl is Prior.kl and prior.log_prob is Prior.log_prob:
+            raise InputError(f"{prior.kind} has no density; use another")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return one sample of the weight, or its centre, [o, i, k, k]."""
+        raise NotImplementedError
+
+    def kl(self, bound: Bound = ALL) -> Tensor:
+        """Return the cost under the prior, in nats, summed over all kernels; see `Prior.kl`."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class GaussianPosterior:
-    """A factorised Gaussian over kernels; both fields are [n, 1, k, k]."""
+class Factorised(Posterior):
+    """A Gaussian over every weight: subclasses give its `moments`."""
 
-    mean: Tensor
-    log_variance: Tensor
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight."""
+        raise NotImplementedError
 
-    def __len__(self) -> int:
-        return len(self.mean)
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return one sample of the weight, or its mean, [o, i, k, k]."""
+        mean, log_variance = self.moments()
+        return mean + (0.5 * log_variance).exp() * noise_like(mean) if sampled else mean
 
-    def __getitem__(self, chosen: Tensor) -> "GaussianPosterior":
-        return GaussianPosterior(self.mean[chosen], self.log_variance[chosen])
+    def kernels(self) -> GaussianPosterior:
+        """Return the posterior as M = o·i kernels, [M, 1, k, k]."""
+        return GaussianPosterior(*map(_as_kernels, self.moments()))
 
-    def rsample(self) -> Tensor:
-        """Draw one sample of each kernel, [n, 1, k, k], differentiable in both fields."""
-        return self.mean + (0.5 * self.log_variance).exp() * noise_like(self.mean)
-
-    def entropy(self) -> Tensor:
-        """Return the entropy in nats, summed over all weights."""
-        return 0.5 * self.log_variance.sum() + 0.5 * math.log(2 * math.pi * math.e) * self.mean.numel()
-
-    def log_alpha(self) -> Tensor:
-        """Return log(variance / mean²) of each weight, [n, 1, k, k]."""
-        # The floor keeps value and gradient finite where a mean is zero.
-        return self.log_variance - (self.mean.square() + 1e-16).log()
+    def kl(self, bound: Bound = ALL) -> Tensor:
+        """Return KL(q || prior) in nats, summed over all kernels; see `Prior.kl`."""
+        return self.prior.kl(self.kernels(), bound)
 
 
-class Additive(nn.Module):
+class Additive(Factorised):
     """Independent means and log-variances: w = mean + exp(log_variance / 2)·ε."""
 
     initial_log_variance = -10.0
 
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(mean.detach().clone())
-        self.log_variance = nn.Parameter(torch.full_like(mean, self.initial_log_variance))
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.mean = nn.Parameter(weight.detach().clone())
+        self.log_variance = nn.Parameter(torch.full_like(weight, self.initial_log_variance))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, shaped like the weight."""
         return self.mean, self.log_variance
 
 
-class TruncatedAlpha(nn.Module):
+class TruncatedAlpha(Factorised):
     """Multiplicative noise of bounded strength: variance = α·mean², α = sigmoid(a) <= 1.
 
     The posterior under which the log-uniform prior of Kingma et al. (2015) is used.
@@ -74,25 +84,107 @@ class TruncatedAlpha(nn.Module):
 
     initial_a = -2.0
 
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(mean.detach().clone())
-        self.a = nn.Parameter(torch.full_like(mean, self.initial_a))
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.mean = nn.Parameter(weight.detach().clone())
+        self.a = nn.Parameter(torch.full_like(weight, self.initial_a))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, shaped like the weight."""
         return self.mean, functional.logsigmoid(self.a) + (self.mean.square() + 1e-16).log()
 
 
-FORMS: dict[str, Callable[[Tensor], nn.Module]] = {"additive": Additive, "truncated_alpha": TruncatedAlpha}
+class Point(Posterior):
+    """A single value of each kernel: with -log p(w) as its cost, training finds the MAP estimate.
+
+    The cost is that of `Prior.kl` without the entropy, which a point does not have.
+    """
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.value = nn.Parameter(weight.detach().clone())
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a prior whose density is not known."""
+        if prior.log_prob is Prior.log_prob:
+            raise InputError(f"{prior.kind} has no density; use another")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return the weight, [o, i, k, k]; there is nothing to sample."""
+        return self.value
+
+    def kl(self, bound: Bound = ALL) -> Tensor:
+        """Return -log p(w) in nats, summed over all kernels (an upper bound where `log_prob` is a lower)."""
+        return self.prior.cross_entropy(PointMass(_as_kernels(self.value)), bound)
 
 
-def build(form: str, mean: Tensor) -> nn.Module:
-    """Return a posterior of a named form, centred on `mean`.
+class Latent(Posterior):
+    """A Gaussian over the code of each kernel; the kernel is the mean that the decoder makes of it (DWR).
+
+    Starts from the codes that the reverse model r(z|w) gives to the weight's kernels.
+    """
+
+    initial_log_variance = -10.0
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        with torch.no_grad():
+            code = prior.encode(_as_kernels(weight.detach()))[0]
+        self.shape = weight.shape
+        self.mean = nn.Parameter(code)
+        self.log_variance = nn.Parameter(torch.full_like(code, self.initial_log_variance))
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a prior without codes."""
+        if not hasattr(prior, "decode"):
+            raise InputError(f"{prior.kind} has no latent code; use a vae")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return what the decoder makes of a sample of the codes, or of their means, [o, i, k, k]."""
+        code = self.mean
+        if sampled:
+            code = code + (0.5 * self.log_variance).exp() * torch.randn_like(code)
+        return self.prior.decode(code)[0].view(self.shape)
+
+    def kl(self, bound: Bound = ALL) -> Tensor:
+        """Return KL(q(z) || p(z)) in nats, summed over all kernels."""
+        return self.prior.code_kl(self.mean, self.log_variance.exp()).sum()
+
+
+FORMS: dict[str, type[Posterior]] = {
+    "additive": Additive,
+    "truncated_alpha": TruncatedAlpha,
+    "point": Point,
+    "latent": Latent,
+}
+
+
+def find(form: str) -> type[Posterior]:
+    """Return the class of a form.
 
     Raises:
         InputError: there is no such form.
     """
     if form not in FORMS:
         raise InputError(f"posterior: {form!r} is not known; use one of {', '.join(FORMS)}")
-    return FORMS[form](mean)
+    return FORMS[form]
+
+
+def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
+    """Return a posterior of a named form that starts from a weight [o, i, k, k].
+
+    Raises:
+        InputError: there is no such form, or the prior does not go with it.
+    """
+    cls = find(form)
+    try:
+        cls.check(type(prior))
+    except InputError as error:
+        raise InputError(f"posterior {form}: prior {error}") from None
+    return cls(weight, prior)
+
+
+def _as_kernels(weight: Tensor) -> Tensor:
+    return weight.flatten(0, 1)[:, None]

@@ -5,7 +5,8 @@ An experiment is a module `dwp/experiments/<name>.py` with
 - `AXIS`: the name of the setting that it varies (`examples`, `width`);
 - `OPTIONS`, `METHOD`: the keys that it and each of its methods add to the configuration,
   with their JSON schemas (`$ref` may name a definition of the configuration's schema);
-- `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value}.
+- `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value};
+- `USES_SOURCE = True` where it needs the source data set too, as `task.outliers`.
 
 A new experiment is a new file, and no other file changes.
 """
@@ -18,12 +19,17 @@ from types import ModuleType
 
 import torch
 
+from dwp import methods
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
-from dwp.init import RULES, start
+from dwp.init import RULES, load_, start
+from dwp.networks import layer_sizes
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
 from dwp.training import Checkpoint, Schedule, fit
+
+BETWEEN_MEMBERS = 1_000_003
+"""Between the seeds of two members of an ensemble."""
 
 COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "value")
 
@@ -32,8 +38,13 @@ COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "value")
 class Task:
     """One method at one setting with one seed.
 
-    `settings` are the experiment's (network, schedule, …), `method` what the method
-    changes, `priors` the priors it needs, by name and then by kernel size.
+    Attributes:
+        settings: the experiment's (network, schedule, …).
+        method: what the method chooses.
+        dataset: the target data set.
+        priors: those the method needs, by name and then by kernel size.
+        outliers: the source data set, for experiments with `USES_SOURCE`.
+        pretrained: state dicts of source networks, for methods that start from them.
     """
 
     setting: float
@@ -43,25 +54,41 @@ class Task:
     dataset: Dataset
     priors: dict[str, dict[int, Prior]]
     device: torch.device
+    outliers: Dataset | None = None
+    pretrained: tuple[dict[str, torch.Tensor], ...] = ()
     checkpoint: Checkpoint | None = None
     label: str = ""
 
-    def start(self, width: float = 1.0) -> torch.nn.Sequential:
-        """Return the network before training, initialised as the method says, on the device."""
+    def start(self, width: float = 1.0, member: int = 0) -> torch.nn.Sequential:
+        """Return the network before training, initialised as the method says, on the device.
+
+        Members of an ensemble differ in all that is drawn.
+        """
         init = self.method["init"]
-        origin = init["from"]
-        drawn = origin not in RULES
+        network = self.settings["network"]
+        if "dropout" in self.method:
+            network = network | {"dropout": self.method["dropout"]}
         model = start(
-            self.settings["network"],
+            network,
             self.dataset.image_shape,
             self.dataset.classes,
-            self.seed,
+            self.seed + member * BETWEEN_MEMBERS,
             width=width,
-            rule="xavier" if drawn else origin,
-            priors=self.priors[origin].values() if drawn else (),
+            origins={} if self.pretrained else self.by_layer(init["from"]),
             mean=init.get("draw") == "mean",
         )
+        if self.pretrained:
+            load_(model, self.pretrained[(self.seed + member) % len(self.pretrained)])
         return model.to(self.device)
+
+    def by_layer(self, choice: str | dict[str, str]) -> dict[str, Prior | str]:
+        """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
+        network = self.settings["network"]
+        sizes = layer_sizes(network)
+        return {
+            layer: name if name in RULES else self.priors[name][sizes[layer]]
+            for layer, name in methods.by_layer(choice, network).items()
+        }
 
     def fit(
         self,
