@@ -12,7 +12,7 @@ from dwp import posteriors
 from dwp.errors import InputError
 from dwp.networks import convolutions
 from dwp.posteriors import GaussianPosterior, noise_like
-from dwp.priors.base import Prior
+from dwp.priors.base import Bound, Prior
 
 
 class Noise(Enum):
@@ -72,9 +72,9 @@ class BayesConv2d(nn.Module):
         mean, log_variance = (moment.flatten(0, 1)[:, None] for moment in self.posterior.moments())
         return GaussianPosterior(mean, log_variance)
 
-    def kl(self, subset: int | None = None) -> Tensor:
+    def kl(self, bound: Bound = Bound()) -> Tensor:
         """Return KL(q || prior) in nats, summed over the layer's weights; see `Prior.kl`."""
-        return self.prior.kl(self.kernels(), subset)
+        return self.prior.kl(self.kernels(), bound)
 
 
 def make_bayesian(model: nn.Module, priors: Mapping[int, Prior], form: str = "additive") -> nn.Module:
@@ -113,9 +113,9 @@ def set_noise(model: nn.Module, noise: Noise) -> None:
         layer.noise = noise
 
 
-def kl(model: nn.Module, subset: int | None = None) -> Tensor:
-    """Return the KL of all Bayesian layers, in nats, summed; `subset` kernels are evaluated in each layer."""
-    return sum((layer.kl(subset) for layer in bayesian_layers(model)), torch.zeros(()))
+def kl(model: nn.Module, bound: Bound = Bound()) -> Tensor:
+    """Return the KL of all Bayesian layers, in nats, summed; each is estimated as `bound` says."""
+    return sum((layer.kl(bound) for layer in bayesian_layers(model)), torch.zeros(()))
 
 
 @torch.no_grad()

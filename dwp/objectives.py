@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dwp import bayes
 from dwp.networks import squared_norm
+from dwp.priors.base import Bound
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -25,16 +26,17 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
     return loss
 
 
-def elbo(model: nn.Module, examples: int, subset: int | None = None) -> Loss:
+def elbo(model: nn.Module, examples: int, bound: Bound = Bound()) -> Loss:
     """Return the negative ELBO per example: mean NLL + KL / examples, in nats.
 
     The KL is a sum over all weights and `examples` counts the whole training set, so
     that this times `examples` is the paper's bound, whatever the batch (paper, eq. 9).
+    It is estimated as `bound` says, see `Prior.kl`.
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         nll = functional.cross_entropy(model(images).float(), labels)
-        kl = bayes.kl(model, subset)
+        kl = bayes.kl(model, bound)
         return nll + kl / examples, {"train_nll": nll, "kl": kl}
 
     return loss

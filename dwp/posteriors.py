@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.devices import widened
 from dwp.errors import InputError
 
 
@@ -26,10 +27,14 @@ def noise_like(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """A factorised Gaussian over kernels; both fields are [n, 1, k, k]."""
+    """A factorised Gaussian over kernels; both fields are [n, 1, k, k], float32 or wider."""
 
     mean: Tensor
     log_variance: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "log_variance"):
+            object.__setattr__(self, name, widened(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.mean)

@@ -14,6 +14,7 @@ from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import Task
 from dwp.objectives import cross_entropy, elbo
+from dwp.priors.base import Bound
 
 AXIS = "examples"
 OPTIONS = {
@@ -26,6 +27,8 @@ OPTIONS = {
     },
     "ensemble": {"$ref": "#/$defs/count"},
     "kernel_subset": {"$ref": "#/$defs/count_or_null"},
+    "posterior_samples": {"$ref": "#/$defs/count"},
+    "importance_samples": {"$ref": "#/$defs/count"},
     "train_reverse_model": {"type": "boolean", "description": "true or false"},
 }
 METHOD = {
@@ -58,7 +61,10 @@ def run(task: Task) -> list[dict]:
             if settings["train_reverse_model"] and (reverse_model := prior.reverse_model()):
                 reverse_model.requires_grad_(True)
         bayes.make_bayesian(model, priors, method["posterior"])
-        loss = elbo(model, len(labels), settings["kernel_subset"])
+        bound = Bound(
+            settings["kernel_subset"], settings["posterior_samples"], settings["importance_samples"]
+        )
+        loss = elbo(model, len(labels), bound)
     else:
         loss = cross_entropy(model, method.get("l2", 0.0))
 
