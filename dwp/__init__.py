@@ -11,6 +11,7 @@ What most users need is here; the rest is in the modules.
 import importlib
 
 _HOMES = {
+    "Bound": "dwp.priors.base",
     "InputError": "dwp.errors",
     "Noise": "dwp.stochastic",
     "Prior": "dwp.priors.base",

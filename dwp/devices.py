@@ -1,6 +1,7 @@
 """Where to compute, and in what precision."""
 
 import torch
+from torch import Tensor
 
 from dwp.errors import InputError
 
@@ -47,3 +48,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which matrix products run in that precision; see `choose_precision`."""
     dtype = choose_precision(precision, device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return a tensor of half precision in float32, any other as it is: densities are sums of many terms."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

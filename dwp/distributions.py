@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dwp.devices import widened
+
 
 def noise_like(x: Tensor) -> Tensor:
     """Return standard normal noise of the shape, dtype, device and memory layout of x."""
@@ -18,10 +20,14 @@ def noise_like(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """A factorised Gaussian over kernels; both fields are [n, 1, k, k]."""
+    """A factorised Gaussian over kernels; both fields are [n, 1, k, k], float32 or wider."""
 
     mean: Tensor
     log_variance: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "log_variance"):
+            object.__setattr__(self, name, widened(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.mean)

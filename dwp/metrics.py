@@ -39,9 +39,43 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
     return (gap.abs().sum() / len(labels)).item()
 
 
-def entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy of each prediction, [n], in nats."""
-    return torch.special.entr(probabilities.double()).sum(1)
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> dict[str, float]:
+    """Return the reliability diagram over the bins of `ece`.
+
+    For each bin b that is not empty `reliability/<b>/confidence` and `/accuracy`, means
+    over its examples, and `/fraction`, its share of all examples.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    found = {}
+    for number in index.unique().tolist():
+        inside = index == number
+        found[f"reliability/{number}/confidence"] = confidence[inside].mean().item()
+        found[f"reliability/{number}/accuracy"] = (predicted == labels)[inside].double().mean().item()
+        found[f"reliability/{number}/fraction"] = inside.double().mean().item()
+    return found
+
+
+def predictive_entropy(members: Tensor) -> Tensor:
+    """Return the entropy of the mean prediction of an ensemble [members, n, classes], [n], in nats."""
+    return torch.special.entr(members.double().mean(0)).sum(1)
+
+
+def mutual_information(members: Tensor) -> Tensor:
+    """Return what the members [members, n, classes] disagree about, [n], in nats.
+
+    The entropy of their mean less the mean of their entropies: what more data would remove.
+    """
+    return predictive_entropy(members) - torch.special.entr(members.double()).sum(2).mean(0)
+
+
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    """Return the probability that a score is higher outside [m] than inside [n], ties counted half."""
+    scores = torch.cat([inside, outside]).double()
+    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[index]
+    wins = ranks[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
+    return (wins / (len(inside) * len(outside))).item()
 
 
 def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

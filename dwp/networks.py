@@ -74,7 +74,7 @@ def build(
 
 
 def layer_sizes(network: dict) -> dict[str, int]:
-    """Return the kernel size of each convolution of a network's description, by the layer's name in `build`."""
+    """Return the kernel size of each convolution of a description, by the layer's name in `build`."""
     return {
         f"conv{number}": layer["kernel"]
         for number, layer in enumerate(network["layers"], start=1)

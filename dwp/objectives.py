@@ -4,13 +4,14 @@ Each builds a function of a minibatch that returns the scalar to minimise and it
 terms, as `training.fit` takes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import bayes
 from dwp.networks import squared_norm
+from dwp.priors.base import Bound
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -25,16 +26,27 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
     return loss
 
 
-def elbo(model: nn.Module, examples: int, subset: int | None = None) -> Loss:
+def elbo(model: nn.Module, examples: int, bound: Bound = Bound()) -> Loss:
     """Return the negative ELBO per example: mean NLL + KL / examples, in nats.
 
     The KL is a sum over all weights and `examples` counts the whole training set, so
     that this times `examples` is the paper's bound, whatever the batch (paper, eq. 9).
+    It is estimated as `bound` says, see `Prior.kl`.
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         nll = functional.cross_entropy(model(images).float(), labels)
-        kl = bayes.kl(model, subset)
+        kl = bayes.kl(model, bound)
         return nll + kl / examples, {"train_nll": nll, "kl": kl}
+
+    return loss
+
+
+def together(losses: Sequence[Loss]) -> Loss:
+    """Return the loss of networks that are trained side by side, each as if alone; terms are their means."""
+
+    def loss(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        values, terms = zip(*(one(*batch) for one in losses), strict=True)
+        return sum(values), {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
 
     return loss

@@ -216,7 +216,7 @@ class Plan:
         return self.priors[name][size].path(f"{name}-{square(size)}.{suffix}")
 
     def method_inputs(self, version: str) -> dict[str, list[str] | str]:
-        """Return the files that a method's cells read: `dataset`, `priors`, perhaps `outliers`, `pretrained`."""
+        """Return the files that a method's cells read: `dataset`, `priors`; `outliers`, `pretrained`."""
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
         settings = self.config["experiments"][experiment]

@@ -25,6 +25,7 @@ PACKAGES = (
     "pandas",
     "matplotlib",
     "snakemake",
+    "zuko",
 )
 
 

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dwp import metrics
@@ -33,6 +35,15 @@ def train_shard(
         weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
         rows.append({"net": seed, **row})
     return weights, rows
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], ...]:
+    """Return the state dicts of a shard's networks, in order of their seeds."""
+    nets: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        seed, _, name = key.partition("/")
+        nets.setdefault(int(seed), {})[name] = tensor
+    return tuple(nets[seed] for seed in sorted(nets))
 
 
 def train(

@@ -25,16 +25,16 @@ class Stochastic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noise = Noise.OUTPUTS
-        self.holding = False
-        self.held: Tensor | None = None
+        # Inside a list, where PyTorch does not take a parameter for one of the layer's own.
+        self.held: list[Tensor] | None = None
 
     def sample_once(self, draw: Callable[[], Tensor]) -> Tensor:
         """Return `draw()`; within `holding`, what it gave there first."""
-        if not self.holding:
-            return draw()
         if self.held is None:
-            self.held = draw()
-        return self.held
+            return draw()
+        if not self.held:
+            self.held.append(draw())
+        return self.held[0]
 
 
 class Dropout(Stochastic):
@@ -82,9 +82,9 @@ def holding(model: nn.Module) -> Iterator[None]:
     """Within, every stochastic layer draws its sample of the weights once and keeps it."""
     layers = stochastic_layers(model)
     for layer in layers:
-        layer.holding = True
+        layer.held = []
     try:
         yield
     finally:
         for layer in layers:
-            layer.holding, layer.held = False, None
+            layer.held = None

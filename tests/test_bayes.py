@@ -13,6 +13,7 @@ from torch.nn import functional
 import dwp
 from dwp import Noise, bayes, make_bayesian, objectives, posteriors, predict, set_noise
 from dwp.bayes import BayesConv2d, bayesian_layers
+from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
 from dwp.networks import build
 from dwp.priors.log_uniform import LogUniform
@@ -121,7 +122,7 @@ def test_train_and_eval_do_not_touch_the_noise():
 
 def test_kernels_are_in_the_order_of_the_weight():
     layer, convolution = layer_of(groups=2)
-    kernels = layer.kernels()
+    kernels = layer.posterior.kernels()
     assert kernels.mean.shape == kernels.log_variance.shape == (6 * 2, 1, 3, 3)
     assert torch.equal(kernels.mean[2 * 2 + 1, 0], convolution.weight[2, 1])
     assert torch.equal(kernels.log_variance[2 * 2 + 1, 0], layer.posterior.log_variance[2, 1])
@@ -146,10 +147,10 @@ def test_gradients_of_the_local_reparameterisation():
 
 def test_initial_moments():
     weight = torch.randn(3, 2, 5, 5, dtype=torch.float64)
-    mean, log_variance = posteriors.build("additive", weight).moments()
+    mean, log_variance = posteriors.build("additive", weight, PRIORS[5]).moments()
     assert torch.equal(mean, weight)
     assert bool((log_variance == -10).all())
-    mean, log_variance = posteriors.build("truncated_alpha", weight).moments()
+    mean, log_variance = posteriors.build("truncated_alpha", weight, PRIORS[5]).moments()
     assert torch.equal(mean, weight)
     expected = torch.sigmoid(torch.tensor(-2.0, dtype=torch.float64)) * weight**2
     torch.testing.assert_close(log_variance.exp(), expected, rtol=1e-9, atol=1e-15)
@@ -157,9 +158,9 @@ def test_initial_moments():
 
 @pytest.mark.parametrize("a", [-50.0, -2.0, 0.0, 3.0, 50.0])
 def test_truncated_alpha_stays_between_zero_and_one(a):
-    posterior = posteriors.build("truncated_alpha", torch.randn(4, 4, 3, 3, dtype=torch.float64))
+    posterior = posteriors.build("truncated_alpha", torch.randn(4, 4, 3, 3, dtype=torch.float64), PRIORS[3])
     posterior.a.data.fill_(a)
-    log_alpha = posteriors.GaussianPosterior(*posterior.moments()).log_alpha()
+    log_alpha = GaussianPosterior(*posterior.moments()).log_alpha()
     expected = torch.full_like(log_alpha, -math.log1p(math.exp(-a)))
     torch.testing.assert_close(log_alpha, expected, rtol=1e-9, atol=1e-12)
     assert bool((log_alpha <= 0).all())
@@ -219,7 +220,7 @@ def test_make_bayesian_replaces_every_convolution_of_any_model():
     found = [name for name, module in model.named_modules() if isinstance(module, BayesConv2d)]
     assert found == names == ["conv1", "conv2", "extra.inner.0"]
     assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
-    assert [layer.prior for layer in bayesian_layers(model)] == [PRIORS[5], PRIORS[3], PRIORS[3]]
+    assert [layer.posterior.prior for layer in bayesian_layers(model)] == [PRIORS[5], PRIORS[3], PRIORS[3]]
 
 
 def test_a_convolution_by_itself_becomes_bayesian():
@@ -280,10 +281,10 @@ def test_kl_is_the_sum_over_all_weights():
     for layer in bayesian_layers(model):
         layer.posterior.log_variance.data.normal_()
         mean, log_variance = layer.posterior.moments()
-        scale = torch.tensor(layer.prior.scale, dtype=torch.float64)
+        scale = torch.tensor(layer.posterior.prior.scale, dtype=torch.float64)
         total += kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, scale)).sum().item()
         by_kernel = sum(
-            layer.prior.kl(layer.kernels()[torch.tensor([m])]) for m in range(len(layer.kernels()))
+            layer.posterior.prior.kl(layer.posterior.kernels()[torch.tensor([m])]) for m in range(len(layer.posterior.kernels()))
         )
         assert layer.kl().item() == pytest.approx(by_kernel.item(), rel=1e-9)
     assert dwp.kl(model).item() == pytest.approx(total, rel=1e-9)

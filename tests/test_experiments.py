@@ -10,6 +10,7 @@ from dwp.bayes import BayesConv2d, bayesian_layers
 from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
 from dwp.experiments import COLUMNS, Task
+from dwp.init import start
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
@@ -28,6 +29,8 @@ SETTINGS = {
         "every": 2,
         "ensemble": 3,
         "kernel_subset": 5,
+        "posterior_samples": 1,
+        "importance_samples": 1,
         "train_reverse_model": False,
     },
     "convergence": {"network": NETWORK, "schedule": SCHEDULE | {"batch": 8}, "every": 2, "examples": None},
@@ -53,6 +56,18 @@ METHODS = {
         "log_uniform": {"posterior": "truncated_alpha", "prior": "log_uniform", "init": HE},
         "l2": {"posterior": "none", "l2": 0.1, "init": {"from": "vae", "draw": "sample"}},
         "plain": {"posterior": "none", "init": {"from": "filters"}},
+        "map": {"posterior": "point", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},
+        "dwr": {"posterior": "latent", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},
+        "mixed": {
+            "posterior": "additive",
+            "prior": {"conv1": "vae", "5x5": "standard_normal"},
+            "init": {"from": {"7x7": "vae", "5x5": "he"}},
+        },
+        "dropout": {"posterior": "none", "dropout": 0.5, "init": XAVIER},
+        "l2_xavier": {"posterior": "none", "init": XAVIER},
+        "ensemble": {"posterior": "none", "members": 3, "init": XAVIER},
+        "laplace": {"posterior": "none", "laplace": True, "init": XAVIER},
+        "pretrained": {"posterior": "none", "init": {"from": "pretrained"}},
     },
     "convergence": {name: {"init": init} for name, init in INITS.items()},
     "random_features": {name: {"init": init} for name, init in INITS.items()},
@@ -61,6 +76,7 @@ ALL = [(experiment, method) for experiment, methods in METHODS.items() for metho
 METRICS = {
     "bayesian": {"accuracy", "nll", "brier", "ece", "mean_accuracy", "train_nll", "kl"},
     "few_shot": {"accuracy", "nll", "brier", "ece", "mean_accuracy", "train_nll"},
+    "once": {"auroc_entropy", "auroc_mutual_information", "train_flops", "predict_flops"},
     "convergence": {"accuracy", "nll", "train_nll"},
     "random_features": {"accuracy", "nll", "train_nll"},
 }
@@ -84,8 +100,14 @@ def make_priors():
     return made
 
 
+@pytest.fixture(scope="module")
+def pretrained():
+    """State dicts of two source networks."""
+    return tuple(start(NETWORK, (1, 28, 28), 7, seed).state_dict() for seed in (10, 11))
+
+
 @pytest.fixture
-def run(dataset):
+def run(dataset, pretrained):
     """Run a method of an experiment with some seeds, its priors fresh unless given; return its rows."""
 
     def run(experiment, method, seeds, setting=None, checkpoint=None, priors=None, **settings):
@@ -98,6 +120,8 @@ def run(dataset):
             dataset=dataset,
             priors=priors or make_priors(),
             device=torch.device("cpu"),
+            outliers=dataset,
+            pretrained=pretrained if METHODS[experiment][method]["init"]["from"] == "pretrained" else (),
             checkpoint=checkpoint,
         )
         return experiments.run(experiment, method, task, seeds)
@@ -140,8 +164,11 @@ def test_rows_are_tidy_and_repeat(run, experiment, method):
     for seed in (2, 3):
         found = [(row["step"], row["metric"]) for row in rows if row["seed"] == seed]
         assert len(found) == len(set(found))
+        curves = {key for key in found if "/" not in key[1] and key[1] not in METRICS["once"]}
         at_zero = expected - {"train_nll", "kl"}
-        assert set(found) == {(0, m) for m in at_zero} | {(step, m) for step in (2, 4) for m in expected}
+        assert curves == {(0, m) for m in at_zero} | {(step, m) for step in (2, 4) for m in expected}
+        once = {key for key in found if key[1] in METRICS["once"]}
+        assert once == ({(4, m) for m in METRICS["once"]} if experiment == "few_shot" else set())
     values = [(row["value"], row["metric"]) for row in rows]
     assert all(isinstance(value, float) for value, _ in values)
     assert all(0 <= value <= 1 for value, metric in values if metric in ("accuracy", "ece", "mean_accuracy"))
@@ -180,10 +207,10 @@ def test_priors_are_left_as_they_were(run, experiment, method, train_reverse_mod
 @pytest.mark.parametrize("train_reverse_model", [False, True])
 def test_which_parts_of_the_vae_are_trained(run, fitted, train_reverse_model):
     run("few_shot", "dwp", [0], train_reverse_model=train_reverse_model)
-    ((model, before, _),) = fitted
-    moved = changed(model, before)
-    assert not any(".prior.decoder." in name for name in moved)
-    assert any(".prior.encoder." in name for name in moved) == train_reverse_model
+    ((models, before, _),) = fitted
+    moved = {name.removeprefix("0.") for name in changed(models, before)}
+    assert not any(".posterior.prior.decoder." in name for name in moved)
+    assert any(".posterior.prior.encoder." in name for name in moved) == train_reverse_model
     for layer in ("conv1", "conv2"):
         assert {f"{layer}.posterior.mean", f"{layer}.posterior.log_variance", f"{layer}.bias"} <= moved
 
@@ -213,10 +240,55 @@ def test_methods_of_one_seed_see_the_same_examples_and_start_from_the_same_class
     for method in METHODS["few_shot"]:
         run("few_shot", method, [4])
     images = dataset.images("train")[few_shot(dataset.labels("train"), 9, 4)]
-    for model, before, (_, data, _) in fitted:
+    for models, before, (_, data, _) in fitted:
         assert torch.equal(data[0], images)
-        assert torch.equal(before["classifier.weight"], fitted[0][1]["classifier.weight"])
-        assert len(bayesian_layers(model)) in (0, 2)
+        assert torch.equal(before["0.classifier.weight"], fitted[0][1]["0.classifier.weight"])
+        assert len(bayesian_layers(models)) in (0, 2)
+
+
+def test_members_of_an_ensemble_start_apart_and_train_as_if_alone(run, fitted):
+    run("few_shot", "ensemble", [4])
+    run("few_shot", "l2_xavier", [4])
+    (three, before, _), (one, _, _) = fitted
+    assert len(three) == 3
+    for layer in ("conv1", "classifier"):
+        starts = [before[f"{member}.{layer}.weight"] for member in range(3)]
+        assert not torch.equal(starts[0], starts[1])
+        assert not torch.equal(starts[1], starts[2])
+    torch.testing.assert_close(three[0].state_dict(), one[0].state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pretrained_start_takes_its_turn_among_the_source_networks(run, fitted, pretrained):
+    for seed in (0, 1, 2):
+        run("few_shot", "pretrained", [seed])
+    for seed, (_, before, _) in enumerate(fitted):
+        expected = pretrained[seed % 2]["conv2.weight"]
+        assert torch.equal(before["0.conv2.weight"], expected)
+
+
+def test_layers_have_the_priors_chosen_for_them(run, fitted):
+    run("few_shot", "mixed", [0])
+    first, second = bayesian_layers(fitted[0][0])
+    assert isinstance(first.posterior.prior, VAE)
+    assert isinstance(second.posterior.prior, StandardNormal)
+
+
+def test_uncertainty_does_not_tell_a_data_set_from_itself(run):
+    for row in run("few_shot", "standard_normal", [0]):
+        if row["metric"].startswith("auroc"):
+            assert row["value"] == pytest.approx(0.5)
+
+
+def test_costs_grow_as_the_work_does(run):
+    def costs(method, **settings):
+        rows = run("few_shot", method, [0], **settings)
+        return [row["value"] for row in rows if row["metric"] in ("train_flops", "predict_flops")]
+
+    one, three = costs("l2_xavier"), costs("ensemble")
+    assert three == pytest.approx([3 * cost for cost in one])
+    assert costs("l2_xavier", schedule=SCHEDULE | {"steps": 8})[0] == pytest.approx(2 * one[0])
+    few, many = costs("dwp"), costs("dwp", ensemble=9)
+    assert many[1] == pytest.approx(3 * few[1], rel=0.01)
 
 
 def test_a_bayesian_method_starts_from_its_init(run, fitted):
@@ -226,9 +298,9 @@ def test_a_bayesian_method_starts_from_its_init(run, fitted):
     run("convergence", "xavier", [0], setting=1)
     starts = [before for _, before, _ in fitted]
     for bayesian, ordinary in ((0, 2), (1, 3)):
-        assert torch.equal(starts[bayesian]["conv1.posterior.mean"], starts[ordinary]["conv1.weight"])
-    assert isinstance(fitted[0][0].conv1, BayesConv2d)
-    assert fitted[0][0].conv1.prior.kernel_size == 7
+        assert torch.equal(starts[bayesian]["0.conv1.posterior.mean"], starts[ordinary]["conv1.weight"])
+    assert isinstance(fitted[0][0][0].conv1, BayesConv2d)
+    assert fitted[0][0][0].conv1.posterior.prior.kernel_size == 7
 
 
 def test_the_loss_counts_the_examples_and_not_the_batch(run, fitted, dataset):

@@ -10,7 +10,7 @@ from torch import nn
 
 from dwp import init_
 from dwp.errors import InputError
-from dwp.init import classical_, start
+from dwp.init import classical_, load_, start
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
@@ -131,27 +131,28 @@ def test_unknown_rules_are_refused():
 # A whole network
 
 
-def begin(seed, **arguments):
-    return start(NETWORK, (1, 16, 16), 4, seed, **arguments).state_dict()
+def begin(seed, conv1="xavier", conv2="xavier", **arguments):
+    origins = {"conv1": conv1, "conv2": conv2}
+    return start(NETWORK, (1, 16, 16), 4, seed, origins=origins, **arguments).state_dict()
 
 
 def test_start_is_a_function_of_the_seed():
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first = begin(3, priors=[vae(5)])
+    first = begin(3, vae(5))
     torch.set_rng_state(state)
     state = torch.get_rng_state()
     begin(3)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(9)
-    again, other = begin(3, priors=[vae(5)]), begin(4, priors=[vae(5)])
+    again, other = begin(3, vae(5)), begin(4, vae(5))
     assert all(torch.equal(first[name], again[name]) for name in first)
     for name in ("conv1.weight", "conv2.weight", "linear3.weight", "classifier.weight"):
         assert not torch.equal(first[name], other[name])
 
 
 def test_methods_start_from_the_same_classifier():
-    xavier, he, drawn = begin(3), begin(3, rule="he"), begin(3, priors=[vae(5), vae(3)])
+    xavier, he, drawn = begin(3), begin(3, "he", "he"), begin(3, vae(5), vae(3))
     for name in ("linear3.weight", "linear3.bias", "classifier.weight", "classifier.bias"):
         assert torch.equal(xavier[name], he[name])
         assert torch.equal(xavier[name], drawn[name])
@@ -162,5 +163,39 @@ def test_methods_start_from_the_same_classifier():
 
 def test_start_passes_width_and_mean_on():
     assert begin(0, width=0.5)["conv1.weight"].shape == (3, 1, 5, 5)
-    mean, noisy = (begin(0, priors=[vae(5), vae(3)], mean=mean)["conv2.weight"] for mean in (True, False))
+    mean, noisy = (begin(0, vae(5), vae(3), mean=mean)["conv2.weight"] for mean in (True, False))
     assert mean.std() < noisy.std()
+
+
+def test_each_convolution_has_its_own_origin():
+    mixed = begin(3, vae(5), "he")
+    assert torch.equal(mixed["conv1.weight"], begin(3, vae(5), "xavier")["conv1.weight"])
+    bound = math.sqrt(6 / (6 * 9))
+    assert 0.9 * bound < mixed["conv2.weight"].abs().max() <= bound
+
+
+# A pretrained network
+
+
+def test_a_pretrained_network_is_taken_over_without_its_classifier():
+    trained = start(NETWORK, (1, 16, 16), 4, seed=1)
+    with torch.no_grad():
+        for tensor in trained.state_dict().values():
+            tensor.add_(1)
+    model = start(NETWORK, (1, 16, 16), 4, seed=2)
+    before = copy.deepcopy(model.state_dict())
+    names = load_(model, trained.state_dict())
+    assert set(before) - set(names) == {"classifier.weight", "classifier.bias"}
+    for name, tensor in model.state_dict().items():
+        expected = trained.state_dict()[name] if name in names else before[name]
+        assert torch.equal(tensor, expected)
+
+
+def test_a_pretrained_network_of_other_layers_is_refused():
+    model = start(NETWORK, (1, 16, 16), 4, seed=2)
+    state = start(NETWORK, (1, 16, 16), 4, seed=1, width=0.5).state_dict()
+    message = r"pretrained network: conv1.weight is \[6, 1, 5, 5\] here; there it is \[3, 1, 5, 5\]"
+    with pytest.raises(InputError, match=message):
+        load_(model, state)
+    with pytest.raises(InputError, match="conv1.weight .* is not there"):
+        load_(model, {})

@@ -30,9 +30,11 @@ def test_against_scikit_learn(predictions):
 
 def test_entropy_against_scipy(predictions):
     p, _ = predictions
-    assert metrics.entropy(p).numpy() == pytest.approx(scipy.stats.entropy(p.numpy(), axis=1), rel=1e-9)
+    assert metrics.predictive_entropy(p[None]).numpy() == pytest.approx(
+        scipy.stats.entropy(p.numpy(), axis=1), rel=1e-9
+    )
     sure = torch.tensor([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
-    assert metrics.entropy(sure).tolist() == pytest.approx([0, math.log(3)])
+    assert metrics.predictive_entropy(sure[None]).tolist() == pytest.approx([0, math.log(3)])
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 from dwp import init_, make_bayesian
 from dwp.bayes import kl as bayesian_kl
+from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
-from dwp.posteriors import GaussianPosterior
 from dwp.priors import Prior, base, find, load_prior, register, save_prior
 from dwp.priors.base import collection
 from dwp.priors.empirical import Empirical

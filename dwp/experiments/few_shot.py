@@ -1,19 +1,25 @@
 """Few-shot classification: networks trained on n examples of the target set (paper, section 5.1).
 
-A method is {posterior, prior, init, l2}: its posterior's form ('none' for a
-deterministic network), the prior over its kernels, where they start, and the weight
-of an L2 penalty on them.
+A method is {posterior, prior, init, l2, dropout, members, laplace}: its posterior's form
+('none' for a deterministic network), the prior over its kernels, where they start, the
+weight of an L2 penalty on them, the rate of dropout (at test MC dropout), how many
+networks vote (a deep ensemble), and whether the last layer gets a Laplace approximation.
 """
 
 from copy import deepcopy
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from dwp import bayes, metrics, posteriors
+from dwp import bayes, last_layer_laplace, metrics, posteriors
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import Task
-from dwp.objectives import cross_entropy, elbo
+from dwp.methods import NAMES, is_bayesian
+from dwp.objectives import Loss, cross_entropy, elbo, together
+from dwp.priors.base import Bound
+from dwp.stochastic import stochastic_layers
 
 AXIS = "examples"
 OPTIONS = {
@@ -26,6 +32,8 @@ OPTIONS = {
     },
     "ensemble": {"$ref": "#/$defs/count"},
     "kernel_subset": {"$ref": "#/$defs/count_or_null"},
+    "posterior_samples": {"$ref": "#/$defs/count"},
+    "importance_samples": {"$ref": "#/$defs/count"},
     "train_reverse_model": {"type": "boolean", "description": "true or false"},
 }
 METHOD = {
@@ -33,42 +41,115 @@ METHOD = {
         "enum": [*posteriors.FORMS, "none"],
         "description": f"{', '.join(posteriors.FORMS)} or none",
     },
-    "prior": {"type": "string", "description": "the name of a prior"},
+    "prior": NAMES,
     "l2": {"$ref": "#/$defs/weight"},
+    "dropout": {"$ref": "#/$defs/rate"},
+    "members": {"$ref": "#/$defs/count"},
+    "laplace": {"type": "boolean", "description": "true or false"},
 }
+USES_SOURCE = True
 
 
 def run(task: Task) -> list[dict]:
-    """Train one network; return its predictive metrics on the test set, by step.
+    """Train one network, or several that vote; return their predictive metrics on the test set, by step.
 
-    Metrics: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
+    By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
+    After the last: auroc_entropy and auroc_mutual_information of telling test images of the
+    source data set from those of the target; the reliability diagram, see
+    `metrics.reliability`; train_flops, and predict_flops of one test image.
     """
-    settings, method, device = task.settings, task.method, task.device
+    settings, device = task.settings, task.device
     labels = task.dataset.labels("train", device)
     chosen = few_shot(labels, int(task.setting), task.seed).to(device)
-    images, labels = task.dataset.images("train", device)[chosen], labels[chosen]
-    test_images, test_labels = task.dataset.images("test", device), task.dataset.labels("test", device)
-    model = task.start()
-    bayesian = method["posterior"] != "none"
-    if bayesian:
-        # Copies, since the model takes them over and the next seed needs them as they were.
-        priors = {size: deepcopy(prior).to(device) for size, prior in task.priors[method["prior"]].items()}
-        for prior in priors.values():
-            if settings["train_reverse_model"] and (reverse_model := prior.reverse_model()):
-                reverse_model.requires_grad_(True)
-        bayes.make_bayesian(model, priors, method["posterior"])
-        loss = elbo(model, len(labels), settings["kernel_subset"])
-    else:
-        loss = cross_entropy(model, method.get("l2", 0.0))
+    data = task.dataset.images("train", device)[chosen], labels[chosen]
+    images, labels = task.dataset.images("test", device), task.dataset.labels("test", device)
+    models = nn.ModuleList(_model(task, member) for member in range(task.method.get("members", 1)))
+    loss = together([_loss(task, model, len(data[0])) for model in models])
+    predicted = torch.empty(0)
 
     def evaluate() -> dict[str, float]:
+        nonlocal predicted
         with autocast(device, settings["schedule"]["precision"]):
-            mean = bayes.predict(model, test_images, samples=0)[0]
-            members = bayes.predict(model, test_images, settings["ensemble"]) if bayesian else mean[None]
+            mean = torch.cat([bayes.predict(model, images, samples=0) for model in models]).mean(0)
+            predicted = _ensemble(task, models, data, images)
         return {
-            **metrics.summary(members.mean(0), test_labels),
-            "mean_accuracy": metrics.accuracy(mean, test_labels),
+            **metrics.summary(predicted.mean(0), labels),
+            "mean_accuracy": metrics.accuracy(mean, labels),
         }
 
-    return task.fit(model.to(memory_format=torch.channels_last), loss, (images, labels), evaluate)
+    rows = task.fit(models, loss, data, evaluate)
+    last = rows[-1]["step"]
+    found = metrics.reliability(predicted.mean(0), labels)
+    with autocast(device, settings["schedule"]["precision"]):
+        found |= _outliers(task, models, data, predicted)
+        found |= _flops(task, models, loss, data, last)
+    return rows + [{"step": last, "metric": name, "value": value} for name, value in found.items()]
+
+
+def _model(task: Task, member: int) -> nn.Module:
+    model, method = task.start(member=member), task.method
+    if is_bayesian(method):
+        # Copies, since the model takes them over and the next seed needs them as they were;
+        # one copy for all layers of a size, and none of a prior twice.
+        chosen = task.by_layer(method["prior"])
+        copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
+        if task.settings["train_reverse_model"]:
+            for prior in copies.values():
+                if reverse_model := prior.reverse_model():
+                    reverse_model.requires_grad_(True)
+        priors = {layer: copies[id(prior)] for layer, prior in chosen.items()}
+        model = bayes.make_bayesian(model, priors, method["posterior"])
+    return model.to(memory_format=torch.channels_last)
+
+
+def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
+    if not is_bayesian(task.method):
+        return cross_entropy(model, task.method.get("l2", 0.0))
+    names = ("kernel_subset", "posterior_samples", "importance_samples")
+    return elbo(model, examples, Bound(*(task.settings[name] for name in names)))
+
+
+def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor) -> Tensor:
+    """Return the class probabilities of every member, [members, n, classes]."""
+    samples = task.settings["ensemble"]
+    if task.method.get("laplace"):
+        return torch.cat([last_layer_laplace.predict(model, *data, images, samples) for model in models])
+    if not stochastic_layers(models):
+        samples = 0
+    return torch.cat([bayes.predict(model, images, samples) for model in models])
+
+
+def _outliers(
+    task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], predicted: Tensor
+) -> dict[str, float]:
+    """Return how well uncertainty tells the source data set's test images from the target's."""
+    images = task.outliers.images("test", task.device)
+    if images.shape[1:] != data[0].shape[1:]:
+        return {}
+    outside = _ensemble(task, models, data, images)
+    scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
+    return {
+        f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
+    }
+
+
+def _flops(
+    task: Task, models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+) -> dict[str, float]:
+    """Return floating-point operations of all training steps, and of predicting one image."""
+    images = task.dataset.images("test", task.device)
+    batch = [tensor[: task.settings["schedule"]["batch"]] for tensor in data]
+    with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
+        with FlopCounterMode(display=False) as training:
+            loss(*batch)[0].backward()
+        predictions = []
+        for count in (10, 20):
+            with FlopCounterMode(display=False) as prediction:
+                _ensemble(task, models, data, images[:count])
+            predictions.append(prediction.get_total_flops())
+    return {
+        "train_flops": float(training.get_total_flops() * steps),
+        # The difference, since what is done once for all images is not a cost of each.
+        "predict_flops": (predictions[1] - predictions[0]) / 10,
+    }

@@ -8,6 +8,7 @@ a new kind is a new file, and no other file changes.
 import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dwp.distributions import GaussianPosterior, PointMass
 from dwp.errors import InputError
 from dwp.files import whole
 from dwp.networks import kernel_sizes
-from dwp.posteriors import GaussianPosterior
 
 FORMAT = "dwp-prior-1"
 
@@ -40,6 +41,8 @@ def register(kind: str) -> Callable[[type["Prior"]], type["Prior"]]:
 def find(kind: str) -> type["Prior"]:
     """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
 
+    A module whose name begins with an underscore is a part of kinds, not one itself.
+
     Raises:
         InputError: there is no such kind.
     """
@@ -55,6 +58,29 @@ def find(kind: str) -> type["Prior"]:
             )
             raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
     return _kinds[kind]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How KL(q || prior) is estimated where it is not in closed form.
+
+    No choice of `subset` or `posterior_samples` changes what the estimate is of, only its
+    variance and cost; more `importance_samples` tighten the bound that it is of, where the
+    prior's density is a bound.
+    """
+
+    subset: int | None = None
+    """Of the M kernels of a layer, so many (m) are drawn at random and scaled by M/m; None: all."""
+    posterior_samples: int = 1
+    """Samples of each kernel from q, averaged."""
+    importance_samples: int = 1
+    """K of the importance-weighted bound on log p(w), see `Prior.log_prob`."""
+
+    def __post_init__(self) -> None:
+        for name in ("subset", "posterior_samples", "importance_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"bound: {name} is {value}; expected a whole number from 1")
 
 
 class Prior(nn.Module):
@@ -87,31 +113,59 @@ class Prior(nn.Module):
     def fit(
         cls, train: Tensor, test: Tensor, settings: dict, **training: object
     ) -> tuple["Prior", list[dict]]:
-        """Fit to kernels [n, 1, k, k]; return the prior and rows {step, metric, value}."""
+        """Fit to kernels; return the prior, its parameters frozen, and rows {step, metric, value}.
+
+        Args:
+            train: [n, 1, k, k], on the device to fit on.
+            test: [m, 1, k, k], held out, to judge the fit by (see `evaluate`).
+            settings: values of `options`; for a trained kind also a `schedule`.
+            training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.
+        """
         raise InputError(f"prior: {cls.kind} has nothing to fit")
 
-    def log_prob(self, w: Tensor) -> Tensor:
-        """Return the log density of kernels [n, 1, k, k] in nats, [n] (see `exact`)."""
+    def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
+        """Return the log density of kernels [n, 1, k, k] in nats, [n] (see `exact`).
+
+        Args:
+            w: kernels.
+            samples: K of the importance-weighted bound, where the density is a lower bound
+                (Burda et al. 2016; it grows with K); an exact density ignores it.
+        """
         raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k]; `mean` leaves out the last layer of noise where the prior has one."""
+        """Draw kernels [n, 1, k, k], on the CPU and the same ones wherever the prior is.
+
+        Args:
+            n: how many.
+            generator: of the draws, on the CPU; None uses torch's own.
+            mean: leave out the last layer of noise where the prior has one.
+        """
         raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
 
-    def kl(self, q: GaussianPosterior, subset: int | None = None) -> Tensor:
+    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
         """Return KL(q || prior) in nats, summed over all kernels, in expectation.
 
-        The entropy of q is exact. The cross-entropy is estimated with one sample
-        of each kernel; with `subset` m, only of m of the M kernels drawn at random
-        and scaled by M/m, which leaves the estimate unbiased. Where `log_prob` is
-        a lower bound, this is an upper bound (paper, eq. 8 and 9).
+        The entropy of q is exact, the cross-entropy estimated (see `cross_entropy`). Where
+        `log_prob` is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with
+        a closed form return it and ignore `bound`.
         """
+        return self.cross_entropy(q, bound) - q.entropy()
+
+    def cross_entropy(self, q: GaussianPosterior | PointMass, bound: Bound = Bound()) -> Tensor:
+        """Return E_q[-log p(w)] in nats, summed over all kernels, estimated as `bound` says, without bias."""
         kernels = len(q)
-        if subset is None or subset >= kernels:
-            return -self.log_prob(q.rsample()).sum() - q.entropy()
-        chosen = torch.randperm(kernels, device=q.mean.device)[:subset]
-        cross_entropy = -self.log_prob(q[chosen].rsample()).sum() * (kernels / subset)
-        return cross_entropy - q.entropy()
+        if bound.subset is not None and bound.subset < kernels:
+            q = q[torch.randperm(kernels, device=q.mean.device)[: bound.subset]]
+        draws = torch.cat([q.rsample() for _ in range(bound.posterior_samples)])
+        log_prob = self.log_prob(draws, bound.importance_samples).sum()
+        return -log_prob * (kernels / len(draws))
+
+    @torch.no_grad()
+    def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
+        """Return what kernels [n, 1, k, k] say of the prior: mean log density, in nats per kernel."""
+        log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
+        return {"log_likelihood": log_prob.double().mean().item()}
 
     def reverse_model(self) -> nn.Module | None:
         """Return the part of a bound that may be trained along with the posterior, where there is one."""
@@ -149,10 +203,12 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
         raise InputError(f"prior: {path} cannot be read as safetensors ({error})") from None
     if header.get("format") != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {header.get('format')!r})")
-    prior = find(header["kind"])(**header["settings"])
+    # Files from before it became a setting of the bound (see `Bound`) carry it as one of the VAE's.
+    settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
     try:
+        prior = find(header["kind"])(**settings)
         prior.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"prior: {path} does not hold a {header['kind']}: {error}") from None
     return prior.requires_grad_(False).to(device)
 

@@ -2,85 +2,107 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recomputed
 
+from dwp.devices import widened
 from dwp.errors import InputError
 from dwp.priors.base import Prior, register
-from dwp.training import Checkpoint, Schedule, fit
+from dwp.training import Schedule, fit
 
 # Below a standard deviation of 0.001 a decoder would only be fitting rounding.
 VARIANCE_FLOOR = 1e-6
 
+# Codes decoded at a time: of 5×5 kernels with hidden 64, some 0.7 GB of activations.
+CODES = 16_384
+
 
 @register("vae")
 class VAE(Prior):
-    """p(w) = ∫ p(w|z) N(z; 0, I) dz with convolutional encoder and decoder (paper, section 4 and appendix F).
+    """p(w) = ∫ p(w|z) p(z) dz with convolutional encoder and decoder (paper, section 4 and appendix F).
 
-    One rule gives the architecture for any odd k: 3×3 convolutions without padding
-    bring the kernel down to one pixel, the first with `hidden` channels, the rest with
-    twice as many; kernels of 5×5 and below pass two padded 3×3 convolutions of `hidden`
-    channels first. 1×1 convolutions give mean and variance; the decoder mirrors it
-    with transposed convolutions. ELU throughout.
+    One rule gives the architecture for any k: convolutions without padding, 3×3 on an
+    odd size and 2×2 on an even one, bring the kernel down to one pixel, with stride 2
+    while it is above 7×7. The first has `hidden` channels, the rest twice as many; kernels
+    of 5×5 and below pass two padded 3×3 convolutions of `hidden` channels first, and have
+    twice as many from there. 1×1 convolutions give mean and variance; the decoder mirrors
+    it with transposed convolutions. ELU throughout. On 7×7 and 5×5 this is the paper's.
+
+    The prior over codes is N(0, I), or a VampPrior (Tomczak & Welling 2018):
+    p(z) = 1/U Σ_u r(z|w_u), where the pseudo-kernels w_u are learned along.
 
     Args:
-        kernel_size: k, odd.
+        kernel_size: k, from 2.
         hidden: channels of the first convolution.
         latent: dimensions of z.
-        importance_samples: K of the bound that `log_prob` returns.
+        code_prior: 'standard_normal' or 'vamp'.
+        pseudo_inputs: U; of no effect without 'vamp'.
     """
 
     options: ClassVar = {
-        name: {"$ref": "#/$defs/count"} for name in ("hidden", "latent", "importance_samples")
+        **{name: {"$ref": "#/$defs/count"} for name in ("hidden", "latent", "pseudo_inputs")},
+        "code_prior": {"enum": ["standard_normal", "vamp"], "description": "standard_normal or vamp"},
     }
     fitted = True
     trained = True
     exact = False
 
-    def __init__(self, kernel_size: int, hidden: int, latent: int, importance_samples: int = 1) -> None:
-        super().__init__(kernel_size, hidden=hidden, latent=latent, importance_samples=importance_samples)
+    def __init__(
+        self,
+        kernel_size: int,
+        hidden: int,
+        latent: int,
+        code_prior: str = "standard_normal",
+        pseudo_inputs: int = 50,
+    ) -> None:
+        settings = {"hidden": hidden, "latent": latent, "code_prior": code_prior}
+        super().__init__(kernel_size, **settings, pseudo_inputs=pseudo_inputs)
         self.check_size(kernel_size)
+        if code_prior not in ("standard_normal", "vamp"):
+            raise InputError(f"vae: code_prior {code_prior!r} is not known; use standard_normal or vamp")
         self.latent = latent
-        self.importance_samples = importance_samples
-        shrinking = (kernel_size - 1) // 2
+        steps = list(_down_to_one(kernel_size))
         padded = [1, hidden, hidden] if kernel_size <= 5 else [1]
-        widths = [2 * hidden] * shrinking if len(padded) > 1 else [hidden] + [2 * hidden] * (shrinking - 1)
+        first = [2 * hidden if len(padded) > 1 else hidden]
+        widths = [padded[-1], *first, *[2 * hidden] * (len(steps) - 1)]
         encoder: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(padded):
             encoder += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ELU()]
-        for inputs, outputs in itertools.pairwise([padded[-1], *widths]):
-            encoder += [nn.Conv2d(inputs, outputs, 3), nn.ELU()]
+        for (inputs, outputs), step in zip(itertools.pairwise(widths), steps, strict=True):
+            encoder += [nn.Conv2d(inputs, outputs, **step), nn.ELU()]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], 2 * latent, 1))
-        decoder: list[nn.Module] = [nn.Conv2d(latent, 2 * hidden, 1), nn.ELU()]
-        for outputs, inputs in reversed(list(itertools.pairwise([padded[-1], *widths]))):
-            decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), 3), nn.ELU()]
+        decoder: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 1), nn.ELU()]
+        for (outputs, inputs), step in reversed(list(zip(itertools.pairwise(widths), steps, strict=True))):
+            decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), **step), nn.ELU()]
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
+        if code_prior == "vamp":
+            self.pseudo = nn.Parameter(torch.randn(pseudo_inputs, 1, kernel_size, kernel_size))
+        self.register_buffer("_fixed", None, persistent=False)
 
     @classmethod
     def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for even sizes and 1."""
-        if kernel_size % 2 == 0 or kernel_size < 3:
-            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes odd sizes from 3")
+        """Raise InputError for 1×1: a single weight has no structure to encode."""
+        if kernel_size < 2:
+            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes sizes from 2")
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["VAE", list[dict]]:
-        """Maximise the ELBO of training kernels; record the held-out ELBO each epoch.
-
-        Args:
-            train: [n, 1, k, k], on the device to train on; `test` likewise.
-            settings: `hidden`, `latent` and a `schedule` (see `training.Schedule`).
-            training: `seed`, `checkpoint` and `label` for `training.fit`.
-        """
+        """Maximise the ELBO of training kernels; record the held-out ELBO each epoch. See `Prior.fit`."""
         settings = dict(settings)
         schedule = Schedule(**settings.pop("schedule"))
-        seed: int = training["seed"]
-        checkpoint: Checkpoint | None = training.get("checkpoint")
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            prior = cls(train.shape[-1], **settings).to(train.device)
+            torch.manual_seed(training["seed"])
+            prior = cls(train.shape[-1], **settings)
+            if prior.vamp:
+                count = len(prior.pseudo)
+                chosen = torch.randperm(len(train)).repeat(math.ceil(count / len(train)))[:count]
+                prior.pseudo.data.copy_(train[chosen.to(train.device)])
+        prior = prior.to(train)
 
         def loss(w: Tensor) -> tuple[Tensor, dict]:
             log_likelihood, kl = prior.elbo_terms(w)
@@ -92,56 +114,107 @@ class VAE(Prior):
             loss,
             (train,),
             schedule,
-            seed=seed,
             evaluate=lambda: prior.evaluate(test),
             every=schedule.steps_per_epoch(len(train)),
-            checkpoint=checkpoint,
-            label=str(training.get("label", "vae")),
+            **{"label": "vae", **training},
         )
-        return prior, rows
+        return prior.requires_grad_(False), rows
+
+    @property
+    def vamp(self) -> bool:
+        """Return whether p(z) is a VampPrior."""
+        return hasattr(self, "pseudo")
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of r(z|w), each [n, latent]."""
-        mean, raw = self.encoder(w).float().flatten(1).chunk(2, 1)
+        """Return mean and variance of r(z|w) for w [n, 1, k, k], each [n, latent]."""
+        mean, raw = widened(self.encoder(w)).flatten(1).chunk(2, 1)
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of p(w|z) for z [n, latent], each [n, 1, k, k]."""
-        mean, raw = self.decoder(z[:, :, None, None]).float().chunk(2, 1)
+        mean, raw = widened(self.decoder(z[:, :, None, None])).chunk(2, 1)
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
+
+    def code_log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) of codes [n, latent], exact, [n], in nats."""
+        if not self.vamp:
+            return _log_normal(z, torch.zeros_like(z), torch.ones_like(z)).sum(1)
+        mean, variance = self._components()
+        return torch.logsumexp(_log_normal(z[:, None], mean, variance).sum(2), 1) - math.log(len(mean))
+
+    def code_kl(self, mean: Tensor, variance: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats.
+
+        In closed form for the standard normal, for the VampPrior an estimate without bias.
+
+        Args:
+            mean: [n, latent]; `variance` likewise.
+            z: one sample of each code, at which to estimate; None draws it.
+        """
+        if not self.vamp:
+            return 0.5 * (variance + mean.square() - 1 - variance.log()).sum(1)
+        if z is None:
+            z = mean + variance.sqrt() * torch.randn_like(mean)
+        return _log_normal(z, mean, variance).sum(1) - self.code_log_prob(z)
+
+    def sample_codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw codes from p(z), [n, latent], on the prior's device; the generator is on the CPU."""
+        like = next(self.parameters())
+        noise = torch.randn(n, self.latent, generator=generator, dtype=like.dtype).to(like.device)
+        if not self.vamp:
+            return noise
+        chosen = torch.randint(len(self.pseudo), (n,), generator=generator).to(like.device)
+        mean, variance = self._components()
+        return mean[chosen] + variance[chosen].sqrt() * noise
+
+    def _components(self) -> tuple[Tensor, Tensor]:
+        return self.encode(self.pseudo) if self._fixed is None else self._fixed
 
     def elbo_terms(self, w: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(w|z) for one z ~ r(z|w), and KL(r(z|w) || p(z)); each [n], in nats."""
+        w = widened(w)
         mean, variance = self.encode(w)
         z = mean + variance.sqrt() * _noise_like(mean, generator)
-        kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(1)
-        return _log_normal(w, *self.decode(z)).flatten(1).sum(1), kl
+        return _log_normal(w, *self.decode(z)).flatten(1).sum(1), self.code_kl(mean, variance, z)
 
-    def log_prob(self, w: Tensor) -> Tensor:
-        """Return a lower bound on log p(w), [n], in nats: the ELBO; for K > 1 importance-weighted."""
-        samples = self.importance_samples
+    def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
+        """Return a lower bound on log p(w) in expectation, [n], in nats.
+
+        For K = 1 it is the ELBO, for more the importance-weighted bound
+        log 1/K Σ_k p(w|z_k) p(z_k) / r(z_k|w) with z_k ~ r(z|w) (Burda et al. 2016).
+        Where K·n is more than is decoded at a time, the backward pass computes activations again.
+        """
+        parts = w.split(max(1, CODES // samples))
+        if len(parts) == 1:
+            return self._bound(w, samples)
+        return torch.cat([recomputed(self._bound, part, samples, use_reentrant=False) for part in parts])
+
+    def _bound(self, w: Tensor, samples: int) -> Tensor:
         if samples == 1:
             log_likelihood, kl = self.elbo_terms(w)
             return log_likelihood - kl
+        w = widened(w)
         mean, variance = (moment.repeat(samples, 1) for moment in self.encode(w))
         z = mean + variance.sqrt() * torch.randn_like(mean)
         log_joint = _log_normal(w.repeat(samples, 1, 1, 1), *self.decode(z)).flatten(1).sum(1)
-        log_joint = log_joint + _log_normal(z, torch.zeros_like(z), torch.ones_like(z)).sum(1)
-        log_weight = log_joint - _log_normal(z, mean, variance).sum(1)
+        log_weight = log_joint + self.code_log_prob(z) - _log_normal(z, mean, variance).sum(1)
         return torch.logsumexp(log_weight.view(samples, -1), 0) - math.log(samples)
 
+    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
         """Draw kernels [n, 1, k, k]: decoder means, with the decoder's noise unless `mean`."""
-        device = next(self.parameters()).device
-        z = torch.randn(n, self.latent, generator=generator).to(device)
-        with torch.no_grad():
-            location, variance = self.decode(z)
+        location, variance = (moment.cpu() for moment in self.decode(self.sample_codes(n, generator)))
         if mean:
-            return location.cpu()
-        return location.cpu() + variance.cpu().sqrt() * torch.randn(location.shape, generator=generator)
+            return location
+        return location + variance.sqrt() * torch.randn(
+            location.shape, generator=generator, dtype=location.dtype
+        )
 
     def reverse_model(self) -> nn.Module:
         """Return r(z|w): the tighter it is, the tighter the bound on log p(w) (paper, eq. 9)."""
+        if self.vamp:
+            # It makes p(z) as well, which is a part of the prior and has to stay as it was fitted.
+            self._fixed = torch.stack(list(self._components())).detach()
         return self.encoder
 
     @torch.no_grad()
@@ -152,6 +225,14 @@ class VAE(Prior):
         log_likelihood = torch.cat([pair[0] for pair in terms]).double().mean().item()
         kl = torch.cat([pair[1] for pair in terms]).double().mean().item()
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+
+
+def _down_to_one(size: int) -> Iterator[dict[str, int]]:
+    """Yield the convolutions without padding that bring size×size down to 1×1, each covering it exactly."""
+    while size > 1:
+        kernel, stride = (3 if size % 2 else 2), (2 if size > 7 else 1)
+        yield {"kernel_size": kernel, "stride": stride}
+        size = (size - kernel) // stride + 1
 
 
 def _noise_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:

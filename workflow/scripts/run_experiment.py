@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dwp import experiments
+from dwp import experiments, source
 from dwp.data.dataset import load
 from dwp.files import whole
 from dwp.priors.base import collection
@@ -10,15 +10,17 @@ from workflow.scripts.job import Job
 
 
 def main(job: Job) -> None:
-    params, wildcards = job.params, job.wildcards
+    params, wildcards, files = job.params, job.wildcards, job.input
     task = experiments.Task(
         setting=float(wildcards.setting),
         seed=0,
         settings=params["settings"],
         method=params["method"],
-        dataset=load(job.input.dataset),
-        priors=collection(job.input.get("priors", []), params["priors"], params["settings"]["network"]),
+        dataset=load(files.dataset),
+        priors=collection(files.get("priors", []), params["priors"], params["settings"]["network"]),
         device=job.device,
+        outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
+        pretrained=source.load(files.pretrained) if "pretrained" in files.keys() else (),  # noqa: SIM118
         checkpoint=job.checkpoint(),
     )
     first, last = map(int, wildcards.shard.split("-"))

@@ -1,0 +1,22 @@
+"""Automatic relevance determination: a Gaussian prior whose variance each weight chooses for itself."""
+
+import torch
+from torch import Tensor
+
+from dwp.distributions import GaussianPosterior
+from dwp.priors.base import Bound, Prior, register
+
+
+@register("ard")
+class ARD(Prior):
+    """N(0, s²) for each weight, s² that which makes the KL least (Kharitonov et al. 2018, arXiv 1811.00596).
+
+    The least is at s² = mean² + variance. It depends on the posterior, so that there is no
+    density to evaluate and none to sample from.
+    """
+
+    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
+        """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `bound` is not needed."""
+        ratio = q.mean * (-0.5 * q.log_variance).exp()
+        # log of √(1 + r²), without the overflow of r².
+        return torch.hypot(ratio, torch.ones_like(ratio)).log().sum()

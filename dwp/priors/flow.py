@@ -1,0 +1,114 @@
+"""A normalising flow over kernels: an exact density as flexible as its network."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dwp.devices import widened
+from dwp.errors import InputError
+from dwp.priors.base import Prior, register
+from dwp.training import Schedule, fit
+
+# Below a standard deviation of 0.001 a flow would only be fitting rounding.
+SCALE_FLOOR = 1e-3
+BINS = 8
+
+
+@register("flow")
+class Flow(Prior):
+    """A coupling flow over the k² weights of a kernel, each standardised, to N(0, I).
+
+    Every transformation leaves the weights on the fields of one colour of a checkerboard
+    (of an even k: every other column) and moves the others by an amount that a network of
+    two hidden layers makes of them; the colours take turns.
+
+    Args:
+        kernel_size: k, from 2.
+        transforms: coupling transformations, from 2, lest some weights stay as they are.
+        hidden: units in each hidden layer.
+        coupling: 'affine' (RealNVP, Dinh et al. 2017) or 'spline' (rational-quadratic with
+            8 bins over five standard deviations on either side, Durkan et al. 2019).
+    """
+
+    options: ClassVar = {
+        "transforms": {"type": "integer", "minimum": 2, "description": "a whole number from 2"},
+        "hidden": {"$ref": "#/$defs/count"},
+        "coupling": {"enum": ["affine", "spline"], "description": "affine or spline"},
+    }
+    fitted = True
+    trained = True
+
+    def __init__(
+        self, kernel_size: int, transforms: int = 6, hidden: int = 128, coupling: str = "affine"
+    ) -> None:
+        super().__init__(kernel_size, transforms=transforms, hidden=hidden, coupling=coupling)
+        self.check_size(kernel_size)
+        if transforms < 2:
+            raise InputError(f"flow: transforms is {transforms}; expected a whole number from 2")
+        if coupling not in ("affine", "spline"):
+            raise InputError(f"flow: coupling {coupling!r} is not known; use affine or spline")
+        # Here, so that only who uses a flow waits for it.
+        import zuko
+
+        univariate = {}
+        if coupling == "spline":
+            shapes = [(BINS,), (BINS,), (BINS - 1,)]
+            univariate = {"univariate": zuko.transforms.MonotonicRQSTransform, "shapes": shapes}
+        self.flow = zuko.flows.RealNVP(
+            kernel_size**2, transforms=transforms, hidden_features=(hidden, hidden), **univariate
+        )
+        self.register_buffer("mean", torch.zeros(kernel_size**2))
+        self.register_buffer("scale", torch.ones(kernel_size**2))
+
+    @classmethod
+    def check_size(cls, kernel_size: int) -> None:
+        """Raise InputError for 1×1: a single weight leaves nothing to condition on."""
+        if kernel_size < 2:
+            raise InputError(f"flow: kernel size {kernel_size} cannot be built; it takes sizes from 2")
+
+    @classmethod
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: object
+    ) -> tuple["Flow", list[dict]]:
+        """Maximise the likelihood of training kernels; record that of held-out ones each epoch.
+
+        See `Prior.fit`. Matrix products are in the kernels' precision, whatever the schedule's.
+        """
+        settings = dict(settings)
+        schedule = Schedule(**settings.pop("schedule"))
+        with torch.random.fork_rng():
+            torch.manual_seed(training["seed"])
+            prior = cls(train.shape[-1], **settings)
+        prior = prior.to(train)
+        prior.mean.copy_(train.flatten(1).mean(0))
+        prior.scale.copy_(train.flatten(1).std(0, correction=0).clamp_min(SCALE_FLOOR))
+
+        def loss(w: Tensor) -> tuple[Tensor, dict]:
+            log_likelihood = prior.log_prob(w).mean()
+            return -log_likelihood, {"train_log_likelihood": log_likelihood}
+
+        rows = fit(
+            prior,
+            loss,
+            (train,),
+            schedule,
+            evaluate=lambda: prior.evaluate(test),
+            every=schedule.steps_per_epoch(len(train)),
+            **{"label": "flow", **training},
+        )
+        return prior.requires_grad_(False), rows
+
+    def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
+        """Return the exact log density, [n], in nats."""
+        # In bfloat16 the map back would not be the inverse of the map, nor this its density.
+        with torch.autocast(w.device.type, enabled=False):
+            x = (widened(w).flatten(1) - self.mean) / self.scale
+            return self.flow().log_prob(x) - self.scale.log().sum()
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
+        """Draw kernels [n, 1, k, k]; there is no noise for `mean` to leave out."""
+        noise = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype)
+        x = self.flow().transform.inv(noise.to(self.mean.device))
+        return (self.mean + self.scale * x).view(n, 1, self.kernel_size, self.kernel_size).cpu()
