@@ -15,6 +15,7 @@ from dwp import Noise, bayes, make_bayesian, objectives, posteriors, predict, se
 from dwp.bayes import BayesConv2d, bayesian_layers
 from dwp.errors import InputError
 from dwp.networks import build
+from dwp.priors import Bound
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
@@ -304,13 +305,13 @@ def test_elbo_is_nll_plus_kl_per_example_whatever_the_batch():
         assert value.item() == pytest.approx(nll + expected_kl / 40, rel=1e-5)
 
 
-def test_elbo_passes_the_subset_on():
+def test_elbo_passes_the_bound_on():
     class Spy(StandardNormal):
-        def kl(self, q, subset=None):
-            return torch.tensor(float(subset))
+        def kl(self, q, bound=None):
+            return torch.tensor(float(bound.subset))
 
     model = make_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Flatten()), {3: Spy(3)})
-    _, terms = objectives.elbo(model, 10, subset=7)(torch.randn(2, 1, 5, 5), torch.tensor([0, 1]))
+    _, terms = objectives.elbo(model, 10, Bound(7))(torch.randn(2, 1, 5, 5), torch.tensor([0, 1]))
     assert terms["kl"].item() == 14
 
 

@@ -28,6 +28,8 @@ SETTINGS = {
         "every": 2,
         "ensemble": 3,
         "kernel_subset": 5,
+        "posterior_samples": 2,
+        "importance_samples": 3,
         "train_reverse_model": False,
     },
     "convergence": {"network": NETWORK, "schedule": SCHEDULE | {"batch": 8}, "every": 2, "examples": None},
