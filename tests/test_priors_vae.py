@@ -154,7 +154,7 @@ def test_code_kl_against_the_integral(code_prior, kernels):
     log_reverse = reverse.log_prob(GRID)
     integral = (log_reverse.exp() * (log_reverse - prior.code_log_prob(GRID[:, None]))).sum(1) * STEP
     torch.manual_seed(0)
-    draws = torch.stack([prior.code_kl(mean, variance) for _ in range(3000)])
+    draws = torch.stack([prior.code_kl(mean, variance) for _ in range(1000)])
     if prior.vamp:
         for each, expected in zip(draws.T, integral, strict=True):
             assert_mean(each, expected)
@@ -200,18 +200,19 @@ def test_bounds_grow_with_their_samples_and_stay_below_the_density(code_prior, k
     prior = exact(code_prior)
     density = log_marginal(prior, kernels)
     torch.manual_seed(0)
-    means, errors = [], []
-    for samples, repeats in ((1, 20_000), (10, 2000), (10_000, 4)):
+
+    def draw(samples, repeats):
         draws = prior.log_prob(kernels.repeat(repeats, 1, 1, 1), samples).view(repeats, -1)
-        means.append(draws.mean(0))
-        errors.append(draws.std(0) / math.sqrt(repeats))
-    for mean, error in zip(means, errors, strict=True):
-        assert bool((mean <= density + ERRORS * error + 1e-9).all())
-    for low, high in ((0, 1), (1, 2)):
-        error = (errors[low] ** 2 + errors[high] ** 2).sum().sqrt()
-        assert (means[high] - means[low]).sum() > ERRORS * error
-    # Ten thousand samples close nearly all of the gap.
-    assert (density - means[2]).sum() < 0.02 * (density - means[0]).sum()
+        return draws.mean(0), draws.std(0) / math.sqrt(repeats)
+
+    (one, one_error), (ten, ten_error) = draw(1, 5000), draw(10, 1500)
+    many = prior.log_prob(kernels, 10_000)
+    assert bool((one <= density + ERRORS * one_error).all())
+    assert bool((ten <= density + ERRORS * ten_error).all())
+    assert (ten - one).sum() > ERRORS * (one_error**2 + ten_error**2).sum().sqrt()
+    assert (many - ten).sum() > ERRORS * ten_error.square().sum().sqrt()
+    # Ten thousand samples close the gap, up to the noise of one such estimate.
+    torch.testing.assert_close(many, density, atol=0.06, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -233,26 +234,25 @@ def test_many_codes_go_part_by_part_and_give_the_same_gradients(samples, kernels
 @pytest.mark.parametrize("samples", [1, 5])
 def test_kl_from_a_subset_is_unbiased(code_prior, samples):
     prior, q = exact(code_prior, latent=2), posterior(n=16)
-    many = GaussianPosterior(q.mean.repeat(100, 1, 1, 1), q.log_variance.repeat(100, 1, 1, 1))
+    many = GaussianPosterior(q.mean.repeat(50, 1, 1, 1), q.log_variance.repeat(50, 1, 1, 1))
     torch.manual_seed(0)
-    full = torch.stack([prior.kl(many, Bound(None, 1, samples)) / 100 for _ in range(20)])
+    full = torch.stack([prior.kl(many, Bound(None, 1, samples)) / 50 for _ in range(20)])
     error = full.std().item() / math.sqrt(len(full))
     for subset, draws in ((3, 1), (5, 4), (None, 4), (16, 1)):
-        estimates = [prior.kl(q, Bound(subset, draws, samples)) for _ in range(200)]
+        estimates = [prior.kl(q, Bound(subset, draws, samples)) for _ in range(100)]
         assert_mean(torch.stack(estimates), full.mean(), error)
 
 
-@pytest.mark.parametrize("code_prior", CODES)
-def test_kl_is_an_upper_bound_that_falls_with_importance_samples(code_prior, kernels):
+def test_kl_is_an_upper_bound_that_falls_with_importance_samples(kernels):
     # Of a posterior so narrow that the cross-entropy is the density at its mean.
-    prior = exact(code_prior)
+    prior = exact("standard_normal")
     q = GaussianPosterior(kernels, torch.full_like(kernels, -30.0))
     density = -log_marginal(prior, kernels).sum() - q.entropy()
     torch.manual_seed(0)
     one, ten = (
-        torch.stack([prior.kl(q, Bound(None, 50, samples)) for _ in range(40)]) for samples in (1, 10)
+        torch.stack([prior.kl(q, Bound(None, 30, samples)) for _ in range(20)]) for samples in (1, 10)
     )
-    error = math.hypot(one.std().item(), ten.std().item()) / math.sqrt(40)
+    error = math.hypot(one.std().item(), ten.std().item()) / math.sqrt(20)
     assert one.mean() > ten.mean() + ERRORS * error
     assert ten.mean() > density
 
@@ -269,7 +269,12 @@ def test_samples_are_decoded_codes_with_the_decoders_noise():
 
 # Fits
 
-FIT = {"hidden": 8, "latent": 1, "schedule": {"lr": 0.01, "epochs": 25, "batch": 128, "precision": "float32"}}
+EPOCHS = 15
+FIT = {
+    "hidden": 8,
+    "latent": 1,
+    "schedule": {"lr": 0.01, "epochs": EPOCHS, "batch": 128, "precision": "float32"},
+}
 
 
 @pytest.fixture(scope="module", params=CODES)
@@ -305,7 +310,7 @@ def test_a_fitted_vae_draws_such_kernels(fitted):
 def test_the_history_of_a_fit(fitted):
     _, rows, _, _ = fitted
     steps = sorted({row["step"] for row in rows})
-    assert steps == list(range(0, 25 * 32 + 1, 32))
+    assert steps == list(range(0, EPOCHS * 32 + 1, 32))
     assert {row["metric"] for row in rows} == {"elbo", "log_likelihood", "kl", "train_elbo"}
     last = {row["metric"]: row["value"] for row in rows if row["step"] == steps[-1]}
     assert last["elbo"] == pytest.approx(last["log_likelihood"] - last["kl"], rel=1e-6)
