@@ -94,6 +94,8 @@ def test_null_removes_entries():
 FEW_SHOT = "experiments.few_shot"
 DWP = f"{FEW_SHOT}.methods.dwp"
 
+FLOW = {"kind": "flow", "schedule": BASE["priors"]["vae"]["schedule"]}
+
 BAD = [
     # Unknown keys
     ("divice", "cpu", ["divice: unknown key", "did you mean 'device'"]),
@@ -134,8 +136,14 @@ BAD = [
     ("experiments.random_features.width", [0], ["experiments.random_features.width.0: 0"]),
     ("source.network", network({"conv": 4}), ["source.network.layers.0", "{conv, kernel, pool} or {linear}"]),
     ("source.network", network(conv(7, konv=4)), ["source.network.layers.0.konv: unknown key"]),
+    ("priors.vae.importance_samples", 5, ["priors.vae.importance_samples: unknown key"]),
+    ("priors.vae.code_prior", "mixture", ["priors.vae.code_prior: 'mixture'", "standard_normal or vamp"]),
+    ("priors.mine", {"kind": "gaussian", "schedule": {}}, ["priors.mine.schedule: unknown key"]),
+    ("priors.mine", {"kind": "flow"}, ["priors.mine.schedule: missing"]),
+    ("priors.mine", FLOW | {"transforms": 1}, ["priors.mine.transforms: 1", "a whole number from 2"]),
+    ("priors.mine", FLOW | {"coupling": "cubic"}, ["priors.mine.coupling: 'cubic'", "affine or spline"]),
     # Names that do not exist
-    ("priors.vae.kind", "vea", ["priors.vae", "'vea' is not known", "standard_normal, vae"]),
+    ("priors.vae.kind", "vea", ["priors.vae", "'vea' is not known", "student_t, vae"]),
     ("experiments.few_shots", BASE["experiments"]["few_shot"], ["'few_shots' is not known", "few_shot"]),
     (f"{DWP}.prior", "vea", [DWP, "'vea' is not known", "vae, filters"]),
     (f"{DWP}.init.from", "glorot", [DWP, "'glorot' is not known", "xavier or he"]),
@@ -177,7 +185,7 @@ def test_bad_configurations_are_refused_in_one_line(path, value, parts):
     assert all(part in message for part in parts), message
 
 
-FOURS = {name: {"network": network(conv(4))} for name in BASE["experiments"]}
+ONES = {name: {"network": network(conv(1))} for name in BASE["experiments"]}
 
 LATE = {
     "options of an unknown data set": ("data.options", {"glyfs": {"train": 500}}, "glyfs"),
@@ -196,11 +204,11 @@ LATE = {
     "a size that a VAE cannot have": (
         "",
         {
-            "source": {"network": network(conv(4))},
-            "priors": {"vae": {"sizes": {"4x4": {"hidden": 4, "latent": 2}}}},
-            "experiments": FOURS,
+            "source": {"network": network(conv(1))},
+            "priors": {"vae": {"sizes": {"1x1": {"hidden": 4, "latent": 2}}}},
+            "experiments": ONES,
         },
-        "4x4|4×4|kernel size 4",
+        "kernel size 1",
     ),
     "a name that is a path": (
         f"{FEW_SHOT}.methods",
@@ -239,6 +247,26 @@ def test_good_configurations_are_not_refused(path, value):
     for key in reversed(path.split(".")):
         value = {key: value}
     plan(merged(overlay, value))
+
+
+@pytest.mark.parametrize(
+    ("prior", "drawn"),
+    [
+        ({"kind": "gaussian"}, True),
+        ({"kind": "student_t", "sizes": {"7x7": {}, "5x5": {}}}, True),
+        (FLOW, True),
+        (FLOW | {"coupling": "spline", "transforms": 4, "sizes": {"7x7": {}, "5x5": {"hidden": 32}}}, True),
+        (BASE["priors"]["vae"] | {"code_prior": "vamp", "pseudo_inputs": 20}, True),
+        ({"kind": "ard"}, False),
+    ],
+    ids=["gaussian", "student_t", "flow", "spline flow", "vamp", "ard"],
+)
+def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
+    start = {"from": "mine", "draw": "sample"} if drawn else {"from": "xavier"}
+    method = {"posterior": "additive", "prior": "mine", "init": start}
+    made = plan({"priors": {"mine": prior}, "experiments": {"few_shot": {"methods": {"mine": method}}}})
+    inputs = set(made.methods["few_shot", "mine"].inputs)
+    assert inputs == {"dataset"} | ({"mine-7", "mine-5"} if drawn else set())
 
 
 # Versions
@@ -290,7 +318,8 @@ CHANGES = {
     ),
     "a VAE of one size": ("priors.vae.sizes.7x7.latent", 3, VAE7 | USE_VAE | {"report"}),
     "the schedule of one size": ("priors.vae.sizes.5x5.schedule", {"steps": 9}, VAE5 | USE_VAE | {"report"}),
-    "a VAE": ("priors.vae.importance_samples", 5, VAE7 | VAE5 | USE_VAE | {"report"}),
+    "a VAE": ("priors.vae.code_prior", "vamp", VAE7 | VAE5 | USE_VAE | {"report"}),
+    "samples of a bound": (f"{FEW_SHOT}.importance_samples", 5, FEW | {"report"}),
     "an analytic prior": ("priors.standard_normal.scale", 2.0, {"few_shot/standard_normal", "report"}),
     "a method": (f"{DWP}.init.draw", "sample", {"few_shot/dwp", "report"}),
     "an experiment": (f"{FEW_SHOT}.ensemble", 3, FEW | {"report"}),

@@ -39,7 +39,8 @@ class Gaussian(Prior):
     ) -> tuple["Gaussian", list[dict]]:
         """Estimate mean and covariance; record the held-out log-likelihood. See `Prior.fit`."""
         prior = cls(train.shape[-1], **settings).to(train)
-        w = train.flatten(1).double()
+        # On the CPU, since not every device has double precision.
+        w = train.flatten(1).cpu().double()
         mean = w.mean(0)
         prior.mean.copy_(mean)
         covariance = (w - mean).T @ (w - mean) / len(w)
@@ -77,20 +78,18 @@ def squared_distance(w: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
 
 
 def shrinkage(w: Tensor) -> float:
-    """Return the intensity of Ledoit & Wolf (2004) for samples [n, d], from 0 to 1."""
+    """Return the intensity of Ledoit & Wolf (2004) for samples [n, d] on the CPU, from 0 to 1."""
     # Here, so that reading a configuration does not wait for it.
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     # One sample says nothing of a covariance.
-    return ledoit_wolf_shrinkage(w.cpu().numpy()) if len(w) > 1 else 1.0
+    return ledoit_wolf_shrinkage(w.numpy()) if len(w) > 1 else 1.0
 
 
 def shrunk(covariance: Tensor, intensity: float) -> Tensor:
-    """Return (1 - ρ)·S + (ρ·tr(S)/d + `VARIANCE_FLOOR`)·I for a covariance S [d, d]."""
+    """Return (1 - ρ)·S + (ρ·tr(S)/d + `VARIANCE_FLOOR`)·I for a covariance S [d, d] on the CPU."""
     spherical = intensity * covariance.diagonal().mean() + VARIANCE_FLOOR
-    return (1 - intensity) * covariance + spherical * torch.eye(
-        len(covariance), dtype=covariance.dtype, device=covariance.device
-    )
+    return (1 - intensity) * covariance + spherical * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
 def rows(metrics: dict[str, float]) -> list[dict]:

@@ -43,8 +43,9 @@ class StudentT(Prior):
         cls, train: Tensor, test: Tensor, settings: dict, **training: object
     ) -> tuple["StudentT", list[dict]]:
         """Maximise the likelihood of training kernels; record that of held-out ones. See `Prior.fit`."""
-        prior = cls(train.shape[-1], **settings).to(train).double()
-        w = train.double()
+        prior = cls(train.shape[-1], **settings).double()
+        # On the CPU, since not every device has double precision.
+        w = train.cpu().double()
         x = w.flatten(1)
         intensity, dimensions = shrinkage(x), x.shape[1]
         weight = torch.ones_like(x[:, 0])

@@ -1,0 +1,46 @@
+"""What the tests of priors share: posteriors, kernels of known density, a comparison of means."""
+
+import math
+
+import torch
+
+from dwp.distributions import GaussianPosterior
+from dwp.priors.vae import VAE
+
+ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def posterior(n=20, k=3, seed=0, dtype=torch.float64):
+    generator = seeded(seed)
+    mean = torch.randn(n, 1, k, k, dtype=dtype, generator=generator)
+    return GaussianPosterior(mean, torch.randn(n, 1, k, k, dtype=dtype, generator=generator) - 2)
+
+
+def assert_mean(draws, expected, other_error=0.0):
+    """The mean of draws is the expected number within the stated standard errors."""
+    draws = torch.as_tensor(draws, dtype=torch.float64)
+    error = math.hypot(draws.std().item() / math.sqrt(len(draws)), other_error)
+    assert abs(draws.mean().item() - float(expected)) < ERRORS * error
+
+
+def vae(k=3, hidden=6, latent=1, seed=0, **settings):
+    """A VAE at random, its decoder strong enough for the latent code to matter."""
+    torch.manual_seed(seed)
+    prior = VAE(k, hidden=hidden, latent=latent, **settings)
+    with torch.no_grad():
+        for parameter in prior.decoder.parameters():
+            parameter *= 2
+    return prior.requires_grad_(False)
+
+
+def gaussian_kernels(n, seed, spread=0.1):
+    """Kernels that vary by 1 along one direction and by `spread` in all; and their entropy."""
+    direction = torch.tensor([[1.0, 0.5, 0.0], [0.5, 0.0, -0.5], [0.0, -0.5, -1.0]])
+    code = torch.randn(n, 1, 1, 1, generator=seeded(seed))
+    w = code * direction + spread * torch.randn(n, 1, 3, 3, generator=seeded(seed + 1))
+    covariance = direction.flatten()[:, None] * direction.flatten() + spread**2 * torch.eye(9)
+    return w, 0.5 * torch.logdet(2 * math.pi * math.e * covariance.double()).item()

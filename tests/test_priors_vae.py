@@ -1,0 +1,348 @@
+"""The VAE: architecture, codes, bounds and fits, against closed forms, integrals and entropies."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from prior_helpers import ERRORS, assert_mean, gaussian_kernels, posterior, seeded, vae
+from torch.distributions import Independent, Normal, kl_divergence
+
+from dwp.distributions import GaussianPosterior
+from dwp.errors import InputError
+from dwp.priors import Bound
+from dwp.priors import vae as module
+from dwp.priors.vae import VAE
+
+CODES = ["standard_normal", "vamp"]
+
+
+def exact(code_prior, **options):
+    """A VAE in double precision; of the VampPrior, one whose components lie apart."""
+    prior = vae(code_prior=code_prior, pseudo_inputs=5, **options).double()
+    if prior.vamp:
+        prior.pseudo.mul_(3)
+    return prior
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return torch.randn(12, 1, 3, 3, generator=seeded(5)).double()
+
+
+GRID = torch.linspace(-12, 12, 2001, dtype=torch.float64)
+STEP = 24 / 2000
+
+
+def log_marginal(prior, w):
+    """Integrate p(w|z) p(z) over a grid of one-dimensional z; exact to rounding."""
+    mean, variance = prior.decode(GRID[:, None])
+    density = Independent(Normal(mean, variance.sqrt()), 3)
+    log_joint = torch.stack([density.log_prob(kernel) for kernel in w]) + prior.code_log_prob(GRID[:, None])
+    return torch.logsumexp(log_joint, 1) + math.log(STEP)
+
+
+# Architecture
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+@pytest.mark.parametrize("k", range(2, 17))
+def test_shapes(k, code_prior):
+    prior = VAE(k, hidden=4, latent=3, code_prior=code_prior, pseudo_inputs=2).double()
+    w = torch.randn(6, 1, k, k, dtype=torch.float64, requires_grad=True)
+    mean, variance = prior.encode(w)
+    assert mean.shape == variance.shape == (6, 3)
+    location, spread = prior.decode(mean)
+    assert location.shape == spread.shape == (6, 1, k, k)
+    assert bool((variance > 0).all() and (spread > 0).all())
+    assert prior.log_prob(w).shape == prior.log_prob(w, 4).shape == prior.code_log_prob(mean).shape == (6,)
+    assert prior.sample(5).shape == prior.sample(5, mean=True).shape == (5, 1, k, k)
+    # Every weight is seen: no row is lost to a stride.
+    (seen,) = torch.autograd.grad(mean.square().sum(), w)
+    assert bool((seen[0] != 0).all())
+    assert bool((location[0] != location[1]).all())
+
+
+def convolutions(sequence):
+    return [
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0])
+        for m in sequence
+        if hasattr(m, "weight")
+    ]
+
+
+def test_the_architecture_is_the_papers():
+    seven, five = VAE(7, 32, 2), VAE(5, 64, 4)
+    assert convolutions(seven.encoder) == [
+        (1, 32, 3, 1, 0),
+        (32, 64, 3, 1, 0),
+        (64, 64, 3, 1, 0),
+        (64, 4, 1, 1, 0),
+    ]
+    assert convolutions(seven.decoder) == [
+        (2, 64, 1, 1, 0),
+        (64, 64, 3, 1, 0),
+        (64, 32, 3, 1, 0),
+        (32, 32, 3, 1, 0),
+        (32, 2, 1, 1, 0),
+    ]
+    assert convolutions(five.encoder) == [
+        (1, 64, 3, 1, 1),
+        (64, 64, 3, 1, 1),
+        (64, 128, 3, 1, 0),
+        (128, 128, 3, 1, 0),
+        (128, 8, 1, 1, 0),
+    ]
+    assert convolutions(five.decoder) == [
+        (4, 128, 1, 1, 0),
+        (128, 128, 3, 1, 0),
+        (128, 64, 3, 1, 0),
+        (64, 2, 1, 1, 0),
+    ]
+    # Files of the paper's VAEs name their tensors so.
+    assert list(five.state_dict())[:3] == ["encoder.0.weight", "encoder.0.bias", "encoder.2.weight"]
+    assert not seven.vamp
+
+
+def test_large_kernels_are_halved_first():
+    steps = {k: [layer[2:4] for layer in convolutions(VAE(k, 4, 2).encoder)] for k in (9, 11, 16)}
+    one = (1, 1)
+    assert steps[9] == [(3, 2), (2, 1), (3, 1), one]
+    assert steps[11] == [(3, 2), (3, 1), (3, 1), one]
+    assert steps[16] == [(2, 2), (2, 2), (2, 1), (3, 1), one]
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="kernel size 1 cannot be built; it takes sizes from 2"):
+        VAE(1, hidden=4, latent=2)
+    with pytest.raises(InputError, match="code_prior 'gmm' is not known; use standard_normal or vamp"):
+        VAE(3, hidden=4, latent=2, code_prior="gmm")
+
+
+# Codes
+
+
+def test_vamp_is_the_mixture_of_the_pseudo_kernels_codes():
+    prior = exact("vamp")
+    mean, variance = (moment.numpy() for moment in prior.encode(prior.pseudo))
+    expected = scipy.stats.norm.pdf(GRID.numpy(), mean, np.sqrt(variance)).mean(0)
+    density = prior.code_log_prob(GRID[:, None]).exp()
+    np.testing.assert_allclose(density.numpy(), expected, atol=1e-12)
+    assert (density.sum() * STEP).item() == pytest.approx(1, abs=1e-6)
+    assert mean.std() > 0.1, "the components lie apart"
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+def test_codes_are_drawn_from_their_prior(code_prior):
+    prior = exact(code_prior)
+    codes = prior.sample_codes(4000, seeded())
+    assert codes.shape == (4000, 1)
+    cumulative = (prior.code_log_prob(GRID[:, None]).exp() * STEP).cumsum(0).numpy()
+    result = scipy.stats.kstest(
+        codes[:, 0].numpy(), lambda z: np.interp(z, GRID.numpy() + STEP / 2, cumulative)
+    )
+    assert result.pvalue > 1e-3
+    assert torch.equal(codes, prior.sample_codes(4000, seeded()))
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+def test_code_kl_against_the_integral(code_prior, kernels):
+    prior = exact(code_prior)
+    mean, variance = prior.encode(kernels[:3])
+    reverse = Normal(mean, variance.sqrt())
+    log_reverse = reverse.log_prob(GRID)
+    integral = (log_reverse.exp() * (log_reverse - prior.code_log_prob(GRID[:, None]))).sum(1) * STEP
+    torch.manual_seed(0)
+    draws = torch.stack([prior.code_kl(mean, variance) for _ in range(1000)])
+    if prior.vamp:
+        for each, expected in zip(draws.T, integral, strict=True):
+            assert_mean(each, expected)
+        z = mean + 0.3
+        at = reverse.log_prob(z).sum(1) - prior.code_log_prob(z)
+        torch.testing.assert_close(prior.code_kl(mean, variance, z), at)
+    else:
+        torch.testing.assert_close(draws[0], integral)
+        assert torch.equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+def test_the_prior_stays_when_its_reverse_model_is_trained(code_prior):
+    prior, z = exact(code_prior), torch.randn(6, 1, dtype=torch.float64, generator=seeded())
+    density, codes = prior.code_log_prob(z), prior.sample_codes(5, seeded())
+    w = posterior(n=4).mean
+    before = prior.encode(w)[0]
+    keys = prior.state_dict().keys()
+    for parameter in prior.reverse_model().parameters():
+        parameter.add_(0.1)
+    assert not torch.equal(before, prior.encode(w)[0])
+    assert torch.equal(density, prior.code_log_prob(z))
+    assert torch.equal(codes, prior.sample_codes(5, seeded()))
+    assert prior.state_dict().keys() == keys
+
+
+# Bounds
+
+
+def test_elbo_terms(kernels):
+    prior = exact("standard_normal", latent=4)
+    log_likelihood, kl = prior.elbo_terms(kernels, seeded(1))
+    mean, variance = prior.encode(kernels)
+    torch.testing.assert_close(kl, kl_divergence(Normal(mean, variance.sqrt()), Normal(0.0, 1.0)).sum(1))
+    z = mean + variance.sqrt() * torch.randn(mean.shape, generator=seeded(1), dtype=mean.dtype)
+    location, spread = prior.decode(z)
+    expected = Independent(Normal(location, spread.sqrt()), 3).log_prob(kernels)
+    torch.testing.assert_close(log_likelihood, expected)
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+def test_bounds_grow_with_their_samples_and_stay_below_the_density(code_prior, kernels):
+    prior = exact(code_prior)
+    density = log_marginal(prior, kernels)
+    torch.manual_seed(0)
+
+    def draw(samples, repeats):
+        draws = prior.log_prob(kernels.repeat(repeats, 1, 1, 1), samples).view(repeats, -1)
+        return draws.mean(0), draws.std(0) / math.sqrt(repeats)
+
+    (one, one_error), (ten, ten_error) = draw(1, 5000), draw(10, 1500)
+    many = prior.log_prob(kernels, 10_000)
+    assert bool((one <= density + ERRORS * one_error).all())
+    assert bool((ten <= density + ERRORS * ten_error).all())
+    assert (ten - one).sum() > ERRORS * (one_error**2 + ten_error**2).sum().sqrt()
+    assert (many - ten).sum() > ERRORS * ten_error.square().sum().sqrt()
+    # Ten thousand samples close the gap, up to the noise of one such estimate.
+    torch.testing.assert_close(many, density, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_many_codes_go_part_by_part_and_give_the_same_gradients(samples, kernels, monkeypatch):
+    prior = exact("vamp")
+    w = kernels.clone().requires_grad_()
+
+    def result(parts):
+        torch.manual_seed(0)
+        value = torch.cat([prior.log_prob(part, samples) for part in parts])
+        return value, *torch.autograd.grad(value.sum(), w)
+
+    expected = result(w.split(4))
+    monkeypatch.setattr(module, "CODES", 4 * samples)
+    assert all(map(torch.equal, result([w]), expected))
+
+
+@pytest.mark.parametrize("code_prior", CODES)
+@pytest.mark.parametrize("samples", [1, 5])
+def test_kl_from_a_subset_is_unbiased(code_prior, samples):
+    prior, q = exact(code_prior, latent=2), posterior(n=16)
+    many = GaussianPosterior(q.mean.repeat(50, 1, 1, 1), q.log_variance.repeat(50, 1, 1, 1))
+    torch.manual_seed(0)
+    full = torch.stack([prior.kl(many, Bound(None, 1, samples)) / 50 for _ in range(20)])
+    error = full.std().item() / math.sqrt(len(full))
+    for subset, draws in ((3, 1), (5, 4), (None, 4), (16, 1)):
+        estimates = [prior.kl(q, Bound(subset, draws, samples)) for _ in range(100)]
+        assert_mean(torch.stack(estimates), full.mean(), error)
+
+
+def test_kl_is_an_upper_bound_that_falls_with_importance_samples(kernels):
+    # Of a posterior so narrow that the cross-entropy is the density at its mean.
+    prior = exact("standard_normal")
+    q = GaussianPosterior(kernels, torch.full_like(kernels, -30.0))
+    density = -log_marginal(prior, kernels).sum() - q.entropy()
+    torch.manual_seed(0)
+    one, ten = (
+        torch.stack([prior.kl(q, Bound(None, 30, samples)) for _ in range(20)]) for samples in (1, 10)
+    )
+    error = math.hypot(one.std().item(), ten.std().item()) / math.sqrt(20)
+    assert one.mean() > ten.mean() + ERRORS * error
+    assert ten.mean() > density
+
+
+def test_samples_are_decoded_codes_with_the_decoders_noise():
+    prior = vae(latent=2)
+    w, mean = prior.sample(500, seeded()), prior.sample(500, seeded(), mean=True)
+    location, variance = prior.decode(torch.randn(500, 2, generator=seeded()))
+    assert torch.equal(mean, location)
+    noise = ((w - mean) / variance.sqrt()).flatten().numpy()
+    assert scipy.stats.kstest(noise, "norm").pvalue > 1e-3
+    assert location.std(0).min() > 0.01, "the code matters"
+
+
+# Fits
+
+EPOCHS = 15
+FIT = {
+    "hidden": 8,
+    "latent": 1,
+    "schedule": {"lr": 0.01, "epochs": EPOCHS, "batch": 128, "precision": "float32"},
+}
+
+
+@pytest.fixture(scope="module", params=CODES)
+def fitted(request):
+    train, entropy = gaussian_kernels(4000, 0)
+    test, _ = gaussian_kernels(2000, 7)
+    settings = FIT | {"code_prior": request.param, "pseudo_inputs": 60}
+    prior, rows = VAE.fit(train, test, settings, seed=0)
+    return prior, rows, test, entropy
+
+
+def test_a_fitted_vae_approaches_the_negative_entropy_from_below(fitted):
+    prior, rows, test, entropy = fitted
+    elbo = [row["value"] for row in rows if row["metric"] == "elbo"]
+    error = prior.log_prob(test).std().item() / math.sqrt(len(test))
+    assert -entropy - 0.5 < elbo[-1] < -entropy + ERRORS * error
+    # The code is worth more than two nats: without it, each weight would be Gaussian by itself.
+    alone = -sum(0.5 * math.log(2 * math.pi * math.e * v) for v in test.var(0).flatten().tolist())
+    assert alone < -entropy - 4
+    assert elbo[-1] > alone + 2
+    assert elbo[0] < elbo[-1] - 1
+
+
+def test_a_fitted_vae_draws_such_kernels(fitted):
+    prior, _, test, _ = fitted
+    draws = prior.sample(4000, seeded())
+    assert draws.mean().item() == pytest.approx(test.mean().item(), abs=0.05)
+    correlation = np.corrcoef(draws[:, 0, 0, 0].numpy(), draws[:, 0, 2, 2].numpy())[0, 1]
+    assert correlation < -0.9
+    assert draws[:, 0, 0, 0].std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_the_history_of_a_fit(fitted):
+    _, rows, _, _ = fitted
+    steps = sorted({row["step"] for row in rows})
+    assert steps == list(range(0, EPOCHS * 32 + 1, 32))
+    assert {row["metric"] for row in rows} == {"elbo", "log_likelihood", "kl", "train_elbo"}
+    last = {row["metric"]: row["value"] for row in rows if row["step"] == steps[-1]}
+    assert last["elbo"] == pytest.approx(last["log_likelihood"] - last["kl"], rel=1e-6)
+    assert last["kl"] > 0.5
+
+
+def test_fits_repeat_and_leave_the_global_generator_alone():
+    train, _ = gaussian_kernels(200, 0)
+    short = FIT | {"schedule": FIT["schedule"] | {"epochs": 2}}
+    state = torch.get_rng_state()
+    first, other, again = (VAE.fit(train, train, short, seed=seed) for seed in (3, 4, 3))
+    assert torch.equal(state, torch.get_rng_state())
+    assert first[1] == again[1] != other[1]
+    assert all(map(torch.equal, first[0].state_dict().values(), again[0].state_dict().values()))
+    assert short["schedule"]["epochs"] == 2, "settings are the caller's"
+
+
+def test_pseudo_kernels_start_as_training_kernels_and_are_learned():
+    train, _ = gaussian_kernels(7, 0)
+    still = FIT | {"code_prior": "vamp", "pseudo_inputs": 10}
+    still["schedule"] = FIT["schedule"] | {"lr": 1e-12, "epochs": 1}
+    pseudo = VAE.fit(train, train, still, seed=0)[0].pseudo
+    distances = torch.cdist(pseudo.flatten(1), train.flatten(1))
+    assert distances.min(1).values.max() < 1e-6
+    assert set(distances.argmin(1).tolist()) == set(range(7)), "each of them, some twice"
+    moving = still | {"schedule": FIT["schedule"] | {"epochs": 1}}
+    assert not torch.allclose(VAE.fit(train, train, moving, seed=0)[0].pseudo, pseudo, atol=1e-3)
+
+
+def test_evaluation_is_repeatable_whatever_the_chunk(kernels):
+    prior = exact("vamp")
+    found = prior.evaluate(kernels)
+    torch.rand(5)
+    assert prior.evaluate(kernels) == found
+    assert prior.evaluate(kernels, chunk=5) == pytest.approx(found, rel=1e-5)
