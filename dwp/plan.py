@@ -5,7 +5,6 @@ seeds, settings, methods) say which cells are wanted; they are not part of a ver
 """
 
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dwp.networks import kernel_sizes
 from dwp.priors import find
 from dwp.provenance import ROOT, Artifact
 from dwp.report import Output, report_files
+from dwp.shards import shards
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 
@@ -290,12 +290,6 @@ class Plan:
 
     def _schedule(self, settings: dict) -> dict:
         return {**settings["schedule"], "precision": self.config["precision"]}
-
-
-def shards(count: int, size: int) -> Iterator[str]:
-    """Yield 'first-last' of runs of at most `size` numbers from 0; the runs before the last never move."""
-    for first in range(0, count, size):
-        yield f"{first:03d}-{min(first + size, count) - 1:03d}"
 
 
 def _prior_module(kind: str) -> Path:

@@ -1,9 +1,11 @@
 """Source networks: trained on the source data set so that their kernels can be collected."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import pandas as pd
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from dwp import metrics
@@ -12,6 +14,7 @@ from dwp.data.dataset import Dataset
 from dwp.devices import autocast
 from dwp.init import start
 from dwp.objectives import cross_entropy
+from dwp.shards import Finished
 from dwp.training import Checkpoint, Schedule, fit
 
 
@@ -21,18 +24,35 @@ def train_shard(
     settings: dict,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    finished: Iterable[Finished] = (),
 ) -> tuple[dict[str, Tensor], list[dict]]:
     """Train several source networks, each as `train` does whatever the others are.
+
+    Those that other shards have `finished` are read, not trained.
 
     Returns:
         All weights, named '<seed>/<layer>.weight', and a row {net, accuracy, nll, seconds} for each net.
     """
     weights, rows = {}, []
+    there = {seed: net for shard in finished for seed, net in _read(shard)}
     for seed in seeds:
-        state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
+        if seed in there:
+            state, row = there[seed]
+        else:
+            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
         weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
         rows.append({"net": seed, **row})
     return weights, rows
+
+
+def _read(shard: Finished) -> Iterator[tuple[int, tuple[dict[str, Tensor], dict[str, float]]]]:
+    # Pandas' quick parser may be wrong in the last digit.
+    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip").set_index("net")
+    with safe_open(shard.files[".safetensors"], framework="pt") as file:
+        for seed in shard.numbers:
+            names = [key for key in file.keys() if key.startswith(f"{seed}/")]  # noqa: SIM118
+            state = {key.partition("/")[2]: file.get_tensor(key) for key in names}
+            yield seed, (state, table.loc[seed].to_dict())
 
 
 def train(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dwp import config as configuration
 from dwp.errors import InputError
-from dwp.plan import Plan, shards
+from dwp.plan import Plan
+from dwp.shards import shards
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"

@@ -11,11 +11,12 @@ A new experiment is a new file, and no other file changes.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import torch
 
 from dwp.data.dataset import Dataset
@@ -23,6 +24,7 @@ from dwp.errors import InputError
 from dwp.init import RULES, start
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
+from dwp.shards import Finished
 from dwp.training import Checkpoint, Schedule, fit
 
 COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "value")
@@ -99,17 +101,31 @@ def find(name: str) -> ModuleType:
         raise InputError(f"experiments: {name!r} is not known; use one of {', '.join(known)}") from None
 
 
-def run(experiment: str, method: str, task: Task, seeds: Iterable[int]) -> list[dict]:
+def run(
+    experiment: str, method: str, task: Task, seeds: Iterable[int], finished: Iterable[Finished] = ()
+) -> list[dict]:
     """Run one method at one setting with several seeds; return rows with all of COLUMNS.
 
-    What a seed yields does not depend on the others.
+    What a seed yields does not depend on the others; the rows of those that other shards
+    have `finished` are read.
     """
     module = find(experiment)
+    there = {seed: rows for shard in finished for seed, rows in _read(shard)}
     rows = []
     for seed in seeds:
         label = f"{experiment} {method} {module.AXIS} {task.setting:g} seed {seed}"
         checkpoint = task.checkpoint and task.checkpoint.of(str(seed))
         origin = {"experiment": experiment, "method": method, "setting": task.setting, "seed": seed}
-        found = module.run(replace(task, seed=seed, label=label, checkpoint=checkpoint))
+        if seed in there:
+            found = there[seed]
+        else:
+            found = module.run(replace(task, seed=seed, label=label, checkpoint=checkpoint))
         rows += [{**origin, **row} for row in found]
     return rows
+
+
+def _read(shard: Finished) -> Iterator[tuple[int, list[dict]]]:
+    # Pandas' quick parser may be wrong in the last digit.
+    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip")
+    for seed in shard.numbers:
+        yield seed, table.loc[table["seed"] == seed, ["step", "metric", "value"]].to_dict("records")

@@ -6,6 +6,7 @@ from dwp import experiments
 from dwp.data.dataset import load
 from dwp.files import whole
 from dwp.priors.base import collection
+from dwp.shards import numbers
 from workflow.scripts.job import Job
 
 
@@ -21,8 +22,8 @@ def main(job: Job) -> None:
         device=job.device,
         checkpoint=job.checkpoint(),
     )
-    first, last = map(int, wildcards.shard.split("-"))
-    rows = experiments.run(wildcards.experiment, wildcards.method, task, range(first, last + 1))
+    seeds = numbers(wildcards.shard)
+    rows = experiments.run(wildcards.experiment, wildcards.method, task, seeds, job.finished_elsewhere())
     with whole(job.output.rows) as temporary:
         pd.DataFrame(rows, columns=experiments.COLUMNS).to_csv(temporary, index=False)
 
