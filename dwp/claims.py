@@ -36,21 +36,19 @@ def claim(files: Iterable[str], folder: Path = FOLDER) -> None:
 
 
 def _lock(descriptor: int, version: str, files: list[str]) -> None:
-    if all(map(os.path.exists, files)):
-        _wait(descriptor, fcntl.LOCK_SH, version)
-    else:
-        _wait(descriptor, fcntl.LOCK_EX, version)
-        if all(map(os.path.exists, files)):
-            # Another run made them in the meantime.
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+    def there() -> bool:
+        return all(map(os.path.exists, files))
 
-
-def _wait(descriptor: int, kind: int, version: str) -> None:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if there() else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.warning("Waiting for another run here, which makes or reads %s", version.replace("-", "/"))
-        fcntl.flock(descriptor, kind)
+        # First to read, which is enough for all who wait if the other run makes the files.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not there():
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if there():
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def claimed(folder: Path = FOLDER) -> bool:
