@@ -4,6 +4,7 @@ Any number of runs may read a finished version; one that is to be made belongs t
 until that run ends. The kernel keeps these locks (`flock`), so a run that is killed leaves none.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path("results/.claims")
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,14 @@ def claim(files: Iterable[str], folder: Path = FOLDER) -> None:
     for version in sorted(versions):
         if version not in _held:
             _held[version] = os.open(folder / version, os.O_RDWR | os.O_CREAT, 0o666)
-        _lock(_held[version], version, versions[version])
+        try:
+            _lock(_held[version], version, versions[version])
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            # As on some clusters. Snakemake's own locks still end a second run that would do harm.
+            logger.warning("No waiting for other runs here: this file system keeps no locks (%s)", error)
+            return
 
 
 def _lock(descriptor: int, version: str, files: list[str]) -> None:
@@ -57,6 +66,6 @@ def claimed(folder: Path = FOLDER) -> bool:
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+            except OSError as error:
+                return error.errno not in UNSUPPORTED
     return False

@@ -1,5 +1,6 @@
 """Two runs in one folder at the same time: they share what they have in common, and take turns to make it."""
 
+import errno
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT, snakemake
 from safetensors.torch import save_file
 
+from dwp import claims
 from dwp.cli import main
 
 CLAIM = "import sys; from dwp.claims import claim; claim(sys.argv[1:]); print('claimed', flush=True); input()"
@@ -79,6 +81,17 @@ def test_a_killed_run_claims_nothing(folder):
     first.process.kill()
     first.end()
     assert Run(NETS).claimed().end() == ""
+
+
+def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(claims, "_held", {})
+    claims.claim([DATA, NETS])
+    assert "this file system keeps no locks" in caplog.text
+    assert not claims.claimed()
 
 
 COMMON = """
