@@ -160,8 +160,8 @@ class Plan:
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         """Return every artifact of this configuration by version."""
-        found = [*self._datasets.values(), *self.kernels.values(), *self.methods.values(), self.report]
-        found += [artifact for sizes in self.priors.values() for artifact in sizes.values()]
+        found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
+        found += [self.report, *(artifact for sizes in self.priors.values() for artifact in sizes.values())]
         if self.trains_source:
             found.append(self.source)
         return {artifact.version: artifact for artifact in found}
@@ -184,6 +184,12 @@ class Plan:
     def trains_source(self) -> bool:
         """Return whether kernels come from nets trained here."""
         return not self.config["kernels"]["files"]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets that something here reads."""
+        chosen = self.config["data"]
+        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if self.trains_source else {}))
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
@@ -246,9 +252,7 @@ class Plan:
 
         All are targets: Snakemake does not miss a file of which only the results are asked for.
         """
-        chosen = self.config["data"]
-        datasets = {chosen["target"]: None} | ({chosen["source"]: None} if self.trains_source else {})
-        named = [*map(self.dataset_file, datasets), *self.source_files()]
+        named = [*map(self.dataset_file, self.datasets), *self.source_files()]
         named += [path for paths in self.report_inputs().values() for path in paths]
         manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
         report = [item.path for item in self.report_files()] + ["manifest.json"]
@@ -285,8 +289,6 @@ class Plan:
             fresh = link.with_name(f".{link.name}-{os.getpid()}")
             fresh.symlink_to(os.path.relpath(target, link.parent))
             fresh.replace(link)
-
-    # Small things
 
     def _schedule(self, settings: dict) -> dict:
         return {**settings["schedule"], "precision": self.config["precision"]}
