@@ -13,6 +13,7 @@ sys.path.insert(0, workflow.basedir)
 from dwp.config import validate
 from dwp.errors import InputError
 from dwp.plan import Plan
+from workflow.scripts.turns import wanted
 
 
 configfile: f"{workflow.basedir}/config.yaml"
@@ -49,7 +50,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        plan.files(),
+        lambda wildcards: wanted(plan, workflow),
 
 
 onsuccess:

@@ -5,17 +5,14 @@ import contextlib
 import datetime
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from dwp import versions
+from dwp.claims import claimed
+from dwp.configfiles import users
 from dwp.errors import InputError
-from dwp.provenance import ROOT
 from dwp.versions import ABSENT, Version
-
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
 
@@ -23,6 +20,7 @@ EPILOG = """\
 examples:
   dwp versions                                   what is there, and what config.yaml uses
   dwp versions --configfile config/smoke.yaml    … and what another configuration uses
+  dwp versions --config data_root=/my/data       values as with snakemake --config
   dwp diff 1a2b priors/vae-7x7                   why two versions differ
   dwp verify                                     is every file as it was written?
   dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
@@ -32,6 +30,7 @@ exit status: 0 all well, 1 files are missing or damaged, 2 the command could not
 """
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
+CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     which = argparse.ArgumentParser(add_help=False)
     repeated = {"nargs": "+", "action": "append", "default": []}
     which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
+    which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
@@ -90,7 +90,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
 
     USED BY names config.yaml, or the configurations given instead.
     """
-    users = _users(overlays or [[]])
+    used = users((files, options.config) for files in overlays or [[]])
     if options.json:
         _print_json(
             {
@@ -101,7 +101,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
                 "inputs": version.spec.get("inputs", {}),
                 "size": version.size,
                 "finished": version.finished and version.finished.isoformat(),
-                "used_by": users.get(version.label, []),
+                "used_by": used.get(version.label, []),
                 "files": [str(file) for file, _ in version.named_files],
             }
             for version in found
@@ -118,7 +118,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
                 _some(version.spec.get("inputs", {}).values()),
                 _size(version.size),
                 _age(version.finished),
-                ", ".join(users.get(version.label, ["-"])),
+                ", ".join(used.get(version.label, ["-"])),
             )
             for version in found
         ],
@@ -164,10 +164,13 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     """Show the versions that no configuration refers to; with --yes delete them.
 
     config.yaml alone always counts; name every other configuration whose results are to stay.
-    A version in which a job may be at work stays too.
+    A version in which a job may be at work stays too. While a workflow runs, nothing is deleted.
     """
-    users = _users([[], *overlays])
-    unwanted, kept = versions.unwanted(found, users)
+    if options.yes:
+        _refuse_while_a_workflow_runs()
+    # With --config, config.yaml counts both with those values and without.
+    used = users([([], []), *((files, options.config) for files in overlays or [[]])])
+    unwanted, kept = versions.unwanted(found, used)
     sizes = {version.label: version.size for version in (*unwanted, *kept)}
     if options.yes:
         versions.remove(unwanted)
@@ -184,7 +187,7 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     if rows:
         _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
     total = f"{_size(sum(sizes[version.label] for version in unwanted))} in {len(unwanted)} version(s)"
-    configurations = ", ".join(dict.fromkeys(name for names in users.values() for name in names))
+    configurations = ", ".join(dict.fromkeys(name for names in used.values() for name in names))
     if not unwanted:
         print(f"Nothing to delete: the rest is used by {configurations}")
     elif options.yes:
@@ -194,47 +197,15 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     return 0
 
 
-# Configurations
-
-
-def read_config(overlays: Iterable[Path]) -> dict:
-    """Return config.yaml with overlays laid over it as Snakemake does, held against the schema.
-
-    Raises:
-        InputError: a file is missing, is no YAML mapping, or the schema refuses the result.
-    """
-    from dwp.config import validate
-
-    config: dict = {}
-    for file in (ROOT / "config.yaml", *overlays):
-        try:
-            entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"cannot read the configuration {file}: {str(error).splitlines()[0]}") from None
-        if not isinstance(entries, dict | None):
-            raise InputError(f"the configuration {file} is no mapping of keys to values")
-        config = _overlaid(config, entries or {})
-    validate(config, SCHEMA)
-    return config
-
-
-def _overlaid(below: object, above: Mapping) -> dict:
-    merged = dict(below) if isinstance(below, Mapping) else {}
-    for key, value in above.items():
-        merged[key] = _overlaid(merged.get(key), value) if isinstance(value, Mapping) else value
-    return merged
-
-
-def _users(configurations: Iterable[list[Path]]) -> dict[str, list[str]]:
-    """Return the names of the configurations that refer to a version, by its label."""
-    from dwp.plan import Plan
-
-    users: dict[str, list[str]] = {}
-    for overlays in configurations:
-        name = "+".join(file.stem for file in overlays) or "config.yaml"
-        for artifact in Plan(read_config(overlays)).artifacts.values():
-            users.setdefault(f"{artifact.stage}/{artifact.version}", []).append(name)
-    return users
+def _refuse_while_a_workflow_runs() -> None:
+    # Snakemake's locks outlive a run that was killed, and go with the first run that ends; claims do neither.
+    if claimed():
+        raise InputError("a workflow is running here; wait for its end, then prune")
+    if any(Path(".snakemake/locks").glob("*.lock")):
+        raise InputError(
+            "Snakemake has locked this folder: wait until the workflow that runs here has ended, "
+            "or, if none does, run `snakemake --unlock`; then prune"
+        )
 
 
 # Printing

@@ -95,7 +95,8 @@ def check(where: str, choices: dict, experiment: dict, config: dict) -> None:
     origin = choices["init"]["from"]
     for layer, name in _by_layer(f"{where}.init.from", origin, network).items():
         if name == PRETRAINED:
-            _check_pretrained(f"{where}.init.from", origin, experiment, config)
+            members = choices.get("members", 1)
+            _check_pretrained(f"{where}.init.from", origin, members, experiment, config)
         elif name not in RULES:
             _check_known(f"{where}.init.from", name, priors, sizes[layer], STARTS)
             cls = find(priors[name]["kind"])
@@ -133,7 +134,7 @@ def _check_kingma(where: str, form: str, prior: dict) -> None:
         )
 
 
-def _check_pretrained(where: str, origin: object, experiment: dict, config: dict) -> None:
+def _check_pretrained(where: str, origin: object, members: int, experiment: dict, config: dict) -> None:
     if origin != PRETRAINED:
         raise InputError(f"{where}: {PRETRAINED!r} is for the whole network, not for single layers")
     if config["kernels"]["files"]:
@@ -148,5 +149,12 @@ def _check_pretrained(where: str, origin: object, experiment: dict, config: dict
             f"{where}: {PRETRAINED!r} needs images of one shape; {chosen['source']} and "
             f"{chosen['target']} differ"
         )
+    if experiment["seeds"] > config["source"]["nets"]:
+        raise InputError(
+            f"{where}: {PRETRAINED!r} starts each seed from the source network of that number; there are "
+            f"{experiment['seeds']} seeds and source.nets is {config['source']['nets']}"
+        )
+    if members > 1:
+        raise InputError(f"{where}: {PRETRAINED!r} gives all {members} members one start; use members: 1")
     if any(width != 1 for width in experiment.get("width", ())):
         raise InputError(f"{where}: {PRETRAINED!r} needs width 1; the experiment has {experiment['width']}")

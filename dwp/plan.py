@@ -5,7 +5,6 @@ seeds, settings, methods) say which cells are wanted; they are not part of a ver
 """
 
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dwp.networks import kernel_sizes, square
 from dwp.priors import find
 from dwp.provenance import ROOT, Artifact
 from dwp.report import Output, report_files
+from dwp.shards import numbers, shards
 
 SCRIPTS = ROOT / "workflow" / "scripts"
 EXPERIMENTS = ROOT / "dwp" / "experiments"
@@ -164,8 +164,8 @@ class Plan:
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         """Return every artifact of this configuration by version."""
-        found = [*self._datasets.values(), *self.kernels.values(), *self.methods.values(), self.report]
-        found += [artifact for sizes in self.priors.values() for artifact in sizes.values()]
+        found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
+        found += [self.report, *(artifact for sizes in self.priors.values() for artifact in sizes.values())]
         if self.trains_source:
             found.append(self.source)
         return {artifact.version: artifact for artifact in found}
@@ -188,6 +188,12 @@ class Plan:
     def trains_source(self) -> bool:
         """Return whether kernels come from nets trained here."""
         return not self.config["kernels"]["files"]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets that something here reads."""
+        chosen = self.config["data"]
+        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if self.trains_source else {}))
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
@@ -215,8 +221,8 @@ class Plan:
         """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
         return self.priors[name][size].path(f"{name}-{square(size)}.{suffix}")
 
-    def method_inputs(self, version: str) -> dict[str, list[str] | str]:
-        """Return the files that a method's cells read: `dataset`, `priors`; `outliers`, `pretrained`."""
+    def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
+        """Return the files that a cell reads: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
         settings = self.config["experiments"][experiment]
@@ -228,7 +234,13 @@ class Plan:
         if "outliers" in made.inputs:
             files["outliers"] = self.dataset_file(self.config["data"]["source"])
         if "pretrained" in made.inputs:
-            files["pretrained"] = self.source_files()[0]
+            # The nets of the same numbers.
+            mine = set(numbers(shard))
+            files["pretrained"] = [
+                file
+                for file in self.source_files()
+                if mine & set(numbers(Path(file).stem.removeprefix("nets-")))
+            ]
         return files
 
     def cells(self, experiment: str) -> list[str]:
@@ -258,9 +270,7 @@ class Plan:
 
         All are targets: Snakemake does not miss a file of which only the results are asked for.
         """
-        chosen = self.config["data"]
-        datasets = {chosen["target"]: None} | ({chosen["source"]: None} if self.trains_source else {})
-        named = [*map(self.dataset_file, datasets), *self.source_files()]
+        named = [*map(self.dataset_file, self.datasets), *self.source_files()]
         named += [path for paths in self.report_inputs().values() for path in paths]
         manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
         report = [item.path for item in self.report_files()] + ["manifest.json"]
@@ -298,16 +308,8 @@ class Plan:
             fresh.symlink_to(os.path.relpath(target, link.parent))
             fresh.replace(link)
 
-    # Small things
-
     def _schedule(self, settings: dict) -> dict:
         return {**settings["schedule"], "precision": self.config["precision"]}
-
-
-def shards(count: int, size: int) -> Iterator[str]:
-    """Yield 'first-last' of runs of at most `size` numbers from 0; the runs before the last never move."""
-    for first in range(0, count, size):
-        yield f"{first:03d}-{min(first + size, count) - 1:03d}"
 
 
 def _prior_module(kind: str) -> Path:

@@ -1,11 +1,12 @@
 """Source networks: trained on the source data set so that their kernels can be collected."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from dwp import metrics
@@ -14,6 +15,7 @@ from dwp.data.dataset import Dataset
 from dwp.devices import autocast
 from dwp.init import start
 from dwp.objectives import cross_entropy
+from dwp.shards import Finished
 from dwp.training import Checkpoint, Schedule, fit
 
 
@@ -23,27 +25,44 @@ def train_shard(
     settings: dict,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
+    finished: Iterable[Finished] = (),
 ) -> tuple[dict[str, Tensor], list[dict]]:
     """Train several source networks, each as `train` does whatever the others are.
+
+    Those that other shards have `finished` are read, not trained.
 
     Returns:
         All weights, named '<seed>/<layer>.weight', and a row {net, accuracy, nll, seconds} for each net.
     """
     weights, rows = {}, []
+    there = {seed: net for shard in finished for seed, net in _read(shard)}
     for seed in seeds:
-        state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
+        if seed in there:
+            state, row = there[seed]
+        else:
+            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
         weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
         rows.append({"net": seed, **row})
     return weights, rows
 
 
-def load(path: str | Path) -> tuple[dict[str, Tensor], ...]:
-    """Return the state dicts of a shard's networks, in order of their seeds."""
+def load_nets(paths: Iterable[str | Path], seeds: Collection[int]) -> dict[int, dict[str, Tensor]]:
+    """Return the state dicts of those networks of some shards that have one of the seeds, by seed."""
     nets: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_file(path).items():
-        seed, _, name = key.partition("/")
-        nets.setdefault(int(seed), {})[name] = tensor
-    return tuple(nets[seed] for seed in sorted(nets))
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                seed, _, name = key.partition("/")
+                if int(seed) in seeds:
+                    nets.setdefault(int(seed), {})[name] = file.get_tensor(key)
+    return nets
+
+
+def _read(shard: Finished) -> Iterator[tuple[int, tuple[dict[str, Tensor], dict[str, float]]]]:
+    # Pandas' quick parser may be wrong in the last digit.
+    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip").set_index("net")
+    for seed, state in load_nets([shard.files[".safetensors"]], shard.numbers).items():
+        yield seed, (state, table.loc[seed].to_dict())
 
 
 def train(

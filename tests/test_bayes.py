@@ -290,10 +290,8 @@ def test_kl_is_the_sum_over_all_weights():
         mean, log_variance = layer.posterior.moments()
         scale = torch.tensor(layer.posterior.prior.scale, dtype=torch.float64)
         total += kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, scale)).sum().item()
-        by_kernel = sum(
-            layer.posterior.prior.kl(layer.posterior.kernels()[torch.tensor([m])])
-            for m in range(len(layer.posterior.kernels()))
-        )
+        prior, kernels = layer.posterior.prior, layer.posterior.kernels()
+        by_kernel = sum(prior.kl(kernels[torch.tensor([m])]) for m in range(len(kernels)))
         assert layer.kl().item() == pytest.approx(by_kernel.item(), rel=1e-9)
     assert dwp.kl(model).item() == pytest.approx(total, rel=1e-9)
     assert dwp.kl(small_net()).item() == 0

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dwp import config as configuration
 from dwp.errors import InputError
-from dwp.plan import Plan, shards
+from dwp.plan import Plan
+from dwp.shards import shards
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
@@ -361,12 +362,12 @@ def test_files_lie_under_their_versions():
         == f"results/few_shot/{made.methods['few_shot', 'dwp'].version}/dwp_examples-100_seeds-000-004.csv"
     )
     assert made.source_files()[-1] == f"results/source/{made.source.version}/nets-090-099.safetensors"
-    inputs = made.method_inputs(made.methods["few_shot", "dwp"].version)
+    inputs = made.cell_inputs(made.methods["few_shot", "dwp"].version, "000-001")
     assert inputs == {
         "dataset": made.dataset_file("digits"),
         "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
     }
-    assert made.method_inputs(made.methods["few_shot", "log_uniform"].version)["priors"] == []
+    assert made.cell_inputs(made.methods["few_shot", "log_uniform"].version, "000-001")["priors"] == []
 
 
 # Files of the user

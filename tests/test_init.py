@@ -197,5 +197,5 @@ def test_a_pretrained_network_of_other_layers_is_refused():
     message = r"pretrained network: conv1.weight is \[6, 1, 5, 5\] here; there it is \[3, 1, 5, 5\]"
     with pytest.raises(InputError, match=message):
         load_(model, state)
-    with pytest.raises(InputError, match="conv1.weight .* is not there"):
+    with pytest.raises(InputError, match=r"conv1.weight .* is not there"):
         load_(model, {})

@@ -64,6 +64,7 @@ CONFIGURATIONS = [
     ("the source nets' learning rate", "{source: {schedule: {lr: 0.02}}}", {"source": 2} | KERNELS | LEARNED),
     ("8 -> 10 source nets", "{source: {nets: 10}}", {"source": 1} | KERNELS | LEARNED),
     ("8 -> 4 source nets", "{source: {nets: 4}}", KERNELS | LEARNED),
+    ("the shard size of the source nets", "{source: {shard: 8}}", {"source": 1} | KERNELS | LEARNED),
     ("another source data set", "{data: {source: digits}}", {"source": 2} | KERNELS | LEARNED),
     (
         "another target data set",
@@ -80,6 +81,11 @@ CONFIGURATIONS = [
         "one more n of few_shot",
         "{experiments: {few_shot: {examples: [20, 50, 100]}}}",
         one_more(FEW_SHOT) | REPORT,
+    ),
+    (
+        "the shard size of few_shot",
+        "{experiments: {few_shot: {shard: 1}}}",
+        one_more(FEW_SHOT, 4) | REPORT,
     ),
     ("one n less of few_shot", "{experiments: {few_shot: {examples: [50]}}}", REPORT),
     (

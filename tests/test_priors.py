@@ -302,6 +302,6 @@ def test_a_new_kind_needs_no_other_change(tmp_path, monkeypatch):
     make_bayesian(model, {3: prior})
     # E|w| under a posterior this narrow is |mean|: the cross-entropy is known.
     cross_entropy = (np.abs(weights) / 0.5 + math.log(2 * 0.5)).sum()
-    entropy = sum(layer.kernels().entropy().item() for layer in (model[0], model[2]))
+    entropy = sum(layer.posterior.kernels().entropy().item() for layer in (model[0], model[2]))
     torch.manual_seed(0)
     assert_mean([bayesian_kl(model).item() for _ in range(200)], cross_entropy - entropy, 0.02)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import yaml
 from conftest import ROOT
 
 from dwp import versions
-from dwp.cli import main, read_config
+from dwp.cli import main
+from dwp.configfiles import read_config
 from dwp.errors import InputError
 from dwp.plan import Plan
 from dwp.provenance import Artifact, write_manifest
@@ -219,6 +222,35 @@ def test_prune_shows_first_deletes_with_yes_and_stays_in_results(results, tmp_pa
     assert (results / "downloads" / "mnist.gz").exists()
 
 
+def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
+    before = labels(versions.read())
+    locks = results.parent / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.output.lock").write_text("results/source/0123abcd/nets-000-009.csv\n")
+    assert main(["prune", "--yes"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dwp: Snakemake has locked this folder: ")
+    assert "`snakemake --unlock`" in error
+    assert error.count("\n") == 1
+    assert main(["prune"]) == 0
+    (locks / "0.output.lock").unlink()
+
+    claiming = (
+        "from dwp.claims import claim; claim(['results/source/0123abcd/a']); print(flush=True); input()"
+    )
+    command, pipe = [sys.executable, "-c", claiming], subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as run:
+        run.stdout.readline()
+        assert main(["prune", "--yes"]) == 2
+        assert capsys.readouterr().err == "dwp: a workflow is running here; wait for its end, then prune\n"
+        run.communicate(b"\n")
+    assert labels(versions.read()) == before
+    assert main(["prune", "--yes"]) == 0
+    assert versions.read() == []
+
+
 def test_every_named_configuration_counts(results, tmp_path, capsys):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("source: {l2: 0.5}\n")
@@ -236,6 +268,27 @@ def test_every_named_configuration_counts(results, tmp_path, capsys):
     assert set(labels(versions.read())) == {label(default.source), label(other.source)}
     assert main(["prune", "--yes"]) == 0
     assert labels(versions.read()) == [label(default.source)]
+
+
+def test_values_count_as_with_snakemake(results, tmp_path, capsys):
+    (tmp_path / "overlay.yaml").write_text("source: {l2: 0.5}\n")
+    entries = ["data={source: digits}", "precision=bfloat16", f"data_root={tmp_path}"]
+    made = [
+        Plan(read_config(files, values)).source
+        for files in ([], [tmp_path / "overlay.yaml"])
+        for values in ([], entries)
+    ]
+    assert len({artifact.version for artifact in made}) == 4
+    for artifact in made:
+        put(artifact, "nets-000-009.csv")
+    assert main(["versions", "--json", "--config", *entries]) == 0
+    used = {f"{v['stage']}/{v['version']}": v["used_by"] for v in json.loads(capsys.readouterr().out)}
+    assert [used[label(artifact)] for artifact in made] == [[], [" ".join(["config.yaml", *entries])], [], []]
+
+    assert main(["prune", "--yes", "--configfile", "overlay.yaml", "--config", *entries]) == 0
+    assert set(labels(versions.read())) == {label(made[0]), label(made[3])}
+    assert main(["prune", "--yes", "--config", *entries]) == 0
+    assert labels(versions.read()) == [label(made[0])]
 
 
 # The command line
@@ -261,6 +314,9 @@ def test_overlays_are_laid_over_as_snakemake_does(tmp_path):
         (["prune", "--configfile", "nowhere.yaml"], "cannot read the configuration"),
         (["prune", "--configfile", "list.yaml"], "is no mapping"),
         (["prune", "--configfile", "bad.yaml"], "config: sorce: unknown key, did you mean 'source'?"),
+        (["prune", "--config", "sorce=3"], "config: sorce: unknown key, did you mean 'source'?"),
+        (["prune", "--config", "data_root"], "--config: Invalid config definition"),
+        (["prune", "--config", "data_root=nowhere"], "config: data_root: there is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):

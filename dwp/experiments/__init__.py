@@ -12,11 +12,12 @@ A new experiment is a new file, and no other file changes.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import torch
 
 from dwp import methods
@@ -26,6 +27,7 @@ from dwp.init import RULES, load_, start
 from dwp.networks import layer_sizes
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
+from dwp.shards import Finished
 from dwp.training import Checkpoint, Schedule, fit
 
 BETWEEN_MEMBERS = 1_000_003
@@ -44,7 +46,7 @@ class Task:
         dataset: the target data set.
         priors: those the method needs, by name and then by kernel size.
         outliers: the source data set, for experiments with `USES_SOURCE`.
-        pretrained: state dicts of source networks, for methods that start from them.
+        pretrained: state dicts of source networks by seed, for methods that start from them.
     """
 
     setting: float
@@ -55,7 +57,7 @@ class Task:
     priors: dict[str, dict[int, Prior]]
     device: torch.device
     outliers: Dataset | None = None
-    pretrained: tuple[dict[str, torch.Tensor], ...] = ()
+    pretrained: Mapping[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     label: str = ""
 
@@ -78,7 +80,7 @@ class Task:
             mean=init.get("draw") == "mean",
         )
         if self.pretrained:
-            load_(model, self.pretrained[(self.seed + member) % len(self.pretrained)])
+            load_(model, self.pretrained[self.seed])
         return model.to(self.device)
 
     def by_layer(self, choice: str | dict[str, str]) -> dict[str, Prior | str]:
@@ -126,17 +128,31 @@ def find(name: str) -> ModuleType:
         raise InputError(f"experiments: {name!r} is not known; use one of {', '.join(known)}") from None
 
 
-def run(experiment: str, method: str, task: Task, seeds: Iterable[int]) -> list[dict]:
+def run(
+    experiment: str, method: str, task: Task, seeds: Iterable[int], finished: Iterable[Finished] = ()
+) -> list[dict]:
     """Run one method at one setting with several seeds; return rows with all of COLUMNS.
 
-    What a seed yields does not depend on the others.
+    What a seed yields does not depend on the others; the rows of those that other shards
+    have `finished` are read.
     """
     module = find(experiment)
+    there = {seed: rows for shard in finished for seed, rows in _read(shard)}
     rows = []
     for seed in seeds:
         label = f"{experiment} {method} {module.AXIS} {task.setting:g} seed {seed}"
         checkpoint = task.checkpoint and task.checkpoint.of(str(seed))
         origin = {"experiment": experiment, "method": method, "setting": task.setting, "seed": seed}
-        found = module.run(replace(task, seed=seed, label=label, checkpoint=checkpoint))
+        if seed in there:
+            found = there[seed]
+        else:
+            found = module.run(replace(task, seed=seed, label=label, checkpoint=checkpoint))
         rows += [{**origin, **row} for row in found]
     return rows
+
+
+def _read(shard: Finished) -> Iterator[tuple[int, list[dict]]]:
+    # Pandas' quick parser may be wrong in the last digit.
+    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip")
+    for seed in shard.numbers:
+        yield seed, table.loc[table["seed"] == seed, ["step", "metric", "value"]].to_dict("records")

@@ -3,7 +3,7 @@
 
 rule experiment:
     input:
-        unpack(lambda wildcards: plan.method_inputs(wildcards.version)),
+        unpack(lambda wildcards: plan.cell_inputs(wildcards.version, wildcards.shard)),
     output:
         rows="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.csv",
         manifest="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.manifest.json",

@@ -8,13 +8,16 @@ so that a change of it reruns nothing.
 import logging
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from dwp.devices import choose_device
 from dwp.errors import InputError
+from dwp.files import sha256
 from dwp.provenance import ROOT, write_manifest
+from dwp.shards import Finished, finished
 from dwp.training import Checkpoint
 
 logger = logging.getLogger("dwp")
@@ -35,6 +38,7 @@ class Job:
         self.params = self.spec["params"]
         self.input, self.output = snakemake.input, snakemake.output
         self.wildcards, self.config = snakemake.wildcards, snakemake.config
+        self._facts: dict[str, object] = {}
 
     def __enter__(self) -> "Job":
         self._began = time.perf_counter()
@@ -73,6 +77,18 @@ class Job:
             first.parent / "checkpoints" / f"{first.stem}.pt", identity, self.config["checkpoint_seconds"]
         )
 
+    def finished_elsewhere(self) -> list[Finished]:
+        """Return which of its nets or seeds other shards of this version have finished; log them."""
+        found = finished(self.output.manifest, self.spec, self._read)
+        self._facts["taken_over"] = {shard.files[".csv"].stem: shard.numbers for shard in found}
+        for name, taken in self._facts["taken_over"].items():
+            logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
+        return found
+
+    @cached_property
+    def _read(self) -> dict[str, str]:
+        return {str(file): sha256(file) for file in self.input}
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, InputError | FloatingPointError):
             self._refuse(error)
@@ -81,9 +97,8 @@ class Job:
             return
         seconds = time.perf_counter() - self._began
         files = [file for file in self.output if file != self.output.manifest]
-        write_manifest(
-            self.output.manifest, self.spec, files, device=str(self.device), seconds=round(seconds, 3)
-        )
+        self._facts |= {"read": self._read, "device": str(self.device), "seconds": round(seconds, 3)}
+        write_manifest(self.output.manifest, self.spec, files, **self._facts)
         logger.info("done in %.1f s", seconds)
 
     def _refuse(self, error: Exception) -> None:

@@ -6,11 +6,13 @@ from dwp import experiments, source
 from dwp.data.dataset import load
 from dwp.files import whole
 from dwp.priors.base import collection
+from dwp.shards import numbers
 from workflow.scripts.job import Job
 
 
 def main(job: Job) -> None:
     params, wildcards, files = job.params, job.wildcards, job.input
+    seeds = numbers(wildcards.shard)
     task = experiments.Task(
         setting=float(wildcards.setting),
         seed=0,
@@ -20,11 +22,10 @@ def main(job: Job) -> None:
         priors=collection(files.get("priors", []), params["priors"], params["settings"]["network"]),
         device=job.device,
         outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
-        pretrained=source.load(files.pretrained) if "pretrained" in files.keys() else (),  # noqa: SIM118
+        pretrained=source.load_nets(files.get("pretrained", []), seeds),
         checkpoint=job.checkpoint(),
     )
-    first, last = map(int, wildcards.shard.split("-"))
-    rows = experiments.run(wildcards.experiment, wildcards.method, task, range(first, last + 1))
+    rows = experiments.run(wildcards.experiment, wildcards.method, task, seeds, job.finished_elsewhere())
     with whole(job.output.rows) as temporary:
         pd.DataFrame(rows, columns=experiments.COLUMNS).to_csv(temporary, index=False)
 

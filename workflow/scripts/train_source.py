@@ -6,13 +6,16 @@ from safetensors.torch import save_file
 from dwp import source
 from dwp.data.dataset import load
 from dwp.files import whole
+from dwp.shards import numbers
 from workflow.scripts.job import Job
 
 
 def main(job: Job) -> None:
     dataset = load(job.input.dataset)
-    first, last = map(int, job.wildcards.shard.split("-"))
-    nets, rows = source.train_shard(range(first, last + 1), dataset, job.params, job.device, job.checkpoint())
+    seeds = numbers(job.wildcards.shard)
+    nets, rows = source.train_shard(
+        seeds, dataset, job.params, job.device, job.checkpoint(), job.finished_elsewhere()
+    )
     with whole(job.output.nets) as temporary:
         save_file(nets, temporary)
     with whole(job.output.table) as temporary:

@@ -1,0 +1,178 @@
+"""Shards: what other shards have finished is taken over, and makes no difference."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import snakemake
+from safetensors.torch import save_file
+
+from dwp import experiments, shards, source
+from dwp.data import Dataset
+from dwp.files import sha256
+from dwp.provenance import write_manifest
+
+CPU = torch.device("cpu")
+SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
+NETWORK = {"layers": [{"conv": 2, "kernel": 7, "pool": 2}], "batch_norm": True}
+NETS = {"network": NETWORK, "l2": 0.01, "schedule": SCHEDULE}
+FEW_SHOT = {"network": NETWORK, "schedule": SCHEDULE, "every": 1, "ensemble": 2, "kernel_subset": None}
+L2 = {"posterior": "none", "l2": 0.001, "init": {"from": "xavier"}}
+SPEC = {"stage": "source", "version": "0123abcd", "params": {"l2": 0.01}, "inputs": {}, "code": "aaaaaaaa"}
+READ = {"results/data/89abcdef/noise.safetensors": "0" * 64}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (n, 1, 14, 14), dtype=torch.uint8, generator=generator) for n in (30, 16)]
+    return Dataset("noise", images[0], torch.arange(30) % 3, images[1], torch.arange(16) % 3)
+
+
+def make_nets(folder: Path, shard: str, dataset: Dataset) -> list[int]:
+    """Do what a job of `source` does; return which nets it took over."""
+    path = folder / f"nets-{shard}"
+    found = shards.finished(f"{path}.manifest.json", SPEC, READ)
+    nets, rows = source.train_shard(shards.numbers(shard), dataset, NETS, CPU, finished=found)
+    save_file(nets, f"{path}.safetensors")
+    pd.DataFrame(rows).to_csv(f"{path}.csv", index=False)
+    write_manifest(f"{path}.manifest.json", SPEC, [f"{path}.safetensors", f"{path}.csv"], read=READ)
+    return [number for part in found for number in part.numbers]
+
+
+def test_nets_are_taken_over_byte_by_byte(tmp_path, dataset):
+    fresh, grown = tmp_path / "fresh", tmp_path / "grown"
+    fresh.mkdir()
+    grown.mkdir()
+    assert make_nets(fresh, "000-003", dataset) == []
+    assert make_nets(grown, "000-001", dataset) == []
+    assert make_nets(grown, "002-002", dataset) == []
+    assert make_nets(grown, "000-003", dataset) == [0, 1, 2]
+    assert sha256(fresh / "nets-000-003.safetensors") == sha256(grown / "nets-000-003.safetensors")
+
+    tables = [pd.read_csv(folder / "nets-000-003.csv", dtype=str) for folder in (fresh, grown)]
+    for table in tables:
+        assert list(table) == ["net", "accuracy", "nll", "seconds"]
+    assert tables[0].drop(columns="seconds").equals(tables[1].drop(columns="seconds"))
+    # The seconds are those that a net's training took, digit by digit.
+    before = pd.concat(
+        pd.read_csv(grown / f"nets-{shard}.csv", dtype=str) for shard in ("000-001", "002-002")
+    )
+    assert list(tables[1]["seconds"][:3]) == list(before["seconds"])
+
+    # Nothing is trained, so the table is the same to the last byte too.
+    (whole,) = fresh.glob("*.csv")
+    content = whole.read_bytes()
+    assert make_nets(fresh, "000-001", dataset) == [0, 1]
+    assert make_nets(fresh, "002-003", dataset) == [2, 3]
+    for path in fresh.glob("nets-000-003.*"):
+        path.unlink()
+    assert make_nets(fresh, "000-003", dataset) == [0, 1, 2, 3]
+    assert whole.read_bytes() == content
+
+
+def test_seeds_are_taken_over_byte_by_byte(tmp_path, dataset):
+    task = experiments.Task(9.0, 0, FEW_SHOT, L2, dataset, {}, CPU)
+
+    def make(folder: Path, shard: str) -> list[int]:
+        path = folder / f"l2_examples-9_seeds-{shard}"
+        found = shards.finished(f"{path}.manifest.json", SPEC, READ)
+        rows = experiments.run("few_shot", "l2", task, shards.numbers(shard), found)
+        path.parent.mkdir(exist_ok=True)
+        pd.DataFrame(rows, columns=experiments.COLUMNS).to_csv(f"{path}.csv", index=False)
+        write_manifest(f"{path}.manifest.json", SPEC, [f"{path}.csv"], read=READ)
+        return [number for part in found for number in part.numbers]
+
+    assert make(tmp_path / "fresh", "000-002") == []
+    assert make(tmp_path / "grown", "000-001") == []
+    assert make(tmp_path / "grown", "000-002") == [0, 1]
+    files = [tmp_path / folder / "l2_examples-9_seeds-000-002.csv" for folder in ("fresh", "grown")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A finished shard of three nets; its files hold anything."""
+    for suffix in (".safetensors", ".csv"):
+        (tmp_path / f"nets-000-002{suffix}").write_text("anything")
+    files = [tmp_path / f"nets-000-002{suffix}" for suffix in (".safetensors", ".csv")]
+    write_manifest(tmp_path / "nets-000-002.manifest.json", SPEC, files, read=READ)
+    return tmp_path
+
+
+def taken(folder: Path, shard: str = "002-005", spec: dict = SPEC, read: dict = READ) -> list[tuple]:
+    found = shards.finished(folder / f"nets-{shard}.manifest.json", spec, read)
+    return [(part.numbers, sorted(part.files)) for part in found]
+
+
+def test_only_what_is_asked_for_is_taken_over_and_once(shard):
+    assert taken(shard) == [((2,), [".csv", ".safetensors"])]
+    assert taken(shard, "003-005") == []
+    # Not from itself: Snakemake asked for it, so it is to be made.
+    assert taken(shard, "000-002") == []
+    assert shards.finished(shard / "nets-x-002-005.manifest.json", SPEC, READ) == []
+    for path in list(shard.iterdir()):
+        text = path.read_text().replace("000-002", "001-004")
+        path.with_name(path.name.replace("000-002", "001-004")).write_text(text)
+    assert [numbers for numbers, _ in taken(shard, "000-009")] == [(0, 1, 2), (3, 4)]
+
+
+def test_what_other_code_made_or_from_other_bytes_is_not_taken_over(shard):
+    assert taken(shard, spec=SPEC | {"code": "bbbbbbbb"}) == []
+    assert taken(shard, spec=SPEC | {"params": {"l2": 0.02}}) == []
+    # The version of an input does not tell which code made it; its bytes do.
+    assert taken(shard, read=dict.fromkeys(READ, "1" * 64)) == []
+    assert taken(shard, read={}) == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".csv", ".manifest.json"])
+def test_what_is_damaged_or_missing_is_not_taken_over(shard, suffix):
+    (shard / f"nets-000-002{suffix}").write_text("anythinG")
+    assert taken(shard) == []
+    (shard / f"nets-000-002{suffix}").unlink()
+    assert taken(shard) == []
+
+
+# In the workflow
+
+
+@pytest.fixture
+def run(smoke_run, tmp_path):
+    """Return a copy of the finished run, times included."""
+    return shutil.copytree(smoke_run, tmp_path / "run", symlinks=True)
+
+
+def test_two_more_nets_train_two_nets_in_whatever_shards(run, smoke_run, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("source: {nets: 10, shard: 10}\n")
+    done = snakemake(run, str(overlay), "--until", "source")
+    assert done.returncode == 0, done.stdout[-5000:]
+    (log,) = (run / "results").glob("source/*/nets-000-009.log")
+    assert re.findall(r"source net (\d+): step 60 of 60", log.read_text()) == ["8", "9"]
+    assert "0, 1, 2, 3 taken over from nets-000-003\n" in log.read_text()
+
+    overlay.write_text("source: {shard: 3}\n")
+    done = snakemake(run, str(overlay), "--until", "kernels")
+    assert done.returncode == 0, done.stdout[-5000:]
+    for shard in ("000-002", "003-005", "006-007"):
+        (log,) = (run / "results").glob(f"source/*/nets-{shard}.log")
+        assert "taken over" in log.read_text()
+        assert "step" not in log.read_text()
+    for store in (smoke_run / "results").glob("kernels/*/*.h5"):
+        assert sha256(run / store.relative_to(smoke_run)) == sha256(store)
+
+
+def test_one_more_seed_runs_one_seed(run, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("experiments: {few_shot: {seeds: 3, shard: 3}}\n")
+    (old,) = (run / "results").glob("few_shot/*/l2_xavier_examples-20_seeds-000-001.csv")
+    new = old.with_name("l2_xavier_examples-20_seeds-000-002.csv")
+    done = snakemake(run, str(overlay), "--", str(new.relative_to(run)))
+    assert done.returncode == 0, done.stdout[-5000:]
+    log = new.with_suffix(".log").read_text()
+    assert "0, 1 taken over from l2_xavier_examples-20_seeds-000-001\n" in log
+    assert re.findall(r"seed (\d+): step 20 of 20", log) == ["2"]
+    assert new.read_bytes().startswith(old.read_bytes())

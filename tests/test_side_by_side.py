@@ -1,0 +1,139 @@
+"""Two runs in one folder at the same time: they share what they have in common, and take turns to make it."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, snakemake
+from safetensors.torch import save_file
+
+from dwp import claims
+from dwp.cli import main
+
+CLAIM = "import sys; from dwp.claims import claim; claim(sys.argv[1:]); print('claimed', flush=True); input()"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+PIPE = subprocess.PIPE
+
+
+class Run:
+    """A process that claims the versions of some files and holds them until it is told to end."""
+
+    def __init__(self, *files: str) -> None:
+        command = [sys.executable, "-c", CLAIM, *files]
+        self.process = subprocess.Popen(
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
+        )
+
+    def claimed(self) -> "Run":
+        assert self.process.stdout.readline() == "claimed\n"
+        return self
+
+    def waits(self, version: str) -> bool:
+        line = self.process.stderr.readline()
+        return line == f"Waiting for another run here, which makes or reads {version}\n"
+
+    def end(self) -> str:
+        return self.process.communicate("\n")[1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with one finished version."""
+    monkeypatch.chdir(tmp_path)
+    Path("results/data/00000000").mkdir(parents=True)
+    Path("results/data/00000000/digits").touch()
+    return tmp_path
+
+
+DATA, NETS, OTHER = (
+    "results/data/00000000/digits",
+    "results/source/11111111/nets",
+    "results/source/2222/nets",
+)
+
+
+def test_what_is_finished_is_shared(folder):
+    runs = [Run(DATA, NETS).claimed(), Run(DATA, OTHER).claimed()]
+    assert [run.end() for run in runs] == ["", ""]
+
+
+def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
+    first = Run(NETS, DATA).claimed()
+    second, third = Run(DATA, NETS), Run(DATA, NETS)
+    assert second.waits("source/11111111")
+    assert third.waits("source/11111111")
+    Path(NETS).parent.mkdir(parents=True)
+    Path(NETS).touch()
+    assert first.end() == ""
+    # Both have what they wanted, and neither makes it.
+    second.claimed()
+    third.claimed()
+    assert (second.end(), third.end()) == ("", "")
+
+
+def test_a_killed_run_claims_nothing(folder):
+    first = Run(NETS).claimed()
+    first.process.kill()
+    first.end()
+    assert Run(NETS).claimed().end() == ""
+
+
+def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(claims, "_held", {})
+    claims.claim([DATA, NETS])
+    assert "this file system keeps no locks" in caplog.text
+    assert not claims.claimed()
+
+
+COMMON = """
+kernels: {files: [kernels.safetensors], threshold: 0.0}
+priors: {vae: null, standard_normal: null, log_uniform: null}
+experiments:
+  few_shot: null
+  random_features: null
+  convergence: {seeds: 1, shard: 1, schedule: {steps: 2}, network: {layers: [{conv: 2, kernel: 5, pool: 4}]}}
+"""
+FIRST = "experiments: {convergence: {methods: {dwp: null, filters: null}}}"
+SECOND = "experiments: {convergence: {methods: {dwp: null}}}"
+
+
+def test_two_configurations_at_the_same_time_end_well(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    save_file({"conv.weight": torch.randn(8, 4, 5, 5, generator=generator)}, tmp_path / "kernels.safetensors")
+    smoke, common = str(ROOT / "config" / "smoke.yaml"), tmp_path / "common.yaml"
+    common.write_text(COMMON)
+    overlays = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    for file, text in zip(overlays, (FIRST, SECOND), strict=True):
+        file.write_text(text + "\n")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
+    command += ["--directory", str(tmp_path), "--configfile", smoke, str(common)]
+    streams = {"stdout": PIPE, "stderr": subprocess.STDOUT, "text": True}
+    runs = [subprocess.Popen([*command, str(file)], env=ENVIRONMENT, **streams) for file in overlays]
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], "\n".join(outputs)[-8000:]
+    waited = [bool(re.search(r"^Waiting for another run here", output, re.MULTILINE)) for output in outputs]
+    assert sorted(waited) == [False, True]
+
+    made = [re.findall(r"^(?:local)?rule (?!all)(\w+):", output, re.MULTILINE) for output in outputs]
+    assert sorted(made[0] + made[1]) == ["data", *["experiment"] * 2, "kernels", "prior", *["report"] * 2]
+    assert main(["verify", "--directory", str(tmp_path)]) == 0
+    assert "0 missing or damaged" in capsys.readouterr().out
+    for file in overlays:
+        again = snakemake(tmp_path, str(common), str(file), "--dry-run")
+        assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
+
+    # The links lead to what the run that ended last made, and to nothing else.
+    latest = tmp_path / "results" / "latest"
+    links = {str(link.relative_to(latest)) for link in latest.rglob("*") if link.is_symlink()}
+    methods = {"convergence/xavier"} | ({"convergence/filters"} if waited[1] else set())
+    assert links == {"data/digits", "kernels/5x5", "priors/filters-5x5", "report"} | methods
+    assert all(link.exists() for link in latest.rglob("*"))
