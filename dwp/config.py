@@ -102,6 +102,15 @@ def _experiment_schema(name: str, settings: dict) -> dict:
     }
 
 
+def _check_outliers(where: str, experiment: dict, chosen: dict) -> None:
+    shapes = {name: data.image_shape(chosen[name]) for name in ("source", "target")}
+    if experiment.get("outliers") and shapes["source"] != shapes["target"]:
+        raise InputError(
+            f"config: {where}.outliers: true needs images of one shape; {chosen['source']} has "
+            f"{shapes['source']}, {chosen['target']} {shapes['target']}"
+        )
+
+
 _INIT = {
     "type": "object",
     "additionalProperties": False,
@@ -158,6 +167,7 @@ def check(config: dict) -> None:
         _check_network(where, experiment["network"], config["data"]["target"])
         _check_sizes(where, experiment["network"], config)
         _check_examples(where, experiment.get("examples"), config)
+        _check_outliers(where, experiment, config["data"])
         for method, choices in experiment["methods"].items():
             methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
 

@@ -118,14 +118,14 @@ class Plan:
         }
 
     def _method(self, experiment: str, method: str) -> Artifact:
-        settings, module = self.config["experiments"][experiment], experiments.find(experiment)
-        counts = (module.AXIS, "seeds", "shard", "methods")
+        settings = self.config["experiments"][experiment]
+        counts = (experiments.find(experiment).AXIS, "seeds", "shard", "methods")
         common = {key: value for key, value in settings.items() if key not in counts}
         if "schedule" in settings:
             common["schedule"] = self._schedule(settings)
         choices = settings["methods"][method]
         inputs = {"dataset": self.dataset(self.config["data"]["target"])}
-        if getattr(module, "USES_SOURCE", False):
+        if settings.get("outliers"):
             inputs["outliers"] = self.dataset(self.config["data"]["source"])
         if methods.is_pretrained(choices):
             inputs["pretrained"] = self.source
@@ -193,7 +193,8 @@ class Plan:
     def datasets(self) -> list[str]:
         """Return the names of the data sets that something here reads."""
         chosen = self.config["data"]
-        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if self.trains_source else {}))
+        outliers = any(settings.get("outliers") for settings in self.config["experiments"].values())
+        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if self.trains_source or outliers else {}))
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
@@ -235,12 +236,8 @@ class Plan:
             files["outliers"] = self.dataset_file(self.config["data"]["source"])
         if "pretrained" in made.inputs:
             # The nets of the same numbers.
-            mine = set(numbers(shard))
-            files["pretrained"] = [
-                file
-                for file in self.source_files()
-                if mine & set(numbers(Path(file).stem.removeprefix("nets-")))
-            ]
+            nets = {file: numbers(Path(file).stem.removeprefix("nets-")) for file in self.source_files()}
+            files["pretrained"] = [file for file in nets if set(nets[file]) & set(numbers(shard))]
         return files
 
     def cells(self, experiment: str) -> list[str]:

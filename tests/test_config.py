@@ -131,7 +131,7 @@ BAD = [
     ("priors.mine", {"scale": 2}, ["priors.mine.kind: missing"]),
     (f"{FEW_SHOT}.examples", [50, 50], [f"{FEW_SHOT}.examples: [50, 50]"]),
     (f"{FEW_SHOT}.every", -1, [f"{FEW_SHOT}.every: -1"]),
-    (f"{DWP}.posterior", "gauss", [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha or none"]),
+    (f"{DWP}.posterior", "gauss", [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha, point, latent or none"]),
     (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
     (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),
     ("experiments.random_features.width", [0], ["experiments.random_features.width.0: 0"]),
@@ -147,7 +147,7 @@ BAD = [
     ("priors.vae.kind", "vea", ["priors.vae", "'vea' is not known", "student_t, vae"]),
     ("experiments.few_shots", BASE["experiments"]["few_shot"], ["'few_shots' is not known", "few_shot"]),
     (f"{DWP}.prior", "vea", [DWP, "'vea' is not known", "vae, filters"]),
-    (f"{DWP}.init.from", "glorot", [DWP, "'glorot' is not known", "xavier or he"]),
+    (f"{DWP}.init.from", "glorot", [DWP, "'glorot' is not known", "xavier, he, pretrained"]),
     # What fits the schema but not together
     ("data_root", "/nowhere/at/all", ["data_root", "/nowhere/at/all"]),
     ("kernels.files", ["/nowhere/k.pt"], ["kernels.files: there is no file /nowhere/k.pt"]),
@@ -267,7 +267,7 @@ def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
     method = {"posterior": "additive", "prior": "mine", "init": start}
     made = plan({"priors": {"mine": prior}, "experiments": {"few_shot": {"methods": {"mine": method}}}})
     inputs = set(made.methods["few_shot", "mine"].inputs)
-    assert inputs == {"dataset"} | ({"mine-7", "mine-5"} if drawn else set())
+    assert inputs == {"dataset", "outliers"} | ({"mine-7", "mine-5"} if drawn else set())
 
 
 # Versions
@@ -309,7 +309,7 @@ CHANGES = {
     "the source": (
         "data.options",
         {"glyphs": {"seed": 9}},
-        {"data/glyphs", "source"} | KERNELS | FITTED | {"report"},
+        {"data/glyphs", "source"} | KERNELS | FITTED | FEW | {"report"},
     ),
     "the target": ("data.options", {"digits": {"test": 300}}, {"data/digits"} | METHODS | {"report"}),
     "a threshold": (
@@ -365,6 +365,7 @@ def test_files_lie_under_their_versions():
     inputs = made.cell_inputs(made.methods["few_shot", "dwp"].version, "000-001")
     assert inputs == {
         "dataset": made.dataset_file("digits"),
+        "outliers": made.dataset_file("glyphs"),
         "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
     }
     assert made.cell_inputs(made.methods["few_shot", "log_uniform"].version, "000-001")["priors"] == []

@@ -32,6 +32,7 @@ SETTINGS = {
         "posterior_samples": 2,
         "importance_samples": 3,
         "train_reverse_model": False,
+        "outliers": True,
     },
     "convergence": {"network": NETWORK, "schedule": SCHEDULE | {"batch": 8}, "every": 2, "examples": None},
     "random_features": {

@@ -65,7 +65,7 @@ CONFIGURATIONS = [
     ("8 -> 10 source nets", "{source: {nets: 10}}", {"source": 1} | KERNELS | LEARNED),
     ("8 -> 4 source nets", "{source: {nets: 4}}", KERNELS | LEARNED),
     ("the shard size of the source nets", "{source: {shard: 8}}", {"source": 1} | KERNELS | LEARNED),
-    ("another source data set", "{data: {source: digits}}", {"source": 2} | KERNELS | LEARNED),
+    ("another source data set", "{data: {source: digits}}", {"source": 2} | KERNELS | LEARNED | FEW_SHOT),
     (
         "another target data set",
         "{data: {target: glyphs}}",

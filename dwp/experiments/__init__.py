@@ -5,8 +5,9 @@ An experiment is a module `dwp/experiments/<name>.py` with
 - `AXIS`: the name of the setting that it varies (`examples`, `width`);
 - `OPTIONS`, `METHOD`: the keys that it and each of its methods add to the configuration,
   with their JSON schemas (`$ref` may name a definition of the configuration's schema);
-- `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value};
-- `USES_SOURCE = True` where it needs the source data set too, as `task.outliers`.
+- `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value}.
+
+An experiment with the option `outliers` gets the source data set too.
 
 A new experiment is a new file, and no other file changes.
 """
@@ -45,7 +46,7 @@ class Task:
         method: what the method chooses.
         dataset: the target data set.
         priors: those the method needs, by name and then by kernel size.
-        outliers: the source data set, for experiments with `USES_SOURCE`.
+        outliers: the source data set, where `settings` has `outliers`.
         pretrained: state dicts of source networks by seed, for methods that start from them.
     """
 

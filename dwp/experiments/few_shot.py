@@ -35,6 +35,7 @@ OPTIONS = {
     "posterior_samples": {"$ref": "#/$defs/count"},
     "importance_samples": {"$ref": "#/$defs/count"},
     "train_reverse_model": {"type": "boolean", "description": "true or false"},
+    "outliers": {"type": "boolean", "description": "true or false"},
 }
 METHOD = {
     "posterior": {
@@ -47,7 +48,6 @@ METHOD = {
     "members": {"$ref": "#/$defs/count"},
     "laplace": {"type": "boolean", "description": "true or false"},
 }
-USES_SOURCE = True
 
 
 def run(task: Task) -> list[dict]:
@@ -55,8 +55,8 @@ def run(task: Task) -> list[dict]:
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
-    After the last: auroc_entropy and auroc_mutual_information of telling test images of the
-    source data set from those of the target; the reliability diagram, see
+    After the last: with `outliers`, auroc_entropy and auroc_mutual_information of telling test
+    images of the source data set from those of the target; the reliability diagram, see
     `metrics.reliability`; train_flops, and predict_flops of one test image.
     """
     settings, device = task.settings, task.device
@@ -82,7 +82,8 @@ def run(task: Task) -> list[dict]:
     last = rows[-1]["step"]
     found = metrics.reliability(predicted.mean(0), labels)
     with autocast(device, settings["schedule"]["precision"]):
-        found |= _outliers(task, models, data, predicted)
+        if task.outliers:
+            found |= _outliers(task, models, data, predicted)
         found |= _flops(task, models, loss, data, last)
     return rows + [{"step": last, "metric": name, "value": value} for name, value in found.items()]
 
@@ -124,10 +125,7 @@ def _outliers(
     task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], predicted: Tensor
 ) -> dict[str, float]:
     """Return how well uncertainty tells the source data set's test images from the target's."""
-    images = task.outliers.images("test", task.device)
-    if images.shape[1:] != data[0].shape[1:]:
-        return {}
-    outside = _ensemble(task, models, data, images)
+    outside = _ensemble(task, models, data, task.outliers.images("test", task.device))
     scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
     return {
         f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
