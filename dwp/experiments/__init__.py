@@ -21,6 +21,7 @@ import torch
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.init import RULES, start
+from dwp.networks import build
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
 from dwp.training import Checkpoint, Schedule, fit
@@ -46,8 +47,11 @@ class Task:
     checkpoint: Checkpoint | None = None
     label: str = ""
 
-    def start(self, width: float = 1.0) -> torch.nn.Sequential:
-        """Return the network before training, initialised as the method says, on the device."""
+    def start(self, width: float = 1.0, build: Callable[..., torch.nn.Module] = build) -> torch.nn.Module:
+        """Return the network before training, initialised as the method says, on the device.
+
+        `build` as in `init.start`.
+        """
         init = self.method["init"]
         origin = init["from"]
         drawn = origin not in RULES
@@ -60,6 +64,7 @@ class Task:
             rule="xavier" if drawn else origin,
             priors=self.priors[origin].values() if drawn else (),
             mean=init.get("draw") == "mean",
+            build=build,
         )
         return model.to(self.device)
 
@@ -67,7 +72,7 @@ class Task:
         self,
         model: torch.nn.Module,
         loss: Loss,
-        data: tuple[torch.Tensor, torch.Tensor],
+        data: tuple[torch.Tensor, ...],
         evaluate: Callable[[], dict[str, float]],
     ) -> list[dict]:
         """Train under the experiment's schedule; return rows {step, metric, value}, see `training.fit`."""
