@@ -46,8 +46,10 @@ def build(
 
     A folder `<data_root>/<name>` wins over the download: for the MNIST family
     the four IDX files, gzip or not, with any number of images; for CIFAR and
-    SVHN the files as torchvision leaves them in its `root`; and for any of them, before
-    these, four arrays of your own (see `dwp.data.arrays`).  Without a folder, the verified downloads go to `<downloads>/<name>`, in the same layout.
+    SVHN the files as torchvision leaves them in its `root`; and for any of
+    them, before these, four arrays of one's own (see `dwp.data.arrays`).
+    Without a folder, the verified downloads go to `<downloads>/<name>`, in the
+    same layout.
 
     Raises InputError for an unknown name or option, a local file that is
     missing, damaged or of the wrong format, and a failed download.
