@@ -1,12 +1,12 @@
 """Initialise the convolutions of any model, from a prior or by a classical rule."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dwp.errors import InputError
-from dwp.networks import build, convolutions
+from dwp.networks import build, kernel_layers
 from dwp.priors.base import Prior
 
 RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
@@ -23,8 +23,8 @@ def init_(
     """Draw the kernels of a model's convolutions from priors, in place.
 
     Args:
-        model: any module; each square `nn.Conv2d` whose kernel size a prior has is
-            filled, every other layer is left as it is.
+        model: any module; each square `nn.Conv2d` and `nn.ConvTranspose2d` whose kernel
+            size a prior has is filled, every other layer is left as it is.
         priors: one for each kernel size.
         mean: draw without the last layer of noise (the VAE's decoder means).
         generator: of the draws; None uses torch's own.
@@ -42,7 +42,7 @@ def init_(
                 f"init_: two priors over {prior.kernel_size}×{prior.kernel_size} kernels; give one"
             )
         by_size[prior.kernel_size] = prior
-    layers = list(convolutions(model))
+    layers = list(kernel_layers(model))
     sizes = {layer.kernel_size for _, layer in layers}
     for size in by_size:
         if (size, size) not in sizes:
@@ -65,13 +65,21 @@ def init_(
 def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = None) -> None:
     """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), its bias zero.
 
+    So are transposed convolutions: an output sums `in_channels` · k² products in both (fewer
+    where there are strides).
+
     Raises:
         InputError: the rule is not known.
     """
     if rule not in RULES:
         raise InputError(f"init: {rule!r} is not known; use one of {', '.join(RULES)} or the name of a prior")
-    for _, layer in convolutions(model):
-        RULES[rule](layer.weight, generator=generator)
+    for _, layer in kernel_layers(model):
+        if isinstance(layer, nn.ConvTranspose2d):
+            # Its weight is [in, out / groups, k, k]: as it is, PyTorch would confuse the fans.
+            for part in layer.weight.chunk(layer.groups):
+                RULES[rule](part.transpose(0, 1), generator=generator)
+        else:
+            RULES[rule](layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
 
@@ -85,22 +93,26 @@ def start(
     width: float = 1.0,
     origins: Mapping[str, str | Prior] | None = None,
     mean: bool = False,
-) -> nn.Sequential:
-    """Build a network (see `networks.build`) as a seed has it before training.
+    build: Callable[[dict, tuple[int, int, int], int, float], nn.Module] = build,
+) -> nn.Module:
+    """Build a network as a seed has it before training.
 
     Args:
         network: its description; `image_shape`, `classes` and `width` complete it.
         seed: of every draw; linear layers start as PyTorch's own.
         origins: for each convolution by name, a rule of `classical_` or a prior to draw
-            its kernels from; 'xavier' where there is none.
+            its kernels from; 'xavier' where there is none. A layer inside another module
+            goes by the last part of its name, as the two halves of an autoencoder do.
         mean: as in `init_`.
+        build: what makes the model of network, image_shape, classes and width; a
+            classifier, unless told otherwise.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(network, image_shape, classes, width)
-    for name, layer in convolutions(model):
-        origin = (origins or {}).get(name, "xavier")
+    for name, layer in kernel_layers(model):
+        origin = (origins or {}).get(name.rpartition(".")[2], "xavier")
         classical_(layer, origin if isinstance(origin, str) else "xavier", generator)
         if isinstance(origin, Prior):
             init_(layer, [origin], mean=mean, generator=generator)

@@ -99,6 +99,19 @@ def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
             yield name, module
 
 
+def kernel_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d]]:
+    """Yield the name and module of each layer of any model that a prior can fill.
+
+    Beside convolutions these are transposed ones, whose weight is [in, out, k, k]: a kernel
+    is what the layer stamps wherever a convolution with the same kernel would have found it.
+    Only initialisation treats both alike; penalties, posteriors and the collection of
+    kernels are about `convolutions`.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            yield name, module
+
+
 def squared_norm(model: nn.Module) -> Tensor:
     """Return the sum of squares of all convolution kernels: the L2 penalty of the paper's source nets."""
     return sum((module.weight.square().sum() for _, module in convolutions(model)), torch.zeros(()))

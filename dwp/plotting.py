@@ -29,6 +29,10 @@ NAMES = {
     "train_nll": "training NLL [nats]",
     "kl": "KL(q‖p) [nats]",
     "log_likelihood": "log-likelihood",
+    "lower_bound": "test lower bound [nats per image]",
+    "train_lower_bound": "training lower bound [nats per image]",
+    "reconstruction": "log p(x|z) [nats per image]",
+    "code_kl": "KL(q(z|x)‖p(z)) [nats per image]",
 }
 
 

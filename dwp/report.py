@@ -21,6 +21,12 @@ TITLES = {
     "few_shot": "Few-shot classification",
     "convergence": "Convergence from different initialisations",
     "random_features": "Random features: convolutions fixed, the rest trained",
+    "image_vae": "VAE over images from different initialisations",
+}
+# Experiments about the course of training, with the metrics that their one figure shows by step.
+BY_STEP = {
+    "convergence": ("accuracy", "nll"),
+    "image_vae": ("lower_bound", "reconstruction", "code_kl"),
 }
 AXES = {"examples": "training examples", "width": "width factor"}
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
@@ -152,7 +158,7 @@ def _items(
         label = TITLES.get(name, name.replace("_", " ").capitalize()).split(":")[0]
         caption = name if name in TITLES else "experiment"
         yield _figure(name, "Experiments", label, caption)
-        if name not in ("convergence", "random_features"):
+        if name not in (*BY_STEP, "random_features"):
             yield _figure(f"{name}_curves", "Experiments", f"{label}, by step", f"{caption}_curves")
         yield _Item(f"pages/{name}", "Experiments", f"{label}, table", "experiment_page", ("html",))
         yield _table(name, "Experiments", f"{label}, end of training", "experiment_table")
@@ -191,8 +197,8 @@ def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: di
     title = TITLES.get(name, name.replace("_", " ").capitalize())
     options = {"title": title, "axis": _axis(name)}
     found = list(dict.fromkeys(curves["metric"]))
-    if name == "convergence":
-        shown = {name: lambda: figures.by_step(curves, known, style, metrics=("accuracy", "nll"), **options)}
+    if name in BY_STEP:
+        shown = {name: lambda: figures.by_step(curves, known, style, metrics=BY_STEP[name], **options)}
     else:
         # Where there are few examples, the prior matters most.
         first = curves[curves["setting"] == curves["setting"].min()]

@@ -10,10 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def snakemake(folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile") -> subprocess.CompletedProcess:
-    """Run the workflow in a folder with the smoke configuration; return its output and exit status."""
+def snakemake(
+    folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile", config: str = "smoke"
+) -> subprocess.CompletedProcess:
+    """Run the workflow in a folder with a configuration of `config/`; return its output and exit status."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
-    command += ["--cores", "2", "--configfile", str(snakefile.parent / "config" / "smoke.yaml"), *words]
+    command += ["--cores", "2", "--configfile", str(snakefile.parent / "config" / f"{config}.yaml"), *words]
     environment = os.environ | {"PYTHONPATH": str(snakefile.parent)}
     return subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False

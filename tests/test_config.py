@@ -57,7 +57,12 @@ def conv(kernel, channels=4, **more):
 def test_the_default_configuration_plans():
     made = plan()
     assert made.sizes == [7, 5]
-    assert set(made.config["experiments"]) == {"few_shot", "convergence", "random_features"}
+    assert set(made.config["experiments"]) == {
+        "few_shot",
+        "convergence",
+        "random_features",
+        "image_vae",
+    }
 
 
 def test_there_are_overlays():
@@ -82,7 +87,7 @@ def test_validation_does_not_change_the_configuration():
 
 def test_null_removes_entries():
     few_shot = {"methods": {"dwp": None, "l2_dwp": None}}
-    rest = {"convergence": None, "random_features": None}
+    rest = {"convergence": None, "random_features": None, "image_vae": None}
     made = plan({"priors": {"vae": None, "filters": None}, "experiments": {"few_shot": few_shot, **rest}})
     assert set(made.config["priors"]) == {"standard_normal", "log_uniform"}
     assert {experiment for experiment, _ in made.methods} == {"few_shot"}
@@ -131,7 +136,11 @@ BAD = [
     ("priors.mine", {"scale": 2}, ["priors.mine.kind: missing"]),
     (f"{FEW_SHOT}.examples", [50, 50], [f"{FEW_SHOT}.examples: [50, 50]"]),
     (f"{FEW_SHOT}.every", -1, [f"{FEW_SHOT}.every: -1"]),
-    (f"{DWP}.posterior", "gauss", [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha, point, latent or none"]),
+    (
+        f"{DWP}.posterior",
+        "gauss",
+        [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha, point, latent or none"],
+    ),
     (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
     (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),
     ("experiments.random_features.width", [0], ["experiments.random_features.width.0: 0"]),
@@ -285,7 +294,7 @@ def versions(made):
 VAE7, VAE5 = {"priors/vae/7"}, {"priors/vae/5"}
 FILTERS = {"priors/filters/7", "priors/filters/5"}
 USE_VAE = {f"{name}/dwp" for name in BASE["experiments"]} | {"few_shot/l2_dwp"}
-USE_FILTERS = {"convergence/filters", "random_features/filters"}
+USE_FILTERS = {f"{name}/filters" for name in ("convergence", "random_features", "image_vae")}
 FITTED = VAE7 | VAE5 | FILTERS | USE_VAE | USE_FILTERS
 KERNELS = {"kernels/7", "kernels/5"}
 METHODS = {f"{name}/{method}" for name, own in BASE["experiments"].items() for method in own["methods"]}

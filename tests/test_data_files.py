@@ -153,6 +153,89 @@ def refused(root, message, name="mnist"):
     assert "\n" not in str(identity.value)
 
 
+# Arrays of one's own
+
+
+def write_arrays(folder, **changed):
+    """Write the four arrays of a small data set in CIFAR's shape, and return them."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        "train_images": generator.integers(256, size=(12, 3, 32, 32), dtype=np.uint8),
+        "train_labels": np.arange(12, dtype=np.uint8) % 4,
+        "test_images": generator.integers(256, size=(4, 3, 32, 32), dtype=np.uint8),
+        "test_labels": np.arange(4),
+    } | changed
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array)
+    return arrays
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+def test_arrays_of_ones_own_stand_for_any_set(tmp_path, name):
+    arrays = write_arrays(tmp_path / name)
+    dataset = data.build(name, data_root=tmp_path, downloads=tmp_path / "downloads")
+    assert dataset.name == name
+    for field, array in arrays.items():
+        assert getattr(dataset, field).numpy().tolist() == array.tolist()
+    assert data.train_size(name, data_root=tmp_path) == 12
+    assert not (tmp_path / "downloads").exists()
+
+
+def test_arrays_in_the_order_of_another_program_are_read_alike(tmp_path):
+    arrays = write_arrays(tmp_path / "cifar10")
+    turned = {field: np.asfortranarray(array) for field, array in arrays.items()}
+    write_arrays(tmp_path / "other" / "cifar10", **turned)
+    one, two = (
+        data.build("cifar10", data_root=root, downloads=root) for root in (tmp_path, tmp_path / "other")
+    )
+    assert one.train_images.equal(two.train_images)
+    assert two.train_images.is_contiguous()
+
+
+def test_identity_of_arrays_is_that_of_their_content(tmp_path):
+    for root in ("here", "there"):
+        write_arrays(tmp_path / root / "cifar10")
+    here, there = (data.identity("cifar10", data_root=tmp_path / root) for root in ("here", "there"))
+    assert here == there
+    write_arrays(tmp_path / "there" / "cifar10", test_labels=np.array([0, 1, 2, 2]))
+    assert data.identity("cifar10", data_root=tmp_path / "there") != here
+
+
+WRONG = {
+    "missing": ({"test_labels": None}, "test_labels.npy is missing; expected train_images.npy"),
+    "floats": (
+        {"test_images": np.zeros((4, 3, 32, 32))},
+        r"test_images.npy: images are float64 \[4, 3, 32, 32\]",
+    ),
+    "channels last": (
+        {"test_images": np.zeros((4, 32, 32, 3), np.uint8)},
+        r"\[4, 32, 32, 3\]; allowed is uint8 \[n, 3, 32, 32\]",
+    ),
+    "one-hot labels": ({"test_labels": np.eye(4, dtype=int)}, "test_labels.npy: labels are int64"),
+    "too few labels": ({"test_labels": np.arange(3)}, "3 labels for the 4 images of test_images.npy"),
+    "no images": (
+        {"test_images": np.zeros((0, 3, 32, 32), np.uint8), "test_labels": np.arange(0)},
+        "test_images.npy: empty",
+    ),
+    "objects": ({"test_labels": np.array([{}] * 4)}, "test_labels.npy: cannot be read as an array"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arrays_are_refused_by_name(tmp_path, changed, message):
+    write_arrays(tmp_path / "cifar10", **changed)
+    refused(tmp_path, message, name="cifar10")
+
+
+def test_a_cut_array_is_refused(tmp_path):
+    write_arrays(tmp_path / "cifar10")
+    path = tmp_path / "cifar10" / "train_images.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(tmp_path, r"train_images.npy: cannot be read as an array", name="cifar10")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}; DWP_TEST_DATA can name their folder")
 @pytest.mark.parametrize(("name", "train", "test"), [("mnist", 22_699, 10_000), ("notmnist", 9_000, 1_000)])
 def test_real_files_load(tmp_path, name, train, test):

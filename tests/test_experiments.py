@@ -41,6 +41,13 @@ SETTINGS = {
         "every": 2,
         "examples": 12,
     },
+    "image_vae": {
+        "network": NETWORK,
+        "schedule": SCHEDULE | {"batch": 8},
+        "every": 2,
+        "examples": None,
+        "latent": 3,
+    },
 }
 XAVIER, HE = {"from": "xavier"}, {"from": "he"}
 INITS = {
@@ -72,6 +79,7 @@ METHODS = {
     },
     "convergence": {name: {"init": init} for name, init in INITS.items()},
     "random_features": {name: {"init": init} for name, init in INITS.items()},
+    "image_vae": {name: {"init": init} for name, init in INITS.items()},
 }
 ALL = [(experiment, method) for experiment, methods in METHODS.items() for method in methods]
 METRICS = {
@@ -80,6 +88,7 @@ METRICS = {
     "once": {"auroc_entropy", "auroc_mutual_information", "train_flops", "predict_flops"},
     "convergence": {"accuracy", "nll", "train_nll"},
     "random_features": {"accuracy", "nll", "train_nll"},
+    "image_vae": {"lower_bound", "reconstruction", "code_kl", "train_lower_bound"},
 }
 
 
@@ -166,7 +175,7 @@ def test_rows_are_tidy_and_repeat(run, experiment, method):
         found = [(row["step"], row["metric"]) for row in rows if row["seed"] == seed]
         assert len(found) == len(set(found))
         curves = {key for key in found if "/" not in key[1] and key[1] not in METRICS["once"]}
-        at_zero = expected - {"train_nll", "kl"}
+        at_zero = expected - {"train_nll", "train_lower_bound", "kl"}
         assert curves == {(0, m) for m in at_zero} | {(step, m) for step in (2, 4) for m in expected}
         once = {key for key in found if key[1] in METRICS["once"]}
         assert once == ({(4, m) for m in METRICS["once"]} if experiment == "few_shot" else set())
@@ -225,8 +234,9 @@ def test_frozen_convolutions_stay(run, fitted, method):
     assert {"classifier.weight", "classifier.bias", "norm1.weight", "norm2.bias"} <= moved
 
 
-def test_other_convolutions_do_not_stay(run, fitted):
-    run("convergence", "xavier", [0])
+@pytest.mark.parametrize("experiment", ["convergence", "image_vae"])
+def test_other_convolutions_do_not_stay(run, fitted, experiment):
+    run(experiment, "xavier", [0])
     ((model, before, _),) = fitted
     assert changed(model, before) == set(before)
 
@@ -234,7 +244,22 @@ def test_other_convolutions_do_not_stay(run, fitted):
 def test_the_width_is_the_setting(run, fitted):
     for width in (0.25, 1):
         run("convergence", "xavier", [0], setting=width)
-    assert [model.conv1.out_channels for model, _, _ in fitted] == [1, 4]
+        run("image_vae", "xavier", [0], setting=width)
+    networks = [getattr(model, "encoder", model) for model, _, _ in fitted]
+    assert [network.conv1.out_channels for network in networks] == [1, 1, 4, 4]
+
+
+@pytest.mark.parametrize("method", ["filters", "dwp"])
+def test_an_image_vae_starts_from_draws_of_its_init_on_both_sides(run, fitted, method):
+    run("image_vae", method, [0], setting=1)
+    ((model, before, _),) = fitted
+    learned = {k: prior.kernels for k, prior in make_priors()["filters"].items()}
+    turned = [name for name, module in model.named_modules() if isinstance(module, torch.nn.ConvTranspose2d)]
+    assert len(turned) == 2
+    for name in ("encoder.conv1", "encoder.conv2", *turned):
+        drawn = before[f"{name}.weight"].flatten(0, 1)[:, None]
+        known = [any(torch.equal(kernel, one) for one in learned[drawn.shape[-1]]) for kernel in drawn]
+        assert all(known) == (method == "filters"), name
 
 
 def test_methods_of_one_seed_see_the_same_examples_and_start_from_the_same_classifier(run, fitted, dataset):
@@ -310,7 +335,9 @@ def test_the_loss_counts_the_examples_and_not_the_batch(run, fitted, dataset):
         assert value.item() == pytest.approx(terms["train_nll"].item() + terms["kl"].item() / 9, rel=1e-5)
 
 
-@pytest.mark.parametrize(("experiment", "method"), [("few_shot", "dwp"), ("random_features", "filters")])
+@pytest.mark.parametrize(
+    ("experiment", "method"), [("few_shot", "dwp"), ("random_features", "filters"), ("image_vae", "dwp")]
+)
 def test_an_interrupted_experiment_ends_in_the_same_rows(run, tmp_path, monkeypatch, experiment, method):
     checkpoint, saves = Checkpoint(tmp_path / "cell.pt", "cell", seconds=0), []
 
@@ -335,5 +362,7 @@ def test_too_few_examples_are_refused(run):
 
 
 def test_unknown_experiments_name_the_known_ones():
-    with pytest.raises(InputError, match="'fewshot' is not known; use one of convergence, few_shot, random"):
+    with pytest.raises(
+        InputError, match="'fewshot' is not known; use one of convergence, few_shot, image_vae, random"
+    ):
         experiments.find("fewshot")

@@ -121,6 +121,29 @@ def test_classical_rules_have_their_variances(rule, variance):
     assert torch.equal(model[2].weight, linear)
 
 
+@pytest.mark.parametrize("rule", ["xavier", "he"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_classical_rules_keep_the_scale_of_what_passes_a_transposed_convolution(rule, groups):
+    model = nn.ConvTranspose2d(24, 8, 5, groups=groups)
+    classical_(model, rule, seeded())
+    # The weights that one output sums over, and those that one input reaches.
+    fan_in, fan_out = 24 // groups * 25, 8 // groups * 25
+    expected = 2 / (fan_in + fan_out) if rule == "xavier" else 2 / fan_in
+    weights = model.weight.detach().flatten().numpy()
+    assert weights.var() == pytest.approx(expected, rel=0.07)
+    bound = math.sqrt(3 * expected)
+    assert scipy.stats.kstest(weights, "uniform", (-bound, 2 * bound)).pvalue > 1e-3
+    assert bool((model.bias == 0).all())
+
+
+def test_transposed_convolutions_are_filled_too():
+    model, prior = nn.Sequential(nn.ConvTranspose2d(6, 4, 3, groups=2), nn.ConvTranspose2d(4, 1, 5)), vae(3)
+    large = model[1].weight.clone()
+    assert init_(model, [prior], generator=seeded()) == ["0"]
+    assert torch.equal(model[0].weight, prior.sample(12, seeded()).view(6, 2, 3, 3))
+    assert torch.equal(model[1].weight, large)
+
+
 def test_unknown_rules_are_refused():
     with pytest.raises(
         InputError, match="'lecun' is not known; use one of xavier, he or the name of a prior"

@@ -11,14 +11,21 @@ import pytest
 from conftest import ROOT, snakemake
 
 # Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
-DWP = {"few_shot/dwp": 2, "few_shot/l2_dwp": 2, "convergence/dwp": 1, "random_features/dwp": 2}
-FILTERS = {"convergence/filters": 1, "random_features/filters": 2}
+DWP = {
+    "few_shot/dwp": 2,
+    "few_shot/l2_dwp": 2,
+    "convergence/dwp": 1,
+    "random_features/dwp": 2,
+    "image_vae/dwp": 1,
+}
+FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1}
 FEW_SHOT = {
     f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
 }
 CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
 RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
-EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES
+IMAGE_VAE = {f"image_vae/{name}": 1 for name in ("xavier", "filters", "dwp")}
+EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE
 KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
 VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
 PRIORS = VAES | {"priors/filters-7x7": 1, "priors/filters-5x5": 1}
@@ -143,6 +150,13 @@ CODE = [
         'AXIS = "width"\n',
         'AXIS = "width"\nEXTRA = 1\n',
         CONVERGENCE | RANDOM_FEATURES | REPORT,
+    ),
+    (
+        "a line of the VAE over images",
+        "dwp/image_vae.py",
+        "VARIANCE_FLOOR = 1e-6",
+        "VARIANCE_FLOOR = 1e-5",
+        IMAGE_VAE | REPORT,
     ),
     ("a line of the figures", "dwp/figures.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
     (

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from dwp.errors import InputError
-from dwp.networks import build, convolutions, kernel_sizes, squared_norm
+from dwp.networks import build, convolutions, kernel_layers, kernel_sizes, squared_norm
+from dwp.objectives import cross_entropy
+from dwp.training import Schedule, fit
 
 MNIST = {
     "layers": [{"conv": 32, "kernel": 7, "pool": 2}, {"conv": 128, "kernel": 5, "pool": 2}],
@@ -111,6 +113,23 @@ def test_convolutions_of_a_nested_model_have_their_full_names():
     block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     model = nn.Sequential(block, nn.Conv1d(1, 1, 3), nn.ConvTranspose2d(2, 2, 3), nn.Conv2d(2, 1, 1))
     assert [name for name, _ in convolutions(model)] == ["0.0", "3"]
+    assert [name for name, _ in kernel_layers(model)] == ["0.0", "2", "3"]
+
+
+def test_a_net_with_16x16_kernels_learns():
+    model = build({"layers": [{"conv": 4, "kernel": 16, "pool": 2}, {"linear": 8}]}, (1, 28, 28), 2)
+    assert tuple(model.conv1.weight.shape) == (4, 1, 16, 16)
+    # Upper half bright or lower half bright.
+    labels = torch.arange(20) % 2
+    images = torch.zeros(20, 1, 28, 28)
+    images[labels == 0, :, :14] = 1
+    images[labels == 1, :, 14:] = 1
+    before = model.conv1.weight.clone()
+    schedule = Schedule(lr=0.01, steps=10, precision="float32")
+    rows = fit(model, cross_entropy(model), (images, labels), schedule, seed=0, every=1)
+    losses = [row["value"] for row in rows]
+    assert losses[-1] < 0.1 < losses[0]
+    assert not torch.equal(model.conv1.weight, before)
 
 
 def test_the_squared_norm_counts_convolution_kernels_only():
@@ -123,3 +142,4 @@ def test_the_squared_norm_counts_convolution_kernels_only():
     assert paid == {"conv1.weight", "conv2.weight", "conv3.weight"}
     torch.testing.assert_close(model.conv1.weight.grad, 2 * model.conv1.weight.detach())
     assert squared_norm(nn.Linear(3, 3)).item() == 0
+    assert squared_norm(nn.ConvTranspose2d(3, 3, 5)).item() == 0

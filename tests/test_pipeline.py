@@ -35,6 +35,7 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
         "few_shot",
         "convergence",
         "random_features",
+        "image_vae",
         "report",
     ):
         manifests = files(smoke_run, f"{stage}/*/*manifest.json")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwp.data.arrays import ArraySet
 from dwp.data.digits import Digits
 from dwp.data.downloaded import CifarSet, IdxSet, SvhnSet, notmnist_remotes, torchvision_remotes
 from dwp.data.glyphs import Glyphs
@@ -45,8 +46,10 @@ def build(
 
     A folder `<data_root>/<name>` wins over the download: for the MNIST family
     the four IDX files, gzip or not, with any number of images; for CIFAR and
-    SVHN the files as torchvision leaves them in its `root`.  Without one, the
-    verified downloads go to `<downloads>/<name>`, in the same layout.
+    SVHN the files as torchvision leaves them in its `root`; and for any of
+    them, before these, four arrays of one's own (see `dwp.data.arrays`).
+    Without a folder, the verified downloads go to `<downloads>/<name>`, in the
+    same layout.
 
     Raises InputError for an unknown name or option, a local file that is
     missing, damaged or of the wrong format, and a failed download.
@@ -82,8 +85,10 @@ def train_size(
 def _resolve(name, data_root, options):
     if name not in SOURCES:
         raise InputError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
-    source = SOURCES[name]
-    return source, resolve(name, source.options, options), _local_folder(name, data_root)
+    source, folder = SOURCES[name], _local_folder(name, data_root)
+    if folder is not None and ArraySet.is_in(folder):
+        source = ArraySet(name, source.image_shape)
+    return source, resolve(name, source.options, options), folder
 
 
 def _local_folder(name: str, data_root: str | Path | None) -> Path | None:

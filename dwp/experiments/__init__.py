@@ -25,7 +25,7 @@ from dwp import methods
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.init import RULES, load_, start
-from dwp.networks import layer_sizes
+from dwp.networks import build, layer_sizes
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
 from dwp.shards import Finished
@@ -62,10 +62,15 @@ class Task:
     checkpoint: Checkpoint | None = None
     label: str = ""
 
-    def start(self, width: float = 1.0, member: int = 0) -> torch.nn.Sequential:
+    def start(
+        self, width: float = 1.0, member: int = 0, build: Callable[..., torch.nn.Module] = build
+    ) -> torch.nn.Module:
         """Return the network before training, initialised as the method says, on the device.
 
-        Members of an ensemble differ in all that is drawn.
+        Args:
+            width: factor on the channels.
+            member: of an ensemble; members differ in all that is drawn.
+            build: as in `init.start`.
         """
         init = self.method["init"]
         network = self.settings["network"]
@@ -79,6 +84,7 @@ class Task:
             width=width,
             origins={} if self.pretrained else self.by_layer(init["from"]),
             mean=init.get("draw") == "mean",
+            build=build,
         )
         if self.pretrained:
             load_(model, self.pretrained[self.seed])
@@ -97,7 +103,7 @@ class Task:
         self,
         model: torch.nn.Module,
         loss: Loss,
-        data: tuple[torch.Tensor, torch.Tensor],
+        data: tuple[torch.Tensor, ...],
         evaluate: Callable[[], dict[str, float]],
     ) -> list[dict]:
         """Train under the experiment's schedule; return rows {step, metric, value}, see `training.fit`."""

@@ -12,13 +12,7 @@ from dwp.objectives import cross_entropy
 
 AXIS = "width"
 OPTIONS = {
-    "width": {
-        "type": "array",
-        "minItems": 1,
-        "uniqueItems": True,
-        "items": {"type": "number", "exclusiveMinimum": 0},
-        "description": "a list of factors above 0",
-    },
+    "width": {"$ref": "#/$defs/widths"},
     "examples": {"$ref": "#/$defs/count_or_null"},
 }
 METHOD: dict[str, dict] = {}
