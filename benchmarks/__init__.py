@@ -1,0 +1,1 @@
+"""What the library costs, measured: see `published`, `scaling` and `startup`."""

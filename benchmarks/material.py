@@ -1,0 +1,183 @@
+"""What the works are done on: sizes, data, networks and priors, the same for both sides."""
+
+import functools
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dwp import bayes, data, experiments
+from dwp.data.dataset import Dataset
+from dwp.devices import choose_device
+from dwp.errors import InputError
+from dwp.priors.base import Prior, load_prior
+from dwp.priors.vae import VAE
+
+LR, SEED = 1e-3, 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the works are; the defaults are the paper's."""
+
+    source: tuple[int, int] = (256, 512)
+    source_batch: int = 256
+    source_steps: int = 2
+    vaes: dict[int, dict] = field(
+        default_factory=lambda: {7: {"hidden": 32, "latent": 2}, 5: {"hidden": 64, "latent": 4}}
+    )
+    kernels: dict[int, int] = field(default_factory=lambda: {7: 1769, 5: 2560})
+    target: tuple[int, int] = (32, 128)
+    examples: int = 50
+    steps: int = 3
+    subset_steps: int = 20
+    test_images: int = 10_000
+    members: int = 10
+    run_steps: int = 10_000
+    run_every: int = 100
+
+
+TINY = Sizes(
+    source=(4, 8),
+    source_batch=16,
+    vaes={7: {"hidden": 4, "latent": 2}, 5: {"hidden": 4, "latent": 2}},
+    kernels={7: 256, 5: 256},
+    target=(4, 8),
+    examples=20,
+    subset_steps=3,
+    test_images=60,
+    members=3,
+    run_steps=6,
+    run_every=3,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of where and on what to work."""
+
+    data_root: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    workers: int = 0
+    priors: tuple[str, ...] = ()
+    tiny: bool = False
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "Options":
+        """Return what `dataclasses.asdict` and JSON made of options; apply the number of threads."""
+        options = cls(**{**fields, "priors": tuple(fields["priors"])})
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        return options
+
+
+class Material:
+    """Data, networks and priors for the works, made when first asked for."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.sizes = TINY if options.tiny else Sizes()
+        self.device = choose_device(options.device)
+        self.precision = options.precision
+        self.embedded = options.data_root is None
+
+    @functools.cached_property
+    def source(self) -> Dataset:
+        """The source set: notMNIST, or glyphs."""
+        return self._build("glyphs" if self.embedded else "notmnist", test=1)
+
+    @functools.cached_property
+    def target(self) -> Dataset:
+        """The target set: MNIST, or digits; its test images are as many as are evaluated."""
+        return self._build("digits" if self.embedded else "mnist", test=self.sizes.test_images)
+
+    def _build(self, name: str, test: int) -> Dataset:
+        root, options = self.options.data_root, None
+        if root is not None and not Path(root, name).is_dir():
+            raise InputError(f"--data-root: {root} has no folder {name}; give both notmnist and mnist")
+        train = self.sizes.source_batch * self.sizes.source_steps
+        if name == "glyphs":
+            options = {"train": 1_000, "test": 10}
+        # Fewer images than the sizes ask for are repeated.
+        built = data.build(name, data_root=root, downloads="results/downloads", options=options)
+        rows = {
+            "train": torch.arange(max(train, len(built.train_labels))) % len(built.train_labels),
+            "test": torch.arange(test) % len(built.test_labels),
+        }
+        return Dataset(
+            built.name,
+            *(tensor[rows["train"]] for tensor in (built.train_images, built.train_labels)),
+            *(tensor[rows["test"]] for tensor in (built.test_images, built.test_labels)),
+        )
+
+    def kernels(self, size: int, n: int) -> Tensor:
+        """Return smooth random kernels of norm about one, [n, 1, k, k]; no timing depends on their values."""
+        generator = torch.Generator().manual_seed(SEED)
+        coarse = torch.randn(n, 1, 3, 3, generator=generator)
+        return nn.functional.interpolate(coarse, size, mode="bicubic").div_(size).to(self.device)
+
+    @functools.cached_property
+    def priors(self) -> dict[int, Prior]:
+        """The VAEs of the few-shot network, frozen: fitted ones from files, or untrained ones."""
+        if self.options.priors:
+            found = {prior.kernel_size: prior for prior in map(load_prior, self.options.priors)}
+            if set(found) != {5, 7} or not all(isinstance(prior, VAE) for prior in found.values()):
+                raise InputError("--priors: give two VAEs, one over 7×7 and one over 5×5 kernels")
+            return found
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            return {
+                size: VAE(size, **settings).requires_grad_(False)
+                for size, settings in self.sizes.vaes.items()
+            }
+
+    def load(self) -> None:
+        """Make data and priors now."""
+        _ = self.source, self.target, self.priors
+
+    def few_shot(self, subset: int | None) -> experiments.Task:
+        """Return the few-shot experiment as the workflow would run it."""
+        sizes = self.sizes
+        return experiments.Task(
+            setting=sizes.examples,
+            seed=SEED,
+            settings={
+                "network": network(*sizes.target),
+                "schedule": {"steps": sizes.run_steps, "lr": LR, "precision": self.precision},
+                "every": sizes.run_every,
+                "ensemble": sizes.members,
+                "kernel_subset": subset,
+                "train_reverse_model": True,
+            },
+            method={"posterior": "additive", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},
+            dataset=self.target,
+            priors={"vae": self.priors},
+            device=self.device,
+            label="few_shot",
+        )
+
+    def bayesian(self) -> nn.Module:
+        """Return the few-shot network with its own copies of the priors, as `few_shot.run` makes it."""
+        model = self.few_shot(None).start()
+        priors = {size: deepcopy(prior).to(self.device) for size, prior in self.priors.items()}
+        for prior in priors.values():
+            prior.reverse_model().requires_grad_(True)
+        return bayes.make_bayesian(model, priors, "additive").to(memory_format=torch.channels_last)
+
+    def examples(self) -> Tensor:
+        """Return the indices of the few training examples."""
+        return data.few_shot(self.target.train_labels, self.sizes.examples, SEED)
+
+
+def network(first: int, second: int) -> dict:
+    """Return the description of the paper's network for grey images of 28×28."""
+    return {
+        "layers": [
+            {"conv": first, "kernel": 7, "pool": 2},
+            {"conv": second, "kernel": 5, "pool": 2},
+        ]
+    }
