@@ -147,10 +147,12 @@ class Material:
             seed=SEED,
             settings={
                 "network": network(*sizes.target),
-                "schedule": {"steps": sizes.run_steps, "lr": LR, "precision": self.precision},
+                "schedule": {"steps": sizes.run_steps, "batch": None, "lr": LR, "precision": self.precision},
                 "every": sizes.run_every,
                 "ensemble": sizes.members,
                 "kernel_subset": subset,
+                "posterior_samples": 1,
+                "importance_samples": 1,
                 "train_reverse_model": True,
             },
             method={"posterior": "additive", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},

@@ -27,6 +27,7 @@ from dwp import experiments, source
 from dwp.devices import choose_precision
 from dwp.errors import InputError
 from dwp.objectives import elbo
+from dwp.priors.base import Bound
 from dwp.priors.vae import VAE
 from dwp.training import Schedule, fit
 
@@ -125,7 +126,10 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
     total = m.sizes.target[0] * m.sizes.target[1]
     for subset in (total // 64 or 1, total // 16, total // 4, total):
         model = m.bayesian()
-        loss, schedule = elbo(model, len(labels), subset), Schedule(lr=LR, steps=2, precision=m.precision)
+        loss, schedule = (
+            elbo(model, len(labels), Bound(subset)),
+            Schedule(lr=LR, steps=2, precision=m.precision),
+        )
 
         def call(model=model, loss=loss, schedule=schedule):
             fit(model, loss, (images, labels), schedule, seed=SEED)

@@ -18,6 +18,7 @@ from dwp.devices import autocast
 from dwp.experiments import few_shot
 from dwp.init import start
 from dwp.objectives import cross_entropy, elbo
+from dwp.priors.base import Bound
 from dwp.priors.vae import VAE
 from dwp.training import Schedule, fit
 
@@ -71,7 +72,7 @@ def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]
         )
         steps = m.sizes.steps if subset is None else m.sizes.subset_steps
         schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
-        loss = elbo(model, len(labels), subset)
+        loss = elbo(model, len(labels), Bound(subset))
         return lambda: fit(model, loss, (images, labels), schedule, seed=SEED), steps
 
     return make

@@ -136,8 +136,8 @@ def test_only_posterior_and_reverse_model_are_trained(material):
         assert trained == sum(
             parameter.numel()
             for layer in bayes.bayesian_layers(ours)
-            if layer.prior.kernel_size == size
-            for parameter in layer.prior.parameters()
+            if layer.posterior.prior.kernel_size == size
+            for parameter in layer.posterior.prior.parameters()
             if parameter.requires_grad
         )
 

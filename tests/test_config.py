@@ -139,7 +139,7 @@ BAD = [
     (
         f"{DWP}.posterior",
         "gauss",
-        [f"{DWP}.posterior: 'gauss'", "additive, truncated_alpha, point, latent or none"],
+        [f"{DWP}.posterior: 'gauss'", "point, latent or none"],
     ),
     (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
     (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),

@@ -181,8 +181,8 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
         [model.encoder.conv2.weight.reshape(24, 1, 5, 5), model.decoder.conv2.weight.reshape(24, 1, 5, 5)]
     )
     assert torch.equal(both, drawn)
-    priors = [StandardNormal(7, scale=0.01), StandardNormal(5, scale=3.0)]
-    started = start(PAPER, (1, 28, 28), 10, 0, priors=priors, build=make)
+    priors = {"conv1": StandardNormal(7, scale=0.01), "conv2": StandardNormal(5, scale=3.0)}
+    started = start(PAPER, (1, 28, 28), 10, 0, origins=priors, build=make)
     for layer, scale in (
         (started.encoder.conv1, 0.01),
         (started.encoder.conv2, 3.0),
@@ -195,9 +195,8 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
 
 def test_methods_share_what_is_not_a_convolution():
     one = start(PAPER, (1, 28, 28), 10, 4, build=make).state_dict()
-    two = start(
-        PAPER, (1, 28, 28), 10, 4, priors=[StandardNormal(7), StandardNormal(5)], build=make
-    ).state_dict()
+    priors = {"conv1": StandardNormal(7), "conv2": StandardNormal(5)}
+    two = start(PAPER, (1, 28, 28), 10, 4, origins=priors, build=make).state_dict()
     differ = {name for name in one if not torch.equal(one[name], two[name])}
     assert differ == {
         "encoder.conv1.weight",
