@@ -24,7 +24,12 @@ from dwp.priors import Prior
 from dwp.tables import draw, median_norm
 
 FIRST = ("accuracy", "nll", "ece")
-BOUND = {"elbo": "ELBO", "log_likelihood": "log-likelihood", "kl": "KL(r(z|w)‖p(z))"}
+BOUND = {
+    "log_prob": "log p(w)",
+    "elbo": "ELBO",
+    "log_likelihood": "E$_r$ log p(w|z)",
+    "kl": "KL(r(z|w)‖p(z))",
+}
 
 
 def by_setting(

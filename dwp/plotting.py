@@ -28,7 +28,6 @@ NAMES = {
     "mean_accuracy": "test accuracy of the posterior mean",
     "train_nll": "training NLL [nats]",
     "kl": "KL(q‖p) [nats]",
-    "log_likelihood": "log-likelihood",
     "lower_bound": "test lower bound [nats per image]",
     "train_lower_bound": "training lower bound [nats per image]",
     "reconstruction": "log p(x|z) [nats per image]",

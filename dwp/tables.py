@@ -149,8 +149,9 @@ def priors_table(
 ) -> pd.DataFrame:
     """Return one row for each fitted prior and size.
 
-    Held-out elbo, log_likelihood and kl are those of the last step, in nats per kernel (NaN
-    where there are none). The median norms of samples and of samples without the last layer
+    Held-out metrics are those of the last step, in nats per kernel (NaN where there are none):
+    log_prob, the log density of kinds that have it; elbo with its terms log_likelihood,
+    E_r log p(w|z), and kl of those that bound it. The median norms of samples and of samples without the last layer
     of noise stand beside that of the test kernels: a prior whose samples are much smaller
     has not learned its kernels.
     """
@@ -160,8 +161,8 @@ def priors_table(
             history = histories[name][size]
             last = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
             row = {"name": name, "kind": prior.kind, "size": size}
-            # Kinds that come later may be judged by something else; it follows the usual three.
-            wanted = dict.fromkeys(["elbo", "log_likelihood", "kl", *last.index])
+            # Kinds that come later may be judged by something else; it follows the usual ones.
+            wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *last.index])
             row |= {metric: last.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
             row["test_norm"] = median_norm(kernels.load(stores[size], "test"))
             row["sample_norm"] = median_norm(draw(prior, SAMPLES))
