@@ -150,10 +150,10 @@ def priors_table(
     """Return one row for each fitted prior and size.
 
     Held-out metrics are those of the last step, in nats per kernel (NaN where there are none):
-    log_prob, the log density of kinds that have it; elbo with its terms log_likelihood,
-    E_r log p(w|z), and kl of those that bound it. The median norms of samples and of samples without the last layer
-    of noise stand beside that of the test kernels: a prior whose samples are much smaller
-    has not learned its kernels.
+    log_prob, the log density of kinds that have it; elbo, and its terms log_likelihood,
+    E_r log p(w|z), and kl, of those that bound it. The median norms of samples and of samples
+    without the last layer of noise stand beside that of the test kernels: a prior whose
+    samples are much smaller has not learned its kernels.
     """
     rows = []
     for name, sizes in priors.items():

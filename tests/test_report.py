@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dwp import figures, kernels, paper, report, tables
+from dwp import figures, kernels, paper, plotting, report, tables
 from dwp.errors import InputError
 from dwp.experiments import COLUMNS
 from dwp.priors import find, save_prior
@@ -133,14 +133,14 @@ def test_a_method_keeps_its_colour_and_the_papers_share_it():
     options = {"title": "t", "axis": "width", "metrics": ("accuracy",)}
     axes = figures.by_step(tables.curves(cells), known, style, **options).axes[0]
     ours, filters, dwp, xavier = axes.lines
-    assert ours.get_color() == dwp.get_color() == figures.plotting.PALETTE[1]
+    assert ours.get_color() == dwp.get_color() == plotting.PALETTE[1]
     # Methods that this run lacks have no colour of their own.
     assert filters.get_color() == xavier.get_color() != ours.get_color()
 
 
 def test_many_methods_look_different():
     names = [f"m{index}" for index in range(30)]
-    seen = {tuple(map(str, look.values())) for look in figures.plotting.looks({}, names).values()}
+    seen = {tuple(map(str, look.values())) for look in plotting.looks({}, names).values()}
     assert len(seen) == 30
 
 
