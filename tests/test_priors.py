@@ -256,11 +256,10 @@ def test_priors_with_other_tensors_are_refused(tmp_path):
 
 
 def test_collection(tmp_path):
-    network = {"layers": [{"conv": 2, "kernel": 5}, {"conv": 2, "kernel": 3}, {"linear": 4}]}
     files = [tmp_path / f"my-vae-{k}x{k}.safetensors" for k in (5, 3)]
     for k, file in zip((5, 3), files, strict=True):
         save_prior(vae(k), file)
-    priors = collection(files, {"wide": {"kind": "standard_normal", "scale": 3.0}}, network)
+    priors = collection(files, {"wide": {"kind": "standard_normal", "scale": 3.0}}, [5, 3])
     assert {name: sorted(sizes) for name, sizes in priors.items()} == {"my-vae": [3, 5], "wide": [3, 5]}
     assert all(size == prior.kernel_size for sizes in priors.values() for size, prior in sizes.items())
     assert priors["wide"][5].scale == 3.0

@@ -6,7 +6,20 @@ whoever saves. No pyplot and no global settings, so figures can be drawn in any 
 """
 
 from dwp.figures.experiments import by_setting, by_step
-from dwp.figures.priors import kernels, latent_space, prior_training
+from dwp.figures.predictions import cost, outliers, reliability
+from dwp.figures.priors import kernels, latent_space, prior_training, scores
 from dwp.figures.source import norms, source_nets
 
-__all__ = ["by_setting", "by_step", "kernels", "latent_space", "norms", "prior_training", "source_nets"]
+__all__ = [
+    "by_setting",
+    "by_step",
+    "cost",
+    "kernels",
+    "latent_space",
+    "norms",
+    "outliers",
+    "prior_training",
+    "reliability",
+    "scores",
+    "source_nets",
+]

@@ -1,4 +1,4 @@
-"""Figures of priors: what they draw, their codes, their training."""
+"""Figures of priors: what they draw, their codes, their training, what held-out kernels say of them."""
 
 import math
 from itertools import product
@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -154,3 +155,66 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
         handles.append(Line2D([], [], color="0.45", linestyle=(0, (6, 3)), label=text))
     plotting.place(figure, style, handles)
     return figure
+
+
+def scores(table: pd.DataFrame, style: dict) -> Figure:
+    """Plot the mean log density of held-out kernels under each prior; lower bounds as arrows along K.
+
+    Args:
+        table: rows of `dwp.scores.score`, of one size or several.
+    """
+    sizes = list(dict.fromkeys(table["size"]))
+    look = plotting.looks(style, table["prior"])
+    most = table.groupby("size")["prior"].nunique().max()
+    figure, axes = plotting.canvas(1, len(sizes), 5.2, 0.9 + 0.55 * most)
+    for ax, size in zip(axes.flat, sizes, strict=True):
+        panel = table[table["size"] == size]
+        names = list(dict.fromkeys(panel["prior"]))
+        low, high = _range(panel)
+        # Room for the numbers.
+        margin = 0.16 * (high - low)
+        ax.set_xlim(low - margin, high + margin)
+        for place, name in enumerate(names):
+            rows = panel[panel["prior"] == name].sort_values("samples")
+            _score(ax, rows, -place, look[name]["color"], plotting.size(style) * 0.85)
+        ax.set_ylim(0.4 - len(names), 0.7)
+        ax.set_yticks([-place for place in range(len(names))], [plotting.method_name(name) for name in names])
+        count = f"{panel['kernels'].iloc[0]:,} held-out kernels of {size}×{size}"
+        plotting.label(ax, style, x="log p(w) [nats per kernel]", title=count)
+    plotting.title(figure, style, "Held-out kernels under each prior (mean ± standard error)")
+    handles = [Line2D([], [], color="0.3", marker="o", linestyle="", label="exact")]
+    if not table["exact"].all():
+        counts = ", ".join(f"{count:,}" for count in sorted(table.loc[~table["exact"], "samples"].unique()))
+        text = f"lower bound, K = {counts} samples from left to right; the density is above"
+        handles.append(Line2D([], [], color="0.3", marker=">", markerfacecolor="white", label=text))
+    plotting.place(figure, style, handles)
+    return figure
+
+
+def _range(panel: pd.DataFrame) -> tuple[float, float]:
+    """Return the means to show, from the least to the greatest, without those that would squeeze the rest."""
+    means = panel["mean"][np.isfinite(panel["mean"])]
+    least = means.groupby(panel["prior"]).min().sort_values(ascending=False)
+    if not len(means):
+        return 0.0, 1.0
+    reach = 4 * max(5.0, means.max() - least.iloc[(len(least) - 1) // 2])
+    return max(means.max() - reach, least[least >= means.max() - reach].min() - 1), means.max() + 1
+
+
+def _score(ax: Axes, rows: pd.DataFrame, place: float, colour: str, size: float) -> None:
+    exact = bool(rows["exact"].iloc[0])
+    options = {"color": colour, "markersize": 7, "capsize": 3, "elinewidth": 1, "linewidth": 1.2}
+    means, errors = rows["mean"].to_numpy(), rows["standard_error"].fillna(0).to_numpy()
+    text = ("" if exact else "≥ ") + " → ".join(f"{mean:.1f}" for mean in means)
+    left, right = ax.get_xlim()
+    if means[-1] < left or not np.isfinite(means[-1]):
+        at = left + 0.02 * (right - left)
+        ax.plot(at, place, marker="<", color=colour, markersize=7)
+        ax.annotate(text, (at, place), (8, 0), textcoords="offset points", va="center", size=size)
+        return
+    if exact:
+        ax.errorbar(means, [place], xerr=errors, marker="o", **options)
+    else:
+        ax.errorbar(means, [place] * len(means), xerr=errors, marker=">", markerfacecolor="white", **options)
+    middle = (means[0] + means[-1]) / 2
+    ax.annotate(text, (middle, place), (0, 7), textcoords="offset points", ha="center", size=size)

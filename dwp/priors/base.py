@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from dwp.distributions import GaussianPosterior, PointMass
 from dwp.errors import InputError
 from dwp.files import whole
-from dwp.networks import kernel_sizes
 
 FORMAT = "dwp-prior-1"
 
@@ -104,6 +103,11 @@ class Prior(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.settings = settings
+
+    @classmethod
+    def has_density(cls) -> bool:
+        """Return whether kernels can be scored: there is a `log_prob`, exact or a bound."""
+        return cls.log_prob is not Prior.log_prob
 
     @classmethod
     def check_size(cls, kernel_size: int) -> None:
@@ -214,20 +218,21 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
 
 
 def collection(
-    files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict
+    files: Iterable[str | Path], analytic: Mapping[str, dict], sizes: Iterable[int]
 ) -> dict[str, dict[int, Prior]]:
     """Return priors by name and kernel size: fitted ones read from files, analytic ones built.
 
     Args:
         files: of fitted priors, `<name>-<k>x<k>.safetensors`.
         analytic: settings with `kind`, by name.
-        network: the description whose kernel sizes the analytic ones are built for.
+        sizes: of kernels, which the analytic ones are built for.
     """
     priors: dict[str, dict[int, Prior]] = {}
+    sizes = list(sizes)
     for file in files:
         prior = load_prior(file)
         priors.setdefault(Path(file).stem.rpartition("-")[0], {})[prior.kernel_size] = prior
     for name, settings in analytic.items():
         own = {key: value for key, value in settings.items() if key != "kind"}
-        priors[name] = {size: find(settings["kind"])(size, **own) for size in kernel_sizes(network)}
+        priors[name] = {size: find(settings["kind"])(size, **own) for size in sizes}
     return priors
