@@ -147,7 +147,13 @@ CODE = [
     ("a comment in the VAE", VAE, "import math\n", "# A comment.\nimport math\n", NOTHING),
     ("the VAE's docstring", VAE, 'class VAE(Prior):\n    """', 'class VAE(Prior):\n    """Of old: ', NOTHING),
     ("the VAE's formatting", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = (\n    1e-6\n)", NOTHING),
-    ("a constant of the VAE", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = 1e-5", VAES | SCORES | DWP | REPORT),
+    (
+        "a constant of the VAE",
+        VAE,
+        "VARIANCE_FLOOR = 1e-6",
+        "VARIANCE_FLOOR = 1e-5",
+        VAES | SCORES | DWP | REPORT,
+    ),
     (
         "a line of the log-uniform prior",
         "dwp/priors/log_uniform.py",
