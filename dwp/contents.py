@@ -106,7 +106,7 @@ def items(
         yield _figure(f"kernels-{size}x{size}", "Priors", f"Kernels and samples, {size}×{size}", "kernels")
     for name, kinds in priors.items():
         for size, kind in kinds.items():
-            if has_codes(find(kind)):
+            if _has_codes(find(kind)):
                 label = f"Latent space of {name}, {size}×{size}"
                 yield _figure(f"latent_space-{name}-{size}x{size}", "Priors", label, "latent_space")
     if priors:
@@ -131,5 +131,5 @@ def _table(name: str, category: str, label: str, caption: str) -> Item:
     return Item(f"tables/{name}", category, label, caption, ("csv",))
 
 
-def has_codes(prior: object) -> bool:
+def _has_codes(prior: object) -> bool:
     return hasattr(prior, "encode") and hasattr(prior, "decode")

@@ -32,6 +32,7 @@ def reliability(table: pd.DataFrame, style: dict, *, title: str, axis: str) -> F
     # Blocks side by side, so that the figure is about as wide as high.
     blocks = math.ceil(math.sqrt(1.2 * len(methods) / len(settings)))
     rows = math.ceil(len(methods) / blocks)
+    blocks = math.ceil(len(methods) / rows)
     figure, axes = plotting.canvas(rows, blocks * len(settings), 2.5, 2.5)
     look = plotting.looks(style, methods)
     for index, method in enumerate(methods):
