@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from dwp import methods
+from dwp.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.init import RULES, load_, start
@@ -29,7 +30,7 @@ from dwp.networks import build, layer_sizes
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
 from dwp.shards import Finished
-from dwp.training import Checkpoint, Schedule, fit
+from dwp.training import Schedule, fit
 
 BETWEEN_MEMBERS = 1_000_003
 """Between the seeds of two members of an ensemble."""
@@ -148,7 +149,7 @@ def run(
     rows = []
     for seed in seeds:
         label = f"{experiment} {method} {module.AXIS} {task.setting:g} seed {seed}"
-        checkpoint = task.checkpoint and task.checkpoint.of(str(seed))
+        checkpoint = task.checkpoint and task.checkpoint.of(seed)
         origin = {"experiment": experiment, "method": method, "setting": task.setting, "seed": seed}
         if seed in there:
             found = there[seed]

@@ -79,6 +79,9 @@ def run(task: Task) -> list[dict]:
         }
 
     rows = task.fit(models, loss, data, evaluate)
+    if not len(predicted):
+        # Resumed from what was finished already.
+        evaluate()
     last = rows[-1]["step"]
     found = metrics.reliability(predicted.mean(0), labels)
     with autocast(device, settings["schedule"]["precision"]):
