@@ -12,6 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from dwp.config import validate
 from dwp.errors import InputError
+from dwp.latest import link_latest
 from dwp.plan import Plan
 from workflow.scripts.turns import wanted
 
@@ -39,6 +40,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/source.smk"
 include: "workflow/rules/kernels.smk"
 include: "workflow/rules/priors.smk"
+include: "workflow/rules/scores.smk"
 include: "workflow/rules/experiments.smk"
 include: "workflow/rules/report.smk"
 
@@ -54,7 +56,7 @@ rule all:
 
 
 onsuccess:
-    plan.link_latest()
+    link_latest(plan.artifacts.values())
     print(f"Tables and figures: results/latest/report  (results/report/{plan.report.version})")
     print("Kernels, priors and rows of the experiments: results/latest/<stage>")
     print("All in one page: snakemake --report report.html")

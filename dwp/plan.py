@@ -4,18 +4,17 @@ Known before anything runs, without reading any result. Lists and counts (nets,
 seeds, settings, methods) say which cells are wanted; they are not part of a version.
 """
 
-import os
 from functools import cached_property
 from pathlib import Path
 
 from dwp import config as configuration
 from dwp import data, experiments, methods
+from dwp.contents import Output, report_files
 from dwp.errors import InputError
 from dwp.files import sha256
 from dwp.networks import kernel_sizes, square
 from dwp.priors import find
 from dwp.provenance import ROOT, Artifact
-from dwp.report import Output, report_files
 from dwp.shards import numbers, shards
 
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -109,6 +108,30 @@ class Plan:
         return fitted
 
     @cached_property
+    def scores(self) -> dict[int, Artifact]:
+        """Return the scores by kernel size, of all priors that have a density, where there are any."""
+        scored = {
+            name: settings
+            for name, settings in self.config["priors"].items()
+            if find(settings["kind"]).has_density()
+        }
+        analytic = {name: settings for name, settings in scored.items() if name not in self.priors}
+        artifacts = {}
+        for size in self.sizes:
+            fitted = {name: self.priors[name][size] for name in scored if size in self.priors.get(name, {})}
+            if fitted or analytic:
+                modules = dict.fromkeys(_prior_module(scored[name]["kind"]) for name in (*fitted, *analytic))
+                inputs = {f"{name}-{size}": artifact for name, artifact in fitted.items()}
+                artifacts[size] = Artifact(
+                    "scores",
+                    {**self.config["scores"], "priors": analytic},
+                    {"kernels": self.kernels[size], **inputs},
+                    (SCRIPTS / "score_priors.py", *modules),
+                    square(size),
+                )
+        return artifacts
+
+    @cached_property
     def methods(self) -> dict[tuple[str, str], Artifact]:
         """Return an artifact for each experiment and method, which depends on the priors it uses alone."""
         return {
@@ -147,6 +170,7 @@ class Plan:
         inputs |= {
             f"{name}-{size}": self.priors[name][size] for name in self.priors for size in self.priors[name]
         }
+        inputs |= {f"scores-{size}": artifact for size, artifact in self.scores.items()}
         inputs |= {
             f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()
         }
@@ -165,7 +189,11 @@ class Plan:
     def artifacts(self) -> dict[str, Artifact]:
         """Return every artifact of this configuration by version."""
         found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
-        found += [self.report, *(artifact for sizes in self.priors.values() for artifact in sizes.values())]
+        found += [
+            self.report,
+            *self.scores.values(),
+            *(artifact for sizes in self.priors.values() for artifact in sizes.values()),
+        ]
         if self.trains_source:
             found.append(self.source)
         return {artifact.version: artifact for artifact in found}
@@ -190,11 +218,16 @@ class Plan:
         return not self.config["kernels"]["files"]
 
     @property
+    def with_outliers(self) -> list[str]:
+        """Return the names of the experiments that read the source data set too."""
+        return [name for name, settings in self.config["experiments"].items() if settings.get("outliers")]
+
+    @property
     def datasets(self) -> list[str]:
         """Return the names of the data sets that something here reads."""
         chosen = self.config["data"]
-        outliers = any(settings.get("outliers") for settings in self.config["experiments"].values())
-        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if self.trains_source or outliers else {}))
+        reads_source = self.trains_source or self.with_outliers
+        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if reads_source else {}))
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
@@ -221,6 +254,14 @@ class Plan:
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
         """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
         return self.priors[name][size].path(f"{name}-{square(size)}.{suffix}")
+
+    def score_inputs(self, size: int) -> dict[str, list[str] | str]:
+        """Return the files that the scores of a size are made from: `kernels` and fitted `priors`."""
+        scored = [name for name in self.priors if f"{name}-{size}" in self.scores[size].inputs]
+        return {
+            "kernels": self.kernels_file(size),
+            "priors": [self.prior_file(name, size) for name in scored],
+        }
 
     def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
         """Return the files that a cell reads: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
@@ -260,6 +301,8 @@ class Plan:
             "priors": [self.prior_file(*prior) for prior in fitted],
             "histories": [self.prior_file(*prior, suffix="csv") for prior in fitted],
         }
+        if self.scores:
+            files["scores"] = [made.path(f"scores-{made.name}.csv") for made in self.scores.values()]
         return files | ({"nets": self.source_files("csv")} if self.trains_source else {})
 
     def files(self) -> list[str]:
@@ -279,31 +322,20 @@ class Plan:
             name: dict.fromkeys(made, self.config["priors"][name]["kind"])
             for name, made in self.priors.items()
         }
-        return report_files(self.config["experiments"], self.sizes, kinds, nets=self.trains_source)
+        return report_files(
+            self.config["experiments"],
+            self.sizes,
+            kinds,
+            nets=self.trains_source,
+            scores=bool(self.scores),
+            outliers=self.with_outliers,
+        )
 
     @cached_property
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
         networks = [settings["network"] for settings in self.config["experiments"].values()]
         return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
-
-    # For people
-
-    def link_latest(self) -> None:
-        """Make `results/latest/<stage>[/<name>]` lead to the versions of this configuration."""
-        latest = Path("results/latest")
-        wanted = {latest / artifact.stage / artifact.name: artifact for artifact in self.artifacts.values()}
-        for old in latest.rglob("*"):
-            # Names with a dot are the fresh links of another run.
-            if old.is_symlink() and old not in wanted and not old.name.startswith("."):
-                old.unlink(missing_ok=True)
-        for link, artifact in wanted.items():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            target = Path("results", artifact.stage, artifact.version)
-            # Made beside and moved, so that there is a link at every moment.
-            fresh = link.with_name(f".{link.name}-{os.getpid()}")
-            fresh.symlink_to(os.path.relpath(target, link.parent))
-            fresh.replace(link)
 
     def _schedule(self, settings: dict) -> dict:
         return {**settings["schedule"], "precision": self.config["precision"]}

@@ -19,7 +19,7 @@ MARKERS = "os^DvPX*<>"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
 BESIDE = {"fraction": 0.046, "pad": 0.03}
 PAPER = (0, (2, 2))
-ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "vae")
+ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "mc", "vae")
 NAMES = {
     "accuracy": "test accuracy",
     "nll": "test NLL [nats]",
@@ -28,7 +28,10 @@ NAMES = {
     "mean_accuracy": "test accuracy of the posterior mean",
     "train_nll": "training NLL [nats]",
     "kl": "KL(q‖p) [nats]",
-    "log_likelihood": "log-likelihood",
+    "auroc_entropy": "AUROC of the predictive entropy",
+    "auroc_mutual_information": "AUROC of the mutual information",
+    "train_flops": "training [FLOPs]",
+    "predict_flops": "prediction of one image [FLOPs]",
     "lower_bound": "test lower bound [nats per image]",
     "train_lower_bound": "training lower bound [nats per image]",
     "reconstruction": "log p(x|z) [nats per image]",

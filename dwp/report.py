@@ -1,7 +1,6 @@
-"""The report: which tables and figures there are, known from names alone, and making them."""
+"""Making the report: every table and figure that `dwp.contents` lists."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,76 +10,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dwp import experiments as experiment_modules
-from dwp import figures, kernels, paper, tables
+from dwp import figures, kernels, paper, scores, tables
+from dwp.contents import BY_STEP, PREDICTIVE, TITLES, Output, items, report_files
 from dwp.errors import InputError
 from dwp.files import whole
-from dwp.priors import Prior, find, load_prior
+from dwp.priors import Prior, load_prior
 
 STYLE = {"dpi": 150, "font_size": 10}
-TITLES = {
-    "few_shot": "Few-shot classification",
-    "convergence": "Convergence from different initialisations",
-    "random_features": "Random features: convolutions fixed, the rest trained",
-    "image_vae": "VAE over images from different initialisations",
-}
-# Experiments about the course of training, with the metrics that their one figure shows by step.
-BY_STEP = {
-    "convergence": ("accuracy", "nll"),
-    "image_vae": ("lower_bound", "reconstruction", "code_kl"),
-}
 AXES = {"examples": "training examples", "width": "width factor"}
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
-
-
-@dataclass(frozen=True)
-class Output:
-    """A file of the report: its path in the report's folder, where it is listed, and its caption's file."""
-
-    path: str
-    category: str
-    labels: dict[str, str]
-    caption: str
-
-
-@dataclass(frozen=True)
-class _Item:
-    # Path without its suffix.
-    name: str
-    category: str
-    label: str
-    caption: str
-    formats: tuple[str, ...]
-
-
-def report_files(
-    experiments: Iterable[str],
-    sizes: Iterable[int],
-    priors: Mapping[str, Mapping[int, str]],
-    *,
-    nets: bool = True,
-) -> list[Output]:
-    """Return every file that `make` writes, in order, without reading anything.
-
-    Args:
-        experiments: their names; those that this module has no figure for get a general one.
-        sizes: kernel sizes.
-        priors: kind of each fitted prior, by name and size.
-        nets: whether source nets were trained here.
-
-    Raises:
-        InputError: a kind of prior is not known.
-    """
-    return [
-        Output(
-            f"{item.name}.{suffix}",
-            item.category,
-            {"shows": item.label, "format": suffix.upper()},
-            f"{item.caption}.rst",
-        )
-        for item in _items(experiments, sizes, priors, nets)
-        for suffix in item.formats
-    ]
 
 
 def make(
@@ -91,6 +30,7 @@ def make(
     priors: Mapping[str, Mapping[int, str | Path]],
     histories: Mapping[str, Mapping[int, str | Path]],
     nets: Sequence[str | Path] = (),
+    scored: Sequence[str | Path] = (),
     source: str = "",
     target: str = "",
     style: Mapping[str, object] | None = None,
@@ -104,6 +44,7 @@ def make(
         priors: files of fitted priors, by name and size.
         histories: CSV files (step, metric, value) likewise; a prior that was not trained may lack one.
         nets: CSV files of source nets (net, accuracy, nll, seconds); none where none were trained.
+        scored: CSV files of `dwp.scores.COLUMNS`, by size; none where no prior has a density.
         source: name of the data set that kernels come from; `target`, that experiments are on.
             The paper's numbers are shown where they are the paper's.
         style: `dpi`, `font_size`, `palette` (see `dwp.figures`).
@@ -142,54 +83,19 @@ def make(
         table = tables.read(nets, ("net", "accuracy", "nll", "seconds"))
         made["figures/source_nets"] = lambda: figures.source_nets(table, style)
         made["tables/source_nets"] = lambda: tables.source_summary(table)
-    for item in _items(experiments, stores, kinds, bool(nets)):
+    if scored:
+        densities = tables.read(scored, scores.COLUMNS)
+        made["figures/scores"] = lambda: figures.scores(densities, style | {"methods": list(fitted)})
+        made["pages/scores"] = lambda: tables.scores_page(densities)
+        made["tables/scores"] = lambda: densities
+    asked = [name for name, rows in cells.items() if rows["metric"].str.startswith("auroc_").any()]
+    names = {"nets": bool(nets), "scores": bool(scored), "outliers": asked}
+    for item in items(experiments, stores, kinds, **names):
         shown = made[item.name]()
         for suffix in item.formats:
             with whole(Path(output) / f"{item.name}.{suffix}") as temporary:
                 _save(shown, temporary, suffix, style["dpi"])
-    return report_files(experiments, stores, kinds, nets=bool(nets))
-
-
-def _items(
-    experiments: Iterable[str], sizes: Iterable[int], priors: Mapping[str, Mapping[int, str]], nets: bool
-) -> Iterator[_Item]:
-    sizes = list(sizes)
-    for name in experiments:
-        label = TITLES.get(name, name.replace("_", " ").capitalize()).split(":")[0]
-        caption = name if name in TITLES else "experiment"
-        yield _figure(name, "Experiments", label, caption)
-        if name not in (*BY_STEP, "random_features"):
-            yield _figure(f"{name}_curves", "Experiments", f"{label}, by step", f"{caption}_curves")
-        yield _Item(f"pages/{name}", "Experiments", f"{label}, table", "experiment_page", ("html",))
-        yield _table(name, "Experiments", f"{label}, end of training", "experiment_table")
-        yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
-    for size in sizes:
-        yield _figure(f"kernels-{size}x{size}", "Priors", f"Kernels and samples, {size}×{size}", "kernels")
-    for name, kinds in priors.items():
-        for size, kind in kinds.items():
-            if _has_codes(find(kind)):
-                label = f"Latent space of {name}, {size}×{size}"
-                yield _figure(f"latent_space-{name}-{size}x{size}", "Priors", label, "latent_space")
-    if priors:
-        yield _figure("prior_training", "Priors", "Training of the priors", "prior_training")
-        yield _table("priors", "Priors", "Fitted priors", "priors_table")
-    yield _figure("norms", "Source kernels", "Norms and pruning", "norms")
-    yield _table("kernels", "Source kernels", "Pruning", "kernels_table")
-    if nets:
-        yield _figure("source_nets", "Source kernels", "Accuracy of the source nets", "source_nets")
-        yield _table("source_nets", "Source kernels", "Source nets", "source_nets_table")
-
-
-def _figure(name: str, category: str, label: str, caption: str) -> _Item:
-    return _Item(f"figures/{name}", category, label, caption, ("png", "pdf"))
-
-
-def _table(name: str, category: str, label: str, caption: str) -> _Item:
-    return _Item(f"tables/{name}", category, label, caption, ("csv",))
-
-
-def _has_codes(prior: object) -> bool:
-    return hasattr(prior, "encode") and hasattr(prior, "decode")
+    return report_files(experiments, stores, kinds, **names)
 
 
 def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: dict) -> dict[str, Callable]:
@@ -208,11 +114,19 @@ def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: di
             name: lambda: figures.by_setting(summary, known, style, panels=panels, **options),
             f"{name}_curves": lambda: figures.by_step(first, known, style, metrics=metrics, **options),
         }
-    return {f"figures/{key}": draw for key, draw in shown.items()} | {
+    data = {
         f"pages/{name}": lambda: tables.page(summary, known, title),
         f"tables/{name}": lambda: summary,
         f"tables/{name}_curves": lambda: curves,
     }
+    if name in PREDICTIVE:
+        shown |= {
+            f"{name}_reliability": lambda: figures.reliability(tables.reliability(rows), style, **options),
+            f"{name}_outliers": lambda: figures.outliers(summary, style, **options),
+            f"{name}_cost": lambda: figures.cost(summary, style, **options),
+        }
+        data[f"tables/{name}_reliability"] = lambda: tables.reliability(rows)
+    return {f"figures/{key}": draw for key, draw in shown.items()} | data
 
 
 def _of_kernels(

@@ -58,17 +58,57 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         Columns experiment, method, setting, metric, mean, std, n; methods in the order in
         which they are first seen, settings ascending.
     """
-    return _over_seeds(last_steps(rows), CELL)
+    return _over_seeds(last_steps(_numbers(rows)), CELL)
 
 
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """Return mean, std and n over seeds of each metric at each step, ordered as in `summarise`."""
-    return _over_seeds(rows, [*CELL, "step"])
+    return _over_seeds(_numbers(rows), [*CELL, "step"])
+
+
+def reliability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the reliability diagram of each method and setting, its bins pooled over seeds.
+
+    Args:
+        rows: as for `summarise`; of the metrics, those of `metrics.reliability` are read.
+
+    Returns:
+        Columns experiment, method, setting, bin, confidence, accuracy (of all images in the
+        bin, whatever their seed), fraction (of all images), accuracy_std (sample deviation over
+        the seeds that have images in the bin), n (of all seeds); ordered as in `summarise`.
+
+    Raises:
+        InputError: there are no such metrics.
+    """
+    found = last_steps(rows[rows["metric"].str.startswith("reliability/")])
+    if not len(found):
+        raise InputError("table: no metric reliability/<bin>/… among the rows")
+    cell = ["experiment", "method", "setting"]
+    parts = found["metric"].str.split("/", expand=True)
+    found = found.assign(bin=parts[1].astype(int), metric=parts[2])
+    bins = found.pivot(index=[*cell, "seed", "bin"], columns="metric", values="value").reset_index()
+    bins["n"] = bins.groupby(cell)["seed"].transform("nunique")
+    weighted = bins.assign(**{name: bins[name] * bins["fraction"] for name in ("confidence", "accuracy")})
+    by = [*cell, "bin"]
+    table = weighted.groupby([*by, "n"])[["confidence", "accuracy", "fraction"]].sum().reset_index()
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["fraction"], axis=0)
+    table["fraction"] /= table["n"]
+    table["accuracy_std"] = bins.groupby(by)["accuracy"].std().to_numpy()
+    return _ordered(table[[*by, "confidence", "accuracy", "fraction", "accuracy_std", "n"]], by, rows)
+
+
+def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    # A metric with a slash is a point of a curve, not a number of its own.
+    return rows[~rows["metric"].str.contains("/", regex=False)]
 
 
 def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     table = rows.groupby(by, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
-    table = table.rename(columns={"count": "n"})
+    return _ordered(table.rename(columns={"count": "n"}), by, rows)
+
+
+def _ordered(table: pd.DataFrame, by: list[str], rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort by columns: names in the order in which `rows` has them, numbers ascending."""
     seen = {name: rows[name].drop_duplicates().tolist() for name in ("experiment", "method", "metric")}
 
     def rank(column: pd.Series) -> pd.Series:
@@ -84,9 +124,7 @@ def page(summary: pd.DataFrame, published: pd.DataFrame, title: str) -> str:
         for row in published.itertuples()
         if row.step != row.step
     }
-    parts = [
-        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
-    ]
+    parts = []
     for metric, chosen in summary.groupby("metric", sort=False):
         cells = chosen.assign(text=[_text(row, paper) for row in chosen.itertuples()])
         table = cells.pivot(index="method", columns="setting", values="text").reindex(
@@ -98,7 +136,41 @@ def page(summary: pd.DataFrame, published: pd.DataFrame, title: str) -> str:
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
     note = "; in brackets the paper's mean" if paper else ""
     parts.append(f"<p>Mean ± standard deviation over {count} seeds{note}.</p>")
-    return "\n".join(parts) + "\n"
+    return _document(title, parts)
+
+
+def scores_page(scores: pd.DataFrame) -> str:
+    """Return an HTML page: mean log density of held-out kernels, priors and K by kernel sizes.
+
+    Args:
+        scores: rows of `dwp.scores.score`, of one size or several.
+    """
+    text = [
+        f"{'' if row.exact else '≥ '}{row.mean:.2f}"
+        + ("" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}")
+        for row in scores.itertuples()
+    ]
+    label = [f"{row.prior}" + ("" if row.exact else f", K = {row.samples:,}") for row in scores.itertuples()]
+    cells = scores.assign(text=text, label=label)
+    table = cells.pivot(index="label", columns="size", values="text")
+    table = table.reindex(index=cells["label"].unique(), columns=cells["size"].unique())
+    table.columns = [f"{size}×{size}" for size in table.columns]
+    kernels = ", ".join(
+        f"{n:,} of {size}×{size}" for size, n in scores.groupby("size")["kernels"].first().items()
+    )
+    note = (
+        f"<p>log p(w) in nats per kernel, mean ± standard error over the same held-out kernels ({kernels}). "
+        "≥ marks lower bounds, importance-weighted with K samples, which grow with K towards log p(w).</p>"
+    )
+    title = "Held-out kernels under each prior"
+    return _document(title, [table.rename_axis(None).fillna("–").to_html(border=0), note])
+
+
+def _document(title: str, parts: list[str]) -> str:
+    head = (
+        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+    )
+    return "\n".join([head, *parts]) + "\n"
 
 
 _STYLE = (
@@ -109,9 +181,14 @@ _STYLE = (
 
 
 def _text(row: tuple, paper: Mapping) -> str:
-    spread = "" if np.isnan(row.std) else f" ± {row.std:.3f}"
+    spread = "" if np.isnan(row.std) else f" ± {_number(row.std)}"
     value = paper.get((row.metric, row.method, row.setting))
-    return f"{row.mean:.3f}{spread}" + ("" if value is None else f" ({value:.3f})")
+    return f"{_number(row.mean)}{spread}" + ("" if value is None else f" ({value:.3f})")
+
+
+def _number(value: float) -> str:
+    # Operations are counted in billions.
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
 def source_summary(nets: pd.DataFrame) -> pd.DataFrame:
@@ -149,10 +226,11 @@ def priors_table(
 ) -> pd.DataFrame:
     """Return one row for each fitted prior and size.
 
-    Held-out elbo, log_likelihood and kl are those of the last step, in nats per kernel (NaN
-    where there are none). The median norms of samples and of samples without the last layer
-    of noise stand beside that of the test kernels: a prior whose samples are much smaller
-    has not learned its kernels.
+    Held-out metrics are those of the last step, in nats per kernel (NaN where there are none):
+    log_prob, the log density of kinds that have it; elbo, and its terms log_likelihood,
+    E_r log p(w|z), and kl, of those that bound it. The median norms of samples and of samples
+    without the last layer of noise stand beside that of the test kernels: a prior whose
+    samples are much smaller has not learned its kernels.
     """
     rows = []
     for name, sizes in priors.items():
@@ -160,8 +238,8 @@ def priors_table(
             history = histories[name][size]
             last = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
             row = {"name": name, "kind": prior.kind, "size": size}
-            # Kinds that come later may be judged by something else; it follows the usual three.
-            wanted = dict.fromkeys(["elbo", "log_likelihood", "kl", *last.index])
+            # Kinds that come later may be judged by something else; it follows the usual ones.
+            wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *last.index])
             row |= {metric: last.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
             row["test_norm"] = median_norm(kernels.load(stores[size], "test"))
             row["sample_norm"] = median_norm(draw(prior, SAMPLES))

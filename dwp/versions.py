@@ -14,7 +14,7 @@ from dwp.errors import InputError
 from dwp.files import sha256
 
 RESULTS = Path("results")
-FIRST, LAST = ("data", "source", "kernels", "priors"), ("report",)
+FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
 EXPERIMENTS = tuple(path.stem for path in (Path(__file__).parent / "experiments").glob("[a-z]*.py"))
 DAY = 24 * 3600.0
 ABSENT = "(absent)"

@@ -134,6 +134,8 @@ BAD = [
     ("priors.standard_normal.scale", 0, ["priors.standard_normal.scale: 0", "a number above 0"]),
     ("priors.log_uniform.approximation", "exact", ["priors.log_uniform.approximation: 'exact'", "kingma"]),
     ("priors.mine", {"scale": 2}, ["priors.mine.kind: missing"]),
+    ("scores.kernels", 0, ["scores.kernels: 0", "a whole number from 1"]),
+    ("scores.samples", [], ["scores.samples: []", "a list of whole numbers from 1"]),
     (f"{FEW_SHOT}.examples", [50, 50], [f"{FEW_SHOT}.examples: [50, 50]"]),
     (f"{FEW_SHOT}.every", -1, [f"{FEW_SHOT}.every: -1"]),
     (
@@ -287,6 +289,7 @@ def versions(made):
     found |= {f"kernels/{size}": artifact.version for size, artifact in made.kernels.items()}
     for name, sizes in made.priors.items():
         found |= {f"priors/{name}/{size}": artifact.version for size, artifact in sizes.items()}
+    found |= {f"scores/{size}": artifact.version for size, artifact in made.scores.items()}
     found |= {"/".join(key): artifact.version for key, artifact in made.methods.items()}
     return found | {"source": made.source.version, "report": made.report.version}
 
@@ -295,11 +298,19 @@ VAE7, VAE5 = {"priors/vae/7"}, {"priors/vae/5"}
 FILTERS = {"priors/filters/7", "priors/filters/5"}
 USE_VAE = {f"{name}/dwp" for name in BASE["experiments"]} | {"few_shot/l2_dwp"}
 USE_FILTERS = {f"{name}/filters" for name in ("convergence", "random_features", "image_vae")}
-FITTED = VAE7 | VAE5 | FILTERS | USE_VAE | USE_FILTERS
+SCORES = {"scores/7", "scores/5"}
+FITTED = VAE7 | VAE5 | FILTERS | SCORES | USE_VAE | USE_FILTERS
 KERNELS = {"kernels/7", "kernels/5"}
 METHODS = {f"{name}/{method}" for name, own in BASE["experiments"].items() for method in own["methods"]}
 FEW = {name for name in METHODS if name.startswith("few_shot")}
 NEW = {"posterior": "none", "init": {"from": "he"}}
+
+ONLY_XAVIER = {
+    name: {"methods": dict.fromkeys(own["methods"]) | {"xavier": own["methods"]["xavier"]}}
+    if "xavier" in own["methods"]
+    else None
+    for name, own in BASE["experiments"].items()
+}
 
 CHANGES = {
     "threads": ("threads", 2, set()),
@@ -324,13 +335,34 @@ CHANGES = {
     "a threshold": (
         "kernels.threshold",
         {"7x7": 0.3, "5x5": "otsu"},
-        {"kernels/7", "priors/filters/7"} | VAE7 | USE_VAE | USE_FILTERS | {"report"},
+        {"kernels/7", "priors/filters/7", "scores/7"} | VAE7 | USE_VAE | USE_FILTERS | {"report"},
     ),
-    "a VAE of one size": ("priors.vae.sizes.7x7.latent", 3, VAE7 | USE_VAE | {"report"}),
-    "the schedule of one size": ("priors.vae.sizes.5x5.schedule", {"steps": 9}, VAE5 | USE_VAE | {"report"}),
-    "a VAE": ("priors.vae.code_prior", "vamp", VAE7 | VAE5 | USE_VAE | {"report"}),
+    "a VAE of one size": ("priors.vae.sizes.7x7.latent", 3, VAE7 | {"scores/7", "report"} | USE_VAE),
+    "the schedule of one size": (
+        "priors.vae.sizes.5x5.schedule",
+        {"steps": 9},
+        VAE5 | {"scores/5", "report"} | USE_VAE,
+    ),
+    "a VAE": ("priors.vae.code_prior", "vamp", VAE7 | VAE5 | SCORES | USE_VAE | {"report"}),
     "samples of a bound": (f"{FEW_SHOT}.importance_samples", 5, FEW | {"report"}),
-    "an analytic prior": ("priors.standard_normal.scale", 2.0, {"few_shot/standard_normal", "report"}),
+    "an analytic prior": (
+        "priors.standard_normal.scale",
+        2.0,
+        SCORES | {"few_shot/standard_normal", "report"},
+    ),
+    "a prior without a density": (
+        "priors.log_uniform.approximation",
+        "molchanov",
+        {"few_shot/log_uniform", "report"},
+    ),
+    "a new fitted prior": ("priors.gauss", {"kind": "gaussian"}, SCORES | {"report"}),
+    "a new fitted prior of one size": (
+        "priors.gauss",
+        {"kind": "gaussian", "sizes": {"5x5": {}}},
+        {"scores/5", "report"},
+    ),
+    "a new prior without a density": ("priors.ard", {"kind": "ard"}, set()),
+    "how many kernels are scored": ("scores.kernels", 500, SCORES | {"report"}),
     "a method": (f"{DWP}.init.draw", "sample", {"few_shot/dwp", "report"}),
     "an experiment": (f"{FEW_SHOT}.ensemble", 3, FEW | {"report"}),
     "precision": ("precision", "float32", {"source"} | KERNELS | FITTED | METHODS | {"report"}),
@@ -378,6 +410,22 @@ def test_files_lie_under_their_versions():
         "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
     }
     assert made.cell_inputs(made.methods["few_shot", "log_uniform"].version, "000-001")["priors"] == []
+    assert made.score_inputs(7) == {"kernels": made.kernels_file(7), "priors": [made.prior_file("vae", 7)]}
+    assert f"results/scores/{made.scores[7].version}/scores-7x7.csv" in made.files()
+
+
+def test_without_a_density_there_are_no_scores():
+    made = plan({"priors": {"standard_normal": None, "vae": None}, "experiments": ONLY_XAVIER})
+    assert made.scores == {}
+    assert "scores" not in made.report_inputs()
+    assert not any("scores" in file for file in made.files())
+
+
+def test_outliers_are_shown_where_they_are_asked_for():
+    for value in (True, False):
+        shown = {item.path for item in plan(value, f"{FEW_SHOT}.outliers").report_files()}
+        assert ("figures/few_shot_outliers.png" in shown) == value
+        assert "figures/few_shot_reliability.png" in shown
 
 
 # Files of the user

@@ -29,8 +29,10 @@ EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE
 KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
 VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
 PRIORS = VAES | {"priors/filters-7x7": 1, "priors/filters-5x5": 1}
+SCORES = {"scores/7x7": 1, "scores/5x5": 1}
+KERNELS_5X5 = {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1, "scores/5x5": 1}
 REPORT = {"report": 1}
-LEARNED = PRIORS | DWP | FILTERS | REPORT
+LEARNED = PRIORS | SCORES | DWP | FILTERS | REPORT
 NOTHING = {}
 
 
@@ -51,17 +53,17 @@ CONFIGURATIONS = [
     (
         "the VAE's latent size",
         "{priors: {vae: {sizes: {7x7: {latent: 3}, 5x5: {latent: 3}}}}}",
-        VAES | DWP | REPORT,
+        VAES | SCORES | DWP | REPORT,
     ),
     (
         "the VAE's latent size for 7x7 only",
         "{priors: {vae: {sizes: {7x7: {latent: 3}}}}}",
-        {"priors/vae-7x7": 1} | DWP | REPORT,
+        {"priors/vae-7x7": 1, "scores/7x7": 1} | DWP | REPORT,
     ),
     (
         "the pruning threshold of 5x5 only",
         "{kernels: {threshold: {5x5: 0.01}}}",
-        {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1} | DWP | FILTERS | REPORT,
+        KERNELS_5X5 | DWP | FILTERS | REPORT,
     ),
     (
         "the pruning thresholds of both sizes",
@@ -100,13 +102,29 @@ CONFIGURATIONS = [
         "{priors: {wide: {kind: standard_normal, scale: 2.0}},"
         " experiments: {few_shot: {methods:"
         " {wide: {posterior: additive, prior: wide, init: {from: xavier}}}}}}",
-        {"few_shot/wide": 2} | REPORT,
+        {"few_shot/wide": 2} | SCORES | REPORT,
     ),
-    ("a prior that no method uses", "{priors: {wide: {kind: standard_normal, scale: 2.0}}}", NOTHING),
+    (
+        "a new fitted prior that no method uses",
+        "{priors: {gauss: {kind: gaussian}}}",
+        {"priors/gauss-7x7": 1, "priors/gauss-5x5": 1} | SCORES | REPORT,
+    ),
+    (
+        "a new fitted prior of one size",
+        "{priors: {gauss: {kind: gaussian, sizes: {5x5: {}}}}}",
+        {"priors/gauss-5x5": 1, "scores/5x5": 1} | REPORT,
+    ),
+    (
+        "a prior that no method uses",
+        "{priors: {wide: {kind: standard_normal, scale: 2.0}}}",
+        SCORES | REPORT,
+    ),
+    ("a prior without a density that no method uses", "{priors: {ard: {kind: ard}}}", NOTHING),
+    ("how many kernels are scored", "{scores: {kernels: 50}}", SCORES | REPORT),
     (
         "the scale of the standard normal",
         "{priors: {standard_normal: {scale: 0.5}}}",
-        {"few_shot/standard_normal": 2} | REPORT,
+        {"few_shot/standard_normal": 2} | SCORES | REPORT,
     ),
     ("a method without", "{experiments: {few_shot: {methods: {log_uniform: null}}}}", REPORT),
     (
@@ -129,7 +147,13 @@ CODE = [
     ("a comment in the VAE", VAE, "import math\n", "# A comment.\nimport math\n", NOTHING),
     ("the VAE's docstring", VAE, 'class VAE(Prior):\n    """', 'class VAE(Prior):\n    """Of old: ', NOTHING),
     ("the VAE's formatting", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = (\n    1e-6\n)", NOTHING),
-    ("a constant of the VAE", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = 1e-5", VAES | DWP | REPORT),
+    (
+        "a constant of the VAE",
+        VAE,
+        "VARIANCE_FLOOR = 1e-6",
+        "VARIANCE_FLOOR = 1e-5",
+        VAES | SCORES | DWP | REPORT,
+    ),
     (
         "a line of the log-uniform prior",
         "dwp/priors/log_uniform.py",
@@ -158,7 +182,8 @@ CODE = [
         "VARIANCE_FLOOR = 1e-5",
         IMAGE_VAE | REPORT,
     ),
-    ("a line of the figures", "dwp/figures.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
+    ("a line of the figures", "dwp/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
+    ("a line of the scores", "dwp/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
     (
         "a comment in a script",
         "workflow/scripts/run_experiment.py",
@@ -180,9 +205,10 @@ DELETED = [
     ("source/*/nets-004-007.csv", {"source": 1} | KERNELS | LEARNED),
     (
         "kernels/*/kernels-5x5.h5",
-        {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1} | DWP | FILTERS | REPORT,
+        KERNELS_5X5 | DWP | FILTERS | REPORT,
     ),
-    ("priors/*/vae-7x7.safetensors", {"priors/vae-7x7": 1} | DWP | REPORT),
+    ("priors/*/vae-7x7.safetensors", {"priors/vae-7x7": 1, "scores/7x7": 1} | DWP | REPORT),
+    ("scores/*/scores-7x7.csv", {"scores/7x7": 1} | REPORT),
     ("few_shot/*/l2_dwp_examples-50_seeds-000-001.csv", {"few_shot/l2_dwp": 1} | REPORT),
     ("few_shot/*/l2_dwp_examples-50_seeds-000-001.manifest.json", {"few_shot/l2_dwp": 1} | REPORT),
     ("report/*/figures/few_shot.png", REPORT),
@@ -255,7 +281,7 @@ def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys
     overlay = write(tmp_path, HALF)
     done = snakemake(finished, "--until", "experiment", "--configfile", smoke, str(overlay))
     assert done.returncode == 0, done.stdout[-5000:]
-    assert dry_run(ROOT, finished, overlay) == REPORT
+    assert dry_run(ROOT, finished, overlay) == SCORES | REPORT
     assert dry_run(ROOT, finished) == NOTHING
 
     results = ("--directory", str(finished))
@@ -271,7 +297,7 @@ def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys
     assert old.exists()
     assert not new.parent.exists()
     assert dry_run(ROOT, finished) == NOTHING
-    assert dry_run(ROOT, finished, overlay) == {"few_shot/standard_normal": 1} | REPORT
+    assert dry_run(ROOT, finished, overlay) == {"few_shot/standard_normal": 1} | SCORES | REPORT
 
 
 def test_a_corrupted_file_is_named(finished, capsys):
@@ -360,6 +386,7 @@ LABELS = {
     "source": "source",
     "kernels": "kernels/{size}x{size}",
     "prior": "priors/{name}-{size}x{size}",
+    "scores": "scores/{size}x{size}",
     "experiment": "{experiment}/{method}",
     "report": "report",
 }

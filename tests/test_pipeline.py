@@ -32,6 +32,7 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
         "source",
         "kernels",
         "priors",
+        "scores",
         "few_shot",
         "convergence",
         "random_features",

@@ -98,8 +98,8 @@ def test_a_fit_approaches_the_negative_entropy(coupling):
     prior, rows = Flow.fit(train, test, FIT | {"coupling": coupling}, seed=0)
     steps = sorted({row["step"] for row in rows})
     assert steps == list(range(0, 10 * 32 + 1, 32))
-    assert {row["metric"] for row in rows} == {"log_likelihood", "train_log_likelihood"}
-    held_out = [row["value"] for row in rows if row["metric"] == "log_likelihood"]
+    assert {row["metric"] for row in rows} == {"log_prob", "train_log_prob"}
+    held_out = [row["value"] for row in rows if row["metric"] == "log_prob"]
     error = prior.log_prob(test).std().item() / math.sqrt(len(test))
     assert -entropy - 0.5 < held_out[-1] < -entropy + ERRORS * error
     # Standardised weights alone would be some five nats below.
@@ -119,7 +119,7 @@ def test_a_fit_sees_what_a_gaussian_cannot():
     train, test = curved(3000, 0), curved(1000, 9)
     _, rows = Flow.fit(train, test, FIT, seed=0)
     _, (gaussian,) = Gaussian.fit(train, test, {})
-    assert rows[-1]["metric"] == "log_likelihood"
+    assert rows[-1]["metric"] == "log_prob"
     assert rows[-1]["value"] > gaussian["value"] + 1
 
 

@@ -116,7 +116,7 @@ def test_fits_approach_the_negative_entropy(cls):
     test, _ = gaussian_kernels(4000, 7)
     prior, rows = cls.fit(train, test, {})
     (row,) = rows
-    assert (row["step"], row["metric"]) == (0, "log_likelihood")
+    assert (row["step"], row["metric"]) == (0, "log_prob")
     log_prob = prior.log_prob(test)
     assert row["value"] == pytest.approx(log_prob.mean().item(), rel=1e-5)
     # 54 parameters cost 54 / (2·8000) nats, the shrinkage a little more.

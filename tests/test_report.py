@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dwp import figures, kernels, paper, report, tables
+from dwp import contents, figures, kernels, metrics, paper, plotting, report, scores, tables
 from dwp.errors import InputError
 from dwp.experiments import COLUMNS
 from dwp.priors import find, save_prior
@@ -24,6 +24,8 @@ def rows(*cells: tuple) -> pd.DataFrame:
 
 def synthetic(experiment: str, methods: list[str], settings: list[float], seeds: int) -> pd.DataFrame:
     rng = np.random.default_rng(0)
+    last = ["auroc_entropy", "auroc_mutual_information", "train_flops", "predict_flops"]
+    last += [f"reliability/{b}/{part}" for b in (9, 14) for part in ("confidence", "accuracy", "fraction")]
     return rows(
         *(
             (experiment, method, setting, seed, step, metric, rng.uniform(0.2, 0.9))
@@ -31,8 +33,23 @@ def synthetic(experiment: str, methods: list[str], settings: list[float], seeds:
             for setting in settings
             for seed in range(seeds)
             for step in (0, 50, 100)
-            for metric in ("accuracy", "nll", "ece", "kl")
+            for metric in (
+                "accuracy",
+                "nll",
+                "ece",
+                "kl",
+                *(last if experiment == "few_shot" and step == 100 else ()),
+            )
         )
+    )
+
+
+def scored(size: int) -> pd.DataFrame:
+    """Scores of a VAE, a Gaussian, and a standard normal far below both."""
+    cells = [("vae", "vae", False, count, 48 + count / 10) for count in (1, 5)]
+    cells += [("gauss", "gaussian", True, 1, 46.5), ("standard_normal", "standard_normal", True, 1, -45.9)]
+    return pd.DataFrame(
+        [(size, *cell[:4], 100, cell[4], 0.25) for cell in cells], columns=list(scores.COLUMNS)
     )
 
 
@@ -74,6 +91,80 @@ def test_curves_keep_steps_apart():
     assert table["step"].tolist() == [0, 10]
     assert table["mean"].tolist() == [1, 11]
     assert table["std"].tolist() == pytest.approx([math.sqrt(2)] * 2)
+
+
+def reliable(method: str, setting: float, seed: int, *bins: tuple) -> list[tuple]:
+    """Rows of a reliability diagram of (bin, confidence, accuracy, fraction)."""
+    parts = ("confidence", "accuracy", "fraction")
+    return [
+        ("e", method, setting, seed, 9, f"reliability/{b}/{part}", value)
+        for b, *values in bins
+        for part, value in zip(parts, values, strict=True)
+    ]
+
+
+def test_reliability_pools_images_over_seeds():
+    table = tables.reliability(
+        rows(
+            *reliable("b", 50, 0, (14, 0.95, 1.0, 0.75), (9, 0.65, 0.5, 0.25)),
+            *reliable("b", 50, 1, (14, 0.98, 0.6, 0.25), (11, 0.75, 0.9, 0.75)),
+            *reliable("a", 50, 0, (14, 1.0, 0.5, 1.0)),
+            ("e", "b", 50, 0, 9, "accuracy", 0.7),
+        )
+    )
+    assert table["method"].tolist() == ["b", "b", "b", "a"]
+    assert table["bin"].tolist() == [9, 11, 14, 14]
+    # Of bin 14, three images in four are the first seed's.
+    assert table["accuracy"].tolist() == pytest.approx([0.5, 0.9, 0.75 * 1.0 + 0.25 * 0.6, 0.5])
+    assert table["confidence"].tolist() == pytest.approx([0.65, 0.75, 0.75 * 0.95 + 0.25 * 0.98, 1.0])
+    # A seed without images in a bin counts there as none.
+    assert table["fraction"].tolist() == pytest.approx([0.125, 0.375, 0.5, 1.0])
+    assert table["accuracy_std"][2] == pytest.approx(np.std([1.0, 0.6], ddof=1))
+    assert table["accuracy_std"].isna().tolist() == [True, True, False, True]
+    assert table["n"].tolist() == [2, 2, 2, 1]
+
+
+def test_pooled_reliability_is_that_of_all_predictions_together():
+    generator = torch.Generator().manual_seed(0)
+    seeds = [torch.rand(200, 4, generator=generator).mul(3).softmax(1) for _ in range(3)]
+    labels = [torch.randint(4, (200,), generator=generator) for _ in seeds]
+    table = tables.reliability(
+        rows(
+            *(
+                ("e", "m", 50, seed, 9, metric, value)
+                for seed in range(3)
+                for metric, value in metrics.reliability(seeds[seed], labels[seed]).items()
+            )
+        )
+    )
+    together = metrics.reliability(torch.cat(seeds), torch.cat(labels))
+    found = {
+        f"reliability/{row.bin}/{part}": getattr(row, part)
+        for row in table.itertuples()
+        for part in ("confidence", "accuracy", "fraction")
+    }
+    assert found == pytest.approx(together)
+
+
+def test_points_of_curves_are_no_metrics():
+    cells = rows(("e", "m", 50, 0, 9, "accuracy", 0.7), *reliable("m", 50, 0, (14, 0.95, 1.0, 1.0)))
+    assert tables.summarise(cells)["metric"].tolist() == ["accuracy"]
+    assert tables.curves(cells)["metric"].tolist() == ["accuracy"]
+    with pytest.raises(InputError, match="no metric reliability"):
+        tables.reliability(cells[cells["metric"] == "accuracy"])
+
+
+def test_bounds_are_marked_as_bounds():
+    page = tables.scores_page(pd.concat([scored(7), scored(5)]))
+    table = ElementTree.fromstring(page[page.index("<table") : page.index("</table>") + 8])
+    cells = [[cell.text for cell in row] for row in table.iter("tr")]
+    assert cells[0] == [None, "7×7", "5×5"]
+    assert cells[1] == ["vae, K = 1", *["≥ 48.10 ± 0.25"] * 2]
+    assert cells[3] == ["gauss", *["46.50 ± 0.25"] * 2]
+    (ax,) = figures.scores(scored(7), {}).axes
+    assert [text.get_text() for text in ax.texts] == ["≥ 48.1 → 48.5", "46.5", "-45.9"]
+    # The others would be a dot if the axis reached down to it.
+    assert ax.get_xlim()[0] > 40
 
 
 def test_read_names_the_file_and_the_missing_column(tmp_path):
@@ -133,14 +224,14 @@ def test_a_method_keeps_its_colour_and_the_papers_share_it():
     options = {"title": "t", "axis": "width", "metrics": ("accuracy",)}
     axes = figures.by_step(tables.curves(cells), known, style, **options).axes[0]
     ours, filters, dwp, xavier = axes.lines
-    assert ours.get_color() == dwp.get_color() == figures.plotting.PALETTE[1]
+    assert ours.get_color() == dwp.get_color() == plotting.PALETTE[1]
     # Methods that this run lacks have no colour of their own.
     assert filters.get_color() == xavier.get_color() != ours.get_color()
 
 
 def test_many_methods_look_different():
     names = [f"m{index}" for index in range(30)]
-    seen = {tuple(map(str, look.values())) for look in figures.plotting.looks({}, names).values()}
+    seen = {tuple(map(str, look.values())) for look in plotting.looks({}, names).values()}
     assert len(seen) == 30
 
 
@@ -181,12 +272,15 @@ def inputs(tmp_path_factory) -> dict:
         table.to_csv(folder / f"{name}.csv", index=False)
     nets = pd.DataFrame({"net": [0, 1], "accuracy": [0.8, 0.9], "nll": [0.5, 0.4], "seconds": [2.0, 3.0]})
     nets.to_csv(folder / "nets.csv", index=False)
+    for size in (7, 5):
+        scored(size).to_csv(folder / f"scores-{size}x{size}.csv", index=False)
     return {
         "experiments": {name: [folder / f"{name}.csv"] for name in experiments},
         "stores": stores,
         "priors": priors,
         "histories": histories,
         "nets": [folder / "nets.csv"],
+        "scored": [folder / f"scores-{size}x{size}.csv" for size in (7, 5)],
         "style": {"dpi": 40},
     }
 
@@ -197,11 +291,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     pair = {"source": "notmnist", "target": "mnist"}
-    declared = report.report_files(
+    declared = contents.report_files(
         inputs["experiments"],
         inputs["stores"],
         {"vae": {7: "vae", 5: "vae"}, "filters": {7: "empirical", 5: "empirical"}},
         nets=True,
+        scores=True,
+        outliers=["few_shot"],
     )
     assert report.make(tmp_path / "a", **inputs, **pair) == declared
     report.make(tmp_path / "b", **inputs, **pair)
@@ -213,18 +309,36 @@ def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     assert table["name"].tolist() == ["vae", "vae", "filters", "filters"]
     assert np.isfinite(table[["test_norm", "sample_norm", "mean_sample_norm"]]).all(axis=None)
     assert table["elbo"].notna().tolist() == [True, True, False, False]
+    table = pd.read_csv(tmp_path / "a" / "tables" / "scores.csv")
+    pd.testing.assert_frame_equal(table, pd.concat([scored(7), scored(5)], ignore_index=True))
+    for name in ("pages/few_shot.html", "tables/few_shot.csv", "tables/few_shot_curves.csv"):
+        text = made[name].decode()
+        assert "predict_flops" in text
+        assert "reliability" not in text
 
 
 def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
-    given = inputs | {"nets": (), "priors": {"filters": inputs["priors"]["filters"]}, "histories": {}}
-    given |= {"experiments": {"few_shot": inputs["experiments"]["few_shot"]}}
-    outputs = report.make(tmp_path, **given, source="glyphs", target="digits")
-    assert sorted(files(tmp_path)) == sorted(output.path for output in outputs)
-    assert not any("source_nets" in output.path or "latent" in output.path for output in outputs)
+    given = inputs | {
+        "nets": (),
+        "scored": (),
+        "priors": {"filters": inputs["priors"]["filters"]},
+        "histories": {},
+    }
+    # Nor did anything look at another data set's images.
+    cells = tables.read(inputs["experiments"]["few_shot"])
+    cells[~cells["metric"].str.startswith("auroc_")].to_csv(tmp_path / "cells.csv", index=False)
+    given |= {"experiments": {"few_shot": [tmp_path / "cells.csv"]}}
+    outputs = report.make(tmp_path / "report", **given, source="glyphs", target="digits")
+    assert sorted(files(tmp_path / "report")) == sorted(output.path for output in outputs)
+    without = ("source_nets", "latent", "scores", "outliers")
+    assert not any(name in output.path for output in outputs for name in without)
+    assert any("few_shot_reliability" in output.path for output in outputs)
 
 
 def test_every_output_has_a_caption(inputs):
-    outputs = report.report_files([*inputs["experiments"], "other"], [7], {"vae": {7: "vae"}})
+    outputs = contents.report_files(
+        [*inputs["experiments"], "other"], [7], {"vae": {7: "vae"}}, scores=True, outliers=["few_shot"]
+    )
     assert {output.caption for output in outputs} <= {path.name for path in CAPTIONS.glob("*.rst")}
     assert len({output.path for output in outputs}) == len(outputs)
     assert {tuple(output.labels) for output in outputs} == {("shows", "format")}

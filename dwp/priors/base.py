@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from dwp.distributions import GaussianPosterior, PointMass
 from dwp.errors import InputError
 from dwp.files import whole
-from dwp.networks import kernel_sizes
 
 FORMAT = "dwp-prior-1"
 
@@ -106,6 +105,11 @@ class Prior(nn.Module):
         self.settings = settings
 
     @classmethod
+    def has_density(cls) -> bool:
+        """Return whether kernels can be scored: there is a `log_prob`, exact or a bound."""
+        return cls.log_prob is not Prior.log_prob
+
+    @classmethod
     def check_size(cls, kernel_size: int) -> None:
         """Raise InputError for a kernel size that this kind cannot be built for."""
 
@@ -165,7 +169,7 @@ class Prior(nn.Module):
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
         """Return what kernels [n, 1, k, k] say of the prior: mean log density, in nats per kernel."""
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
-        return {"log_likelihood": log_prob.double().mean().item()}
+        return {"log_prob": log_prob.double().mean().item()}
 
     def reverse_model(self) -> nn.Module | None:
         """Return the part of a bound that may be trained along with the posterior, where there is one."""
@@ -214,20 +218,21 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
 
 
 def collection(
-    files: Iterable[str | Path], analytic: Mapping[str, dict], network: dict
+    files: Iterable[str | Path], analytic: Mapping[str, dict], sizes: Iterable[int]
 ) -> dict[str, dict[int, Prior]]:
     """Return priors by name and kernel size: fitted ones read from files, analytic ones built.
 
     Args:
         files: of fitted priors, `<name>-<k>x<k>.safetensors`.
         analytic: settings with `kind`, by name.
-        network: the description whose kernel sizes the analytic ones are built for.
+        sizes: of kernels, which the analytic ones are built for.
     """
     priors: dict[str, dict[int, Prior]] = {}
+    sizes = list(sizes)
     for file in files:
         prior = load_prior(file)
         priors.setdefault(Path(file).stem.rpartition("-")[0], {})[prior.kernel_size] = prior
     for name, settings in analytic.items():
         own = {key: value for key, value in settings.items() if key != "kind"}
-        priors[name] = {size: find(settings["kind"])(size, **own) for size in kernel_sizes(network)}
+        priors[name] = {size: find(settings["kind"])(size, **own) for size in sizes}
     return priors

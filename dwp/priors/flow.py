@@ -85,8 +85,8 @@ class Flow(Prior):
         prior.scale.copy_(train.flatten(1).std(0, correction=0).clamp_min(SCALE_FLOOR))
 
         def loss(w: Tensor) -> tuple[Tensor, dict]:
-            log_likelihood = prior.log_prob(w).mean()
-            return -log_likelihood, {"train_log_likelihood": log_likelihood}
+            log_prob = prior.log_prob(w).mean()
+            return -log_prob, {"train_log_prob": log_prob}
 
         rows = fit(
             prior,

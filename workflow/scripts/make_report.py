@@ -15,6 +15,7 @@ def main(job: Job) -> None:
         priors=_by_name_and_size(job.input.priors),
         histories=_by_name_and_size(job.input.histories),
         nets=job.input.get("nets", []),
+        scored=job.input.get("scores", []),
         source=params["source"],
         target=params["target"],
         style=params["style"],

@@ -5,6 +5,7 @@ import pandas as pd
 from dwp import experiments, source
 from dwp.data.dataset import load
 from dwp.files import whole
+from dwp.networks import kernel_sizes
 from dwp.priors.base import collection
 from dwp.shards import numbers
 from workflow.scripts.job import Job
@@ -19,7 +20,9 @@ def main(job: Job) -> None:
         settings=params["settings"],
         method=params["method"],
         dataset=load(files.dataset),
-        priors=collection(files.get("priors", []), params["priors"], params["settings"]["network"]),
+        priors=collection(
+            files.get("priors", []), params["priors"], kernel_sizes(params["settings"]["network"])
+        ),
         device=job.device,
         outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
         pretrained=source.load_nets(files.get("pretrained", []), seeds),
