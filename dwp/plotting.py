@@ -1,6 +1,7 @@
 """What the figures share: colours, canvases, labels, legends, panels of kernels."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -38,6 +39,8 @@ NAMES = {
 
 def name(metric: str) -> str:
     """Return what an axis calls a metric, with its unit."""
+    if match := re.fullmatch(r"kl_(\d+)x\1", metric):
+        return f"KL(q‖p) [nats per {match[1]}×{match[1]} kernel]"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
@@ -170,6 +173,14 @@ def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
         margin = 0.06 * (high - low)
         ax.set_ylim(low - margin, high + margin)
         ax.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=True)
+
+
+def symmetric_log(ax: Axes, summary: pd.DataFrame) -> None:
+    """Put means and bars around zero on an axis that is linear near it, if they span more than 30-fold."""
+    largest = summary.groupby("method")[["mean", "std"]].agg(lambda values: values.abs().max()).max(axis=1)
+    largest = largest[largest > 0]
+    if len(largest) and largest.max() / largest.min() >= 30:
+        ax.set_yscale("symlog", linthresh=largest.min() / 2, linscale=0.5)
 
 
 def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:

@@ -22,13 +22,28 @@ TITLES = {
     "convergence": "Convergence from different initialisations",
     "random_features": "Random features: convolutions fixed, the rest trained",
     "image_vae": "VAE over images from different initialisations",
+    "kl_importance": "KL estimates by importance samples",
+    "kl_subset": "KL estimates by subset of kernels",
+    "kl_profile": "KL around learned kernels, shrunk and enlarged",
 }
 # Experiments about the course of training, with the metrics that their one figure shows by step.
 BY_STEP = {
     "convergence": ("accuracy", "nll"),
     "image_vae": ("lower_bound", "reconstruction", "code_kl"),
 }
-AXES = {"examples": "training examples", "width": "width factor"}
+AXES = {
+    "examples": "training examples",
+    "width": "width factor",
+    "importance_samples": "importance samples K",
+    "kernel_subset": "kernels in the estimate",
+    "scale": "scale s of the kernels",
+}
+# KL estimates of kernels that differ a hundredfold between priors: shown is the change from this setting.
+CHANGE_FROM: dict[str, Callable[[Iterable[float]], float]] = {
+    "kl_importance": min,
+    "kl_subset": max,
+    "kl_profile": lambda scales: min(scales, key=lambda scale: abs(scale - 1)),
+}
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -158,11 +173,12 @@ def _items(
         label = TITLES.get(name, name.replace("_", " ").capitalize()).split(":")[0]
         caption = name if name in TITLES else "experiment"
         yield _figure(name, "Experiments", label, caption)
-        if name not in (*BY_STEP, "random_features"):
+        if name not in (*BY_STEP, "random_features") and _trains(name):
             yield _figure(f"{name}_curves", "Experiments", f"{label}, by step", f"{caption}_curves")
         yield _Item(f"pages/{name}", "Experiments", f"{label}, table", "experiment_page", ("html",))
         yield _table(name, "Experiments", f"{label}, end of training", "experiment_table")
-        yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
+        if _trains(name):
+            yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
     for size in sizes:
         yield _figure(f"kernels-{size}x{size}", "Priors", f"Kernels and samples, {size}×{size}", "kernels")
     for name, kinds in priors.items():
@@ -204,8 +220,11 @@ def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: di
         first = curves[curves["setting"] == curves["setting"].min()]
         metrics = ("accuracy", "kl") if name == "few_shot" else found[:3]
         panels = 2 if name == "random_features" else 3
+        compared = CHANGE_FROM[name](set(summary["setting"])) if name in CHANGE_FROM else None
         shown = {
-            name: lambda: figures.by_setting(summary, known, style, panels=panels, **options),
+            name: lambda: figures.by_setting(
+                summary, known, style, panels=panels, change_from=compared, **options
+            ),
             f"{name}_curves": lambda: figures.by_step(first, known, style, metrics=metrics, **options),
         }
     return {f"figures/{key}": draw for key, draw in shown.items()} | {
@@ -238,6 +257,13 @@ def _of_kernels(
 
 def _draw(figure: Callable[..., Figure], learned: Callable[[], Tensor], **options: object) -> Figure:
     return figure(learned=learned(), **options)
+
+
+def _trains(experiment: str) -> bool:
+    try:
+        return experiment_modules.trains(experiment)
+    except InputError:
+        return True
 
 
 def _axis(experiment: str) -> str:
