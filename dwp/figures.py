@@ -69,9 +69,9 @@ def by_setting(
             plotting.lines(ax, chosen, published, look, settings)
             plotting.label(ax, style, x=axis, y=f"{'change of ' * changes}{plotting.name(metric)}")
             if changes:
-                plotting.symmetric_log(ax, chosen)
+                plotting.symmetric_log(ax, chosen["mean"])
     at = f", {axis} = {plotting.number(settings[0])}" if len(settings) == 1 else ""
-    at = f", change from {plotting.number(change_from)}" if changes else at
+    at = f", change from {axis} = {plotting.number(change_from)}" if changes else at
     plotting.title(figure, style, f"{title}{at} (mean ± std of {plotting.count(summary)})")
     plotting.legend(figure, style, look, paper, named=len(settings) > 1)
     return figure

@@ -175,12 +175,10 @@ def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
         ax.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=True)
 
 
-def symmetric_log(ax: Axes, summary: pd.DataFrame) -> None:
-    """Put means and bars around zero on an axis that is linear near it, if they span more than 30-fold."""
-    largest = summary.groupby("method")[["mean", "std"]].agg(lambda values: values.abs().max()).max(axis=1)
-    largest = largest[largest > 0]
-    if len(largest) and largest.max() / largest.min() >= 30:
-        ax.set_yscale("symlog", linthresh=largest.min() / 2, linscale=0.5)
+def symmetric_log(ax: Axes, changes: pd.Series) -> None:
+    """Where changes go beyond ±30, draw them on an axis that is linear within ±1 and logarithmic outside."""
+    if changes.abs().max() > 30:
+        ax.set_yscale("symlog", linthresh=1)
 
 
 def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:

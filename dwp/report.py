@@ -24,7 +24,7 @@ TITLES = {
     "image_vae": "VAE over images from different initialisations",
     "kl_importance": "KL estimates by importance samples",
     "kl_subset": "KL estimates by subset of kernels",
-    "kl_profile": "KL around learned kernels, shrunk and enlarged",
+    "kl_profile": "KL around learned kernels, scaled",
 }
 # Experiments about the course of training, with the metrics that their one figure shows by step.
 BY_STEP = {
@@ -35,8 +35,8 @@ AXES = {
     "examples": "training examples",
     "width": "width factor",
     "importance_samples": "importance samples K",
-    "kernel_subset": "kernels in the estimate",
-    "scale": "scale s of the kernels",
+    "kernel_subset": "subset size m",
+    "scale": "scale s",
 }
 # KL estimates of kernels that differ a hundredfold between priors: shown is the change from this setting.
 CHANGE_FROM: dict[str, Callable[[Iterable[float]], float]] = {
