@@ -97,7 +97,7 @@ def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
 
 COMMON = """
 kernels: {files: [kernels.safetensors], threshold: 0.0}
-priors: {vae: null, standard_normal: null, log_uniform: null}
+priors: {vae: null, gaussian: null, standard_normal: null, log_uniform: null, molchanov: null}
 experiments:
   convergence: {seeds: 1, shard: 1, schedule: {steps: 2}, network: {layers: [{conv: 2, kernel: 5, pool: 4}]}}
 """

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import bayes, last_layer_laplace, metrics, posteriors
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
-from dwp.experiments import Task
+from dwp.experiments import TRAINING, Task
 from dwp.methods import NAMES, is_bayesian
 from dwp.objectives import Loss, cross_entropy, elbo, together
 from dwp.priors.base import Bound
@@ -23,6 +23,7 @@ from dwp.stochastic import stochastic_layers
 
 AXIS = "examples"
 OPTIONS = {
+    **TRAINING,
     "examples": {
         "type": "array",
         "minItems": 1,
