@@ -1,6 +1,6 @@
 """Making the report: every table and figure that `dwp.contents` lists."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
