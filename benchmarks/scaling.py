@@ -126,10 +126,8 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
     total = m.sizes.target[0] * m.sizes.target[1]
     for subset in (total // 64 or 1, total // 16, total // 4, total):
         model = m.bayesian()
-        loss, schedule = (
-            elbo(model, len(labels), Bound(subset)),
-            Schedule(lr=LR, steps=2, precision=m.precision),
-        )
+        loss = elbo(model, len(labels), Bound(subset))
+        schedule = Schedule(lr=LR, steps=2, precision=m.precision)
 
         def call(model=model, loss=loss, schedule=schedule):
             fit(model, loss, (images, labels), schedule, seed=SEED)

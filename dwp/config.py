@@ -76,16 +76,14 @@ def _experiment_schema(name: str, settings: dict) -> dict:
     method = {
         "type": "object",
         "additionalProperties": False,
-        "required": ["init"],
-        "properties": {"init": _INIT, **module.METHOD},
+        "required": ["init", *getattr(module, "REQUIRED", ())],
+        "properties": {"init": methods.init(methods.STARTS), **module.METHOD},
         "description": "a method",
     }
     properties = {
         "seeds": {"$ref": "#/$defs/count"},
         "shard": {"$ref": "#/$defs/count"},
         "network": {"$ref": "#/$defs/network"},
-        "schedule": {"$ref": "#/$defs/schedule"},
-        "every": {"type": "integer", "minimum": 0, "description": "a whole number from 0"},
         "methods": {
             "type": "object",
             "minProperties": 1,
@@ -109,17 +107,6 @@ def _check_outliers(where: str, experiment: dict, chosen: dict) -> None:
             f"config: {where}.outliers: true needs images of one shape; {chosen['source']} has "
             f"{shapes['source']}, {chosen['target']} {shapes['target']}"
         )
-
-
-_INIT = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["from"],
-    "properties": {
-        "from": methods.NAMES | {"description": f"{', '.join(methods.STARTS)}, or priors by name"},
-        "draw": {"enum": ["mean", "sample"], "description": "mean or sample"},
-    },
-}
 
 
 def without_removed(config: dict) -> dict:

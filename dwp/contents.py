@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from dwp import experiments as experiments_module
+from dwp.errors import InputError
 from dwp.priors import find
 
 TITLES = {
@@ -10,6 +12,9 @@ TITLES = {
     "convergence": "Convergence from different initialisations",
     "random_features": "Random features: convolutions fixed, the rest trained",
     "image_vae": "VAE over images from different initialisations",
+    "kl_importance": "KL estimates by importance samples",
+    "kl_subset": "KL estimates by subset of kernels",
+    "kl_profile": "KL around learned kernels, scaled",
 }
 # Experiments about the course of training, with the metrics that their one figure shows by step.
 BY_STEP = {
@@ -90,7 +95,7 @@ def items(
         label = TITLES.get(name, name.replace("_", " ").capitalize()).split(":")[0]
         caption = name if name in TITLES else "experiment"
         yield _figure(name, "Experiments", label, caption)
-        if name not in (*BY_STEP, "random_features"):
+        if name not in (*BY_STEP, "random_features") and _trains(name):
             yield _figure(f"{name}_curves", "Experiments", f"{label}, by step", f"{caption}_curves")
         if name in PREDICTIVE:
             yield _figure(f"{name}_reliability", "Experiments", f"{label}, reliability", "reliability")
@@ -99,7 +104,8 @@ def items(
             yield _figure(f"{name}_cost", "Experiments", f"{label}, accuracy by cost", "cost")
         yield Item(f"pages/{name}", "Experiments", f"{label}, table", "experiment_page", ("html",))
         yield _table(name, "Experiments", f"{label}, end of training", "experiment_table")
-        yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
+        if _trains(name):
+            yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
         if name in PREDICTIVE:
             yield _table(f"{name}_reliability", "Experiments", f"{label}, reliability", "reliability_table")
     for size in sizes:
@@ -121,6 +127,13 @@ def items(
     if nets:
         yield _figure("source_nets", "Source kernels", "Accuracy of the source nets", "source_nets")
         yield _table("source_nets", "Source kernels", "Source nets", "source_nets_table")
+
+
+def _trains(experiment: str) -> bool:
+    try:
+        return experiments_module.trains(experiment)
+    except InputError:
+        return True
 
 
 def _figure(name: str, category: str, label: str, caption: str) -> Item:

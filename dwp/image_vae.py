@@ -39,7 +39,7 @@ class ImageVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.latent = latent
-        self.encoder = build(network, image_shape, 2 * latent, width)
+        self.encoder = build(network, image_shape, 2 * latent, width, crop=False)
         self.decoder = _mirror(self.encoder, image_shape, latent)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

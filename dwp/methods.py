@@ -26,6 +26,21 @@ NAMES = {
 }
 
 
+def init(starts: tuple[str, ...]) -> dict:
+    """Return the JSON schema of where a method's kernels start: one of `starts` or a prior."""
+    refused = [{"const": name} for name in STARTS if name not in starts]
+    names = NAMES | {"description": f"{', '.join(starts)}, or priors by name"}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["from"],
+        "properties": {
+            "from": names | ({"not": {"anyOf": refused}} if refused else {}),
+            "draw": {"enum": ["mean", "sample"], "description": "mean or sample"},
+        },
+    }
+
+
 def by_layer(choice: str | dict[str, str], network: dict) -> dict[str, str]:
     """Return the name chosen for each convolution, by layer.
 

@@ -10,7 +10,7 @@ from dwp.stochastic import Dropout
 
 
 def build(
-    network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0
+    network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0, *, crop: bool = True
 ) -> nn.Sequential:
     """Build a network from its description.
 
@@ -22,6 +22,9 @@ def build(
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
         width: factor on the channels of every convolution (at least one remains).
+
+        crop: leave out the last rows and columns of the image where pooling would drop
+            all that comes of them: less work, the same result.
 
     Returns:
         A module from images [n, c, h, w] to logits [n, classes].
@@ -67,10 +70,37 @@ def build(
         modules["flatten"] = nn.Flatten()
         features = channels * size * size
     modules["classifier"] = nn.Linear(features, classes)
+    # The statistics of batch norm are over what pooling drops, too.
+    needed = size_needed(network, size)
+    if crop and not network.get("batch_norm") and needed < image_shape[1]:
+        modules = {"crop": Crop(needed), **modules}
     model = nn.Sequential()
     for name, module in modules.items():
         model.add_module(name, module)
     return model.to(memory_format=torch.channels_last)
+
+
+class Crop(nn.Module):
+    """The first rows and columns of an image."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, c, h, w] to [n, c, size, size]."""
+        return x[:, :, : self.size, : self.size]
+
+    def extra_repr(self) -> str:
+        """Show the size in the module's repr."""
+        return f"{self.size}"
+
+
+def size_needed(network: dict, size: int) -> int:
+    """Return how many rows of an image make `size` rows of what the last convolution leaves after pooling."""
+    for layer in reversed([layer for layer in network["layers"] if "conv" in layer]):
+        size = size * layer.get("pool", 1) + layer["kernel"] - 1
+    return size
 
 
 def layer_sizes(network: dict) -> dict[str, int]:

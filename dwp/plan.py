@@ -142,7 +142,9 @@ class Plan:
 
     def _method(self, experiment: str, method: str) -> Artifact:
         settings = self.config["experiments"][experiment]
-        counts = (experiments.find(experiment).AXIS, "seeds", "shard", "methods")
+        counts = ["seeds", "shard", "methods"]
+        if experiments.trains(experiment):
+            counts.append(experiments.find(experiment).AXIS)
         common = {key: value for key, value in settings.items() if key not in counts}
         if "schedule" in settings:
             common["schedule"] = self._schedule(settings)
@@ -282,13 +284,17 @@ class Plan:
         return files
 
     def cells(self, experiment: str) -> list[str]:
-        """Return the tables of an experiment: one for each method, setting and shard of seeds."""
+        """Return the tables of an experiment: one for each method, setting and shard of seeds.
+
+        All settings share one where there is no training.
+        """
         settings = self.config["experiments"][experiment]
         axis = experiments.find(experiment).AXIS
+        cells = [f"{axis}-{setting:g}" for setting in settings[axis]]
         return [
-            self.methods[experiment, method].path(f"{method}_{axis}-{setting:g}_seeds-{shard}.csv")
+            self.methods[experiment, method].path(f"{method}_{cell}_seeds-{shard}.csv")
             for method in settings["methods"]
-            for setting in settings[axis]
+            for cell in (cells if experiments.trains(experiment) else ["settings-all"])
             for shard in shards(settings["seeds"], settings["shard"])
         ]
 

@@ -1,6 +1,7 @@
 """What the figures share: colours, canvases, labels, legends, panels of kernels."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -41,6 +42,8 @@ NAMES = {
 
 def name(metric: str) -> str:
     """Return what an axis calls a metric, with its unit."""
+    if match := re.fullmatch(r"kl_(\d+)x\1", metric):
+        return f"KL(q‖p) [nats per {match[1]}×{match[1]} kernel]"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
@@ -173,6 +176,12 @@ def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
         margin = 0.06 * (high - low)
         ax.set_ylim(low - margin, high + margin)
         ax.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=True)
+
+
+def symmetric_log(ax: Axes, changes: pd.Series) -> None:
+    """Where changes go beyond ±30, draw them on an axis that is linear within ±1 and logarithmic outside."""
+    if changes.abs().max() > 30:
+        ax.set_yscale("symlog", linthresh=1)
 
 
 def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:

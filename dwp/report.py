@@ -1,6 +1,6 @@
 """Making the report: every table and figure that `dwp.contents` lists."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,19 @@ from dwp.files import whole
 from dwp.priors import Prior, load_prior
 
 STYLE = {"dpi": 150, "font_size": 10}
-AXES = {"examples": "training examples", "width": "width factor"}
+AXES = {
+    "examples": "training examples",
+    "width": "width factor",
+    "importance_samples": "importance samples K",
+    "kernel_subset": "subset size m",
+    "scale": "scale s",
+}
+# KL estimates of kernels that differ a hundredfold between priors: shown is the change from this setting.
+CHANGE_FROM: dict[str, Callable[[Iterable[float]], float]] = {
+    "kl_importance": min,
+    "kl_subset": max,
+    "kl_profile": lambda scales: min(scales, key=lambda scale: abs(scale - 1)),
+}
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -110,8 +122,11 @@ def _of_experiment(name: str, rows: pd.DataFrame, known: pd.DataFrame, style: di
         first = curves[curves["setting"] == curves["setting"].min()]
         metrics = ("accuracy", "kl") if name == "few_shot" else found[:3]
         panels = 2 if name == "random_features" else 3
+        compared = CHANGE_FROM[name](set(summary["setting"])) if name in CHANGE_FROM else None
         shown = {
-            name: lambda: figures.by_setting(summary, known, style, panels=panels, **options),
+            name: lambda: figures.by_setting(
+                summary, known, style, panels=panels, change_from=compared, **options
+            ),
             f"{name}_curves": lambda: figures.by_step(first, known, style, metrics=metrics, **options),
         }
     data = {
@@ -152,6 +167,13 @@ def _of_kernels(
 
 def _draw(figure: Callable[..., Figure], learned: Callable[[], Tensor], **options: object) -> Figure:
     return figure(learned=learned(), **options)
+
+
+def _trains(experiment: str) -> bool:
+    try:
+        return experiment_modules.trains(experiment)
+    except InputError:
+        return True
 
 
 def _axis(experiment: str) -> str:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from dwp import metrics
 from dwp.bayes import predict
+from dwp.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset
 from dwp.devices import autocast
 from dwp.init import start
 from dwp.objectives import cross_entropy
 from dwp.shards import Finished
-from dwp.training import Checkpoint, Schedule, fit
+from dwp.training import Schedule, fit
 
 
 def train_shard(
@@ -40,7 +41,7 @@ def train_shard(
         if seed in there:
             state, row = there[seed]
         else:
-            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(str(seed)))
+            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(seed))
         weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
         rows.append({"net": seed, **row})
     return weights, rows

@@ -12,15 +12,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dwp import stopping
+from dwp.checkpoints import Checkpoint
 from dwp.devices import autocast
 from dwp.errors import InputError
-from dwp.files import whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def fit(
     seed: int,
     evaluate: Callable[[], dict[str, float]] | None = None,
     every: int = 0,
-    checkpoint: "Checkpoint | None" = None,
+    checkpoint: Checkpoint | None = None,
     label: str = "fit",
 ) -> Rows:
     """Minimise `loss` over the parameters of `model` that require gradients, by Adam.
@@ -90,7 +90,8 @@ def fit(
             generators are left as they were found.
         evaluate: metrics to record every `every` steps, after the last, and, if
             `every` > 0, before the first.
-        checkpoint: where to save progress and resume from; None keeps none.
+        checkpoint: where to save progress and resume from; None keeps none. What is
+            finished stays there too, until whoever made the checkpoint removes it.
         label: what to call this in logs, progress bars and errors.
 
     Returns:
@@ -98,6 +99,7 @@ def fit(
 
     Raises:
         FloatingPointError: a term is not finite; names the step, term and seed.
+        Stopped: SIGTERM came (see `dwp.stopping`); a step was finished and saved before.
     """
     examples = len(data[0])
     total = schedule.total_steps(examples)
@@ -106,7 +108,19 @@ def fit(
     optimizer = torch.optim.Adam(parameters, lr=schedule.lr, fused=device.type in ("cpu", "cuda"))
     rows: Rows = []
     start = 0
-    with _seeded(seed, device):
+
+    def save(done: int) -> None:
+        checkpoint.save(
+            {
+                "step": done,
+                "rows": rows,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "rng": _get_rng_state(device),
+            }
+        )
+
+    with _seeded(seed, device), stopping.deferred(label):
         if checkpoint and (saved := checkpoint.load()):
             start = saved["step"]
             rows = saved["rows"]
@@ -136,71 +150,12 @@ def fit(
                 if evaluate:
                     _record(rows, done, evaluate())
             progress.update(done)
-            if checkpoint and done < total and checkpoint.due():
-                checkpoint.save(
-                    {
-                        "step": done,
-                        "rows": rows,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "rng": _get_rng_state(device),
-                    }
-                )
+            if checkpoint and (done == total or checkpoint.due() or stopping.requested()):
+                save(done)
+            if stopping.requested():
+                break
         progress.close()
-    if checkpoint:
-        checkpoint.remove()
     return rows
-
-
-class Checkpoint:
-    """A place to save progress at an interval; torn or foreign files are set aside.
-
-    Args:
-        path: the file; it is written whole or not at all.
-        identity: what is being trained; a file that says otherwise is not resumed from.
-        seconds: the least time between two saves.
-    """
-
-    def __init__(self, path: str | Path, identity: str, seconds: float = 60.0) -> None:
-        self.path = Path(path)
-        self.identity = identity
-        self.seconds = seconds
-        self._last = time.monotonic()
-
-    def of(self, part: str) -> "Checkpoint":
-        """Return the checkpoint of a part (a seed, say) of what this one is for."""
-        path = self.path.with_name(f"{self.path.stem}-{part}{self.path.suffix}")
-        return Checkpoint(path, f"{self.identity}/{part}", self.seconds)
-
-    def due(self) -> bool:
-        """Return whether the interval has passed since the last save."""
-        return time.monotonic() - self._last >= self.seconds
-
-    def save(self, state: dict) -> None:
-        """Write the state, replacing the file at once when it is complete."""
-        with whole(self.path) as temporary:
-            torch.save({"identity": self.identity, **state}, temporary)
-        self._last = time.monotonic()
-
-    def load(self) -> dict | None:
-        """Return the saved state, or None where there is none of this identity."""
-        if not self.path.exists():
-            return None
-        try:
-            state = torch.load(self.path, weights_only=True)
-            if state["identity"] == self.identity:
-                return state
-            reason = "it belongs to another run"
-        except Exception as error:
-            reason = f"it cannot be read ({type(error).__name__})"
-        aside = self.path.with_suffix(".aside")
-        self.path.replace(aside)
-        logger.warning("checkpoint %s set aside as %s: %s", self.path, aside.name, reason)
-        return None
-
-    def remove(self) -> None:
-        """Delete the file; its work is done."""
-        self.path.unlink(missing_ok=True)
 
 
 class Progress:

@@ -1,6 +1,11 @@
 """The finished smoke run that several tests look at."""
 
 import os
+
+# Before PyTorch is imported: its threads wait for each other by spinning, which on a busy
+# machine takes a test of tiny tensors from seconds to minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from pathlib import Path

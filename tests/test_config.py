@@ -62,6 +62,9 @@ def test_the_default_configuration_plans():
         "convergence",
         "random_features",
         "image_vae",
+        "kl_importance",
+        "kl_subset",
+        "kl_profile",
     }
 
 
@@ -87,8 +90,9 @@ def test_validation_does_not_change_the_configuration():
 
 def test_null_removes_entries():
     few_shot = {"methods": {"dwp": None, "l2_dwp": None}}
-    rest = {"convergence": None, "random_features": None, "image_vae": None}
-    made = plan({"priors": {"vae": None, "filters": None}, "experiments": {"few_shot": few_shot, **rest}})
+    rest = {name: None for name in BASE["experiments"] if name != "few_shot"}
+    priors = dict.fromkeys(("vae", "filters", "gaussian", "molchanov"))
+    made = plan({"priors": priors, "experiments": {"few_shot": few_shot, **rest}})
     assert set(made.config["priors"]) == {"standard_normal", "log_uniform"}
     assert {experiment for experiment, _ in made.methods} == {"few_shot"}
     assert {method for _, method in made.methods} == {"log_uniform", "standard_normal", "l2_xavier"}
@@ -99,6 +103,7 @@ def test_null_removes_entries():
 
 FEW_SHOT = "experiments.few_shot"
 DWP = f"{FEW_SHOT}.methods.dwp"
+KL = "experiments.kl_importance.methods.dwp"
 
 FLOW = {"kind": "flow", "schedule": BASE["priors"]["vae"]["schedule"]}
 
@@ -146,6 +151,28 @@ BAD = [
     (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
     (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),
     ("experiments.random_features.width", [0], ["experiments.random_features.width.0: 0"]),
+    (
+        "experiments.kl_profile.schedule",
+        BASE["priors"]["vae"]["schedule"],
+        ["kl_profile.schedule: unknown key"],
+    ),
+    ("experiments.kl_profile.scale", [-1], ["kl_profile.scale.0: -1"]),
+    ("experiments.kl_profile.std", 0, ["kl_profile.std: 0", "a number above 0"]),
+    (
+        "experiments.kl_subset.kernel_subset",
+        [0, 8],
+        ["kl_subset.kernel_subset.0: 0", "a whole number from 1"],
+    ),
+    (
+        "experiments.kl_subset.kernel_subset",
+        8,
+        ["kl_subset.kernel_subset: 8", "a list of numbers of kernels"],
+    ),
+    (f"{KL}.posterior", "point", [f"{KL}.posterior: 'point'", "additive or truncated_alpha"]),
+    (f"{KL}.prior", "log_uniform", [f"{KL}.posterior: 'additive'", "kingma", "truncated_alpha"]),
+    (f"{KL}.init.from", "pretrained", [f"{KL}.init.from: 'pretrained'", "xavier, he, or priors by name"]),
+    ("experiments.kl_importance.methods.new", {"init": {"from": "he"}}, ["new.posterior: missing"]),
+    ("experiments._kl", BASE["experiments"]["kl_subset"], ["'_kl' is not known", "kl_importance"]),
     ("source.network", network({"conv": 4}), ["source.network.layers.0", "{conv, kernel, pool} or {linear}"]),
     ("source.network", network(conv(7, konv=4)), ["source.network.layers.0.konv: unknown key"]),
     ("priors.vae.importance_samples", 5, ["priors.vae.importance_samples: unknown key"]),
@@ -296,10 +323,16 @@ def versions(made):
 
 VAE7, VAE5 = {"priors/vae/7"}, {"priors/vae/5"}
 FILTERS = {"priors/filters/7", "priors/filters/5"}
-USE_VAE = {f"{name}/dwp" for name in BASE["experiments"]} | {"few_shot/l2_dwp"}
-USE_FILTERS = {f"{name}/filters" for name in ("convergence", "random_features", "image_vae")}
+GAUSSIAN = {"priors/gaussian/7", "priors/gaussian/5"}
+USE_VAE = {f"{name}/dwp" for name in BASE["experiments"]} | {"few_shot/l2_dwp", "kl_importance/dwp_samples"}
+USE_FILTERS = {f"{name}/filters" for name in ("convergence", "random_features", "image_vae")} | {
+    f"{name}/{method}"
+    for name in ("kl_importance", "kl_subset", "kl_profile")
+    for method in BASE["experiments"][name]["methods"]
+    if method != "dwp_samples"
+}
 SCORES = {"scores/7", "scores/5"}
-FITTED = VAE7 | VAE5 | FILTERS | SCORES | USE_VAE | USE_FILTERS
+FITTED = VAE7 | VAE5 | FILTERS | GAUSSIAN | SCORES | USE_VAE | USE_FILTERS
 KERNELS = {"kernels/7", "kernels/5"}
 METHODS = {f"{name}/{method}" for name, own in BASE["experiments"].items() for method in own["methods"]}
 FEW = {name for name in METHODS if name.startswith("few_shot")}
@@ -335,7 +368,11 @@ CHANGES = {
     "a threshold": (
         "kernels.threshold",
         {"7x7": 0.3, "5x5": "otsu"},
-        {"kernels/7", "priors/filters/7", "scores/7"} | VAE7 | USE_VAE | USE_FILTERS | {"report"},
+        {"kernels/7", "priors/filters/7", "priors/gaussian/7", "scores/7"}
+        | VAE7
+        | USE_VAE
+        | USE_FILTERS
+        | {"report"},
     ),
     "a VAE of one size": ("priors.vae.sizes.7x7.latent", 3, VAE7 | {"scores/7", "report"} | USE_VAE),
     "the schedule of one size": (
@@ -348,7 +385,9 @@ CHANGES = {
     "an analytic prior": (
         "priors.standard_normal.scale",
         2.0,
-        SCORES | {"few_shot/standard_normal", "report"},
+        {f"{name}/standard_normal" for name in ("few_shot", "kl_importance", "kl_subset", "kl_profile")}
+        | SCORES
+        | {"report"},
     ),
     "a prior without a density": (
         "priors.log_uniform.approximation",
@@ -363,6 +402,16 @@ CHANGES = {
     ),
     "a new prior without a density": ("priors.ard", {"kind": "ard"}, set()),
     "how many kernels are scored": ("scores.kernels", 500, SCORES | {"report"}),
+    "settings of an experiment that trains nothing": (
+        "experiments.kl_profile.scale",
+        [0, 1],
+        {name for name in METHODS if name.startswith("kl_profile")} | {"report"},
+    ),
+    "noise of one of them": (
+        "experiments.kl_subset.std",
+        0.1,
+        {name for name in METHODS if name.startswith("kl_subset")} | {"report"},
+    ),
     "a method": (f"{DWP}.init.draw", "sample", {"few_shot/dwp", "report"}),
     "an experiment": (f"{FEW_SHOT}.ensemble", 3, FEW | {"report"}),
     "precision": ("precision", "float32", {"source"} | KERNELS | FITTED | METHODS | {"report"}),
@@ -403,6 +452,9 @@ def test_files_lie_under_their_versions():
         == f"results/few_shot/{made.methods['few_shot', 'dwp'].version}/dwp_examples-100_seeds-000-004.csv"
     )
     assert made.source_files()[-1] == f"results/source/{made.source.version}/nets-090-099.safetensors"
+    together = made.methods["kl_subset", "dwp"]
+    assert made.cells("kl_subset")[0] == together.path("dwp_settings-all_seeds-000-019.csv")
+    assert together.params["settings"]["kernel_subset"] == BASE["experiments"]["kl_subset"]["kernel_subset"]
     inputs = made.cell_inputs(made.methods["few_shot", "dwp"].version, "000-001")
     assert inputs == {
         "dataset": made.dataset_file("digits"),

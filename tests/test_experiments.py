@@ -7,6 +7,7 @@ import torch
 
 from dwp import experiments
 from dwp.bayes import BayesConv2d, bayesian_layers
+from dwp.checkpoints import Checkpoint
 from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
 from dwp.experiments import COLUMNS, Task
@@ -15,7 +16,6 @@ from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
-from dwp.training import Checkpoint
 
 NETWORK = {
     "layers": [{"conv": 4, "kernel": 7, "pool": 2}, {"conv": 4, "kernel": 5, "pool": 2}],
@@ -351,8 +351,14 @@ def test_an_interrupted_experiment_ends_in_the_same_rows(run, tmp_path, monkeypa
         patch.setattr(Checkpoint, "save", save)
         with pytest.raises(KeyboardInterrupt):
             run(experiment, method, [0, 1], checkpoint=checkpoint)
-    assert checkpoint.of("1").path.exists()
-    assert run(experiment, method, [0, 1], checkpoint=checkpoint) == run(experiment, method, [0, 1])
+    assert checkpoint.of(1).path.exists()
+    expected = run(experiment, method, [0, 1])
+    assert run(experiment, method, [0, 1], checkpoint=checkpoint) == expected
+    # Finished seeds are kept, until the whole of their shard is done.
+    assert {path.name for path in tmp_path.iterdir()} == {"cell-0.pt", "cell-1.pt"}
+    monkeypatch.setattr(torch.optim.Adam, "step", None)
+    assert run(experiment, method, [0, 1], checkpoint=checkpoint) == expected
+    checkpoint.remove()
     assert list(tmp_path.iterdir()) == []
 
 

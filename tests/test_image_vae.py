@@ -156,8 +156,8 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_convolution_with_the_sam
 
 
 def test_layers_without_a_mirror_image_are_refused(monkeypatch):
-    def with_dropout(*arguments):
-        layers = build(*arguments)
+    def with_dropout(*arguments, **options):
+        layers = build(*arguments, **options)
         return nn.Sequential(OrderedDict(conv1=layers.conv1, drop=nn.Dropout(), classifier=layers.classifier))
 
     monkeypatch.setattr("dwp.image_vae.build", with_dropout)

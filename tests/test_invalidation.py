@@ -17,20 +17,36 @@ DWP = {
     "convergence/dwp": 1,
     "random_features/dwp": 2,
     "image_vae/dwp": 1,
+    "kl_importance/dwp": 1,
+    "kl_importance/dwp_samples": 1,
+    "kl_subset/dwp": 1,
+    "kl_profile/dwp": 1,
 }
-FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1}
+# Those on the KL are around learned filters; all settings of a method are one job.
+KL_FILTERS = {
+    "kl_importance/standard_normal": 1,
+    "kl_subset/standard_normal": 1,
+    **{f"kl_profile/{name}": 1 for name in ("log_uniform", "molchanov", "standard_normal", "gaussian")},
+}
+FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1} | KL_FILTERS
 FEW_SHOT = {
     f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
 }
 CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
 RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
 IMAGE_VAE = {f"image_vae/{name}": 1 for name in ("xavier", "filters", "dwp")}
-EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE
+KL_IMPORTANCE = {f"kl_importance/{name}": 1 for name in ("dwp", "dwp_samples", "standard_normal")}
+KL_SUBSET = {f"kl_subset/{name}": 1 for name in ("dwp", "standard_normal")}
+KL_PROFILE = {
+    f"kl_profile/{name}": 1 for name in ("dwp", "log_uniform", "molchanov", "standard_normal", "gaussian")
+}
+KL = KL_IMPORTANCE | KL_SUBSET | KL_PROFILE
+EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE | KL
 KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
 VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
-PRIORS = VAES | {"priors/filters-7x7": 1, "priors/filters-5x5": 1}
+PRIORS = VAES | {f"priors/{name}-{size}": 1 for name in ("filters", "gaussian") for size in ("7x7", "5x5")}
 SCORES = {"scores/7x7": 1, "scores/5x5": 1}
-KERNELS_5X5 = {"kernels/5x5": 1, "priors/vae-5x5": 1, "priors/filters-5x5": 1, "scores/5x5": 1}
+KERNELS_5X5 = {"kernels/5x5": 1, "scores/5x5": 1} | {name: 1 for name in PRIORS if name.endswith("5x5")}
 REPORT = {"report": 1}
 LEARNED = PRIORS | SCORES | DWP | FILTERS | REPORT
 NOTHING = {}
@@ -124,8 +140,13 @@ CONFIGURATIONS = [
     (
         "the scale of the standard normal",
         "{priors: {standard_normal: {scale: 0.5}}}",
-        {"few_shot/standard_normal": 2} | SCORES | REPORT,
+        {"few_shot/standard_normal": 2}
+        | {f"{name}/standard_normal": 1 for name in ("kl_importance", "kl_subset", "kl_profile")}
+        | SCORES
+        | REPORT,
     ),
+    ("one more seed of kl_subset", "{experiments: {kl_subset: {seeds: 3}}}", KL_SUBSET | REPORT),
+    ("the scales of kl_profile", "{experiments: {kl_profile: {scale: [0, 1]}}}", KL_PROFILE | REPORT),
     ("a method without", "{experiments: {few_shot: {methods: {log_uniform: null}}}}", REPORT),
     (
         "one method's weight decay",
@@ -159,7 +180,7 @@ CODE = [
         "dwp/priors/log_uniform.py",
         "import torch\n",
         "import torch\n\nEXTRA = 1\n",
-        {"few_shot/log_uniform": 2} | REPORT,
+        {"few_shot/log_uniform": 2, "kl_profile/log_uniform": 1, "kl_profile/molchanov": 1} | REPORT,
     ),
     (
         "a line of few_shot",
@@ -184,6 +205,13 @@ CODE = [
     ),
     ("a line of the figures", "dwp/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
     ("a line of the scores", "dwp/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
+    (
+        "a line of what the experiments on the KL share",
+        "dwp/experiments/_kl.py",
+        "OPTIONS = {",
+        "EXTRA = 1\nOPTIONS = {",
+        KL | REPORT,
+    ),
     (
         "a comment in a script",
         "workflow/scripts/run_experiment.py",
@@ -273,7 +301,10 @@ def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path
     assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
 
 
-HALF = "{priors: {standard_normal: {scale: 0.5}}, experiments: {few_shot: {examples: [20]}}}"
+HALF = (
+    "{priors: {standard_normal: {scale: 0.5}}, experiments: "
+    "{few_shot: {examples: [20]}, kl_importance: null, kl_subset: null, kl_profile: null}}"
+)
 
 
 def test_after_a_change_and_its_reversal_nothing_runs(finished, tmp_path, capsys):

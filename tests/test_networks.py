@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dwp.errors import InputError
-from dwp.networks import build, convolutions, kernel_layers, kernel_sizes, squared_norm
+from dwp.networks import build, convolutions, kernel_layers, kernel_sizes, size_needed, squared_norm
 from dwp.objectives import cross_entropy
 from dwp.training import Schedule, fit
 
@@ -143,3 +143,44 @@ def test_the_squared_norm_counts_convolution_kernels_only():
     torch.testing.assert_close(model.conv1.weight.grad, 2 * model.conv1.weight.detach())
     assert squared_norm(nn.Linear(3, 3)).item() == 0
     assert squared_norm(nn.ConvTranspose2d(3, 3, 5)).item() == 0
+
+
+# What pooling drops
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        ([(7, 2), (5, 2)], 28),
+        ([(7, 2), (5, 2)], 29),
+        ([(7, 2), (5, 1), (5, 1)], 32),
+        ([(3, 3), (4, 2), (2, 3)], 45),
+        ([(16, 2)], 28),
+    ],
+)
+def test_cropping_changes_nothing_but_the_work(layers, size):
+    network = {
+        "layers": [{"conv": 3, "kernel": kernel, "pool": pool} for kernel, pool in layers],
+        "batch_norm": False,
+    }
+    torch.manual_seed(0)
+    whole = build(network, (1, size, size), 4, crop=False).double()
+    cropped = build(network, (1, size, size), 4).double()
+    cropped.load_state_dict(whole.state_dict())
+    x = torch.randn(5, 1, size, size, dtype=torch.float64)
+    torch.testing.assert_close(cropped(x), whole(x), rtol=1e-12, atol=1e-12)
+    last = size
+    for kernel, pool in layers:
+        last = (last - kernel + 1) // pool
+    needed = size_needed(network, last)
+    assert hasattr(cropped, "crop") == (needed < size)
+    # Not a row too many: the last one that is kept matters.
+    x.requires_grad_()
+    cropped(x).square().sum().backward()
+    assert x.grad[:, :, needed - 1, :needed].abs().max() > 0
+    assert bool((x.grad[:, :, needed:] == 0).all())
+
+
+def test_batch_norm_sees_the_whole_image():
+    network = {"layers": [{"conv": 3, "kernel": 4, "pool": 2}], "batch_norm": True}
+    assert not hasattr(build(network, (1, 10, 10), 4), "crop")

@@ -37,6 +37,9 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
         "convergence",
         "random_features",
         "image_vae",
+        "kl_importance",
+        "kl_subset",
+        "kl_profile",
         "report",
     ):
         manifests = files(smoke_run, f"{stage}/*/*manifest.json")
@@ -97,7 +100,7 @@ def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_pa
     done = snakemake(tmp_path, str(overlay), "--until", "prior")
     assert done.returncode == 0, done.stdout[-5000:]
     assert not files(tmp_path, "source/*")
-    assert len(files(tmp_path, "priors/*/*.safetensors")) == 4
+    assert len(files(tmp_path, "priors/*/*.safetensors")) == 6
 
 
 @pytest.mark.parametrize(

@@ -350,3 +350,21 @@ def test_a_prior_may_lack_a_size(inputs, tmp_path):
     assert sorted(files(tmp_path)) == sorted(paths)
     assert "figures/latent_space-vae-7x7.png" in paths
     assert "figures/latent_space-vae-5x5.png" not in paths
+
+
+def test_experiments_on_the_kl_show_changes_and_no_course_of_training():
+    cells = synthetic("kl_profile", ["dwp", "standard_normal"], [0.0, 1.0, 2.0], 3)
+    cells = cells[(cells["metric"] == "accuracy") & (cells["step"] == 0)].assign(metric="kl_7x7")
+    cells["value"] += 90 * cells["setting"]
+    outputs = {output.path for output in report.report_files(["kl_profile"], [], {})}
+    assert {"figures/kl_profile.png", "tables/kl_profile.csv"} <= outputs
+    assert not any("kl_profile_curves" in path for path in outputs)
+    style = report.STYLE | {"methods": ["dwp", "standard_normal"]}
+    made = report._of_experiment("kl_profile", cells, paper.published("kl_profile", "", ""), style)
+    (ax,) = made["figures/kl_profile"]().axes
+    assert ax.get_yscale() == "symlog"
+    assert ax.get_ylabel() == "change of KL(q‖p) [nats per 7×7 kernel]"
+    summary = made["tables/kl_profile"]()
+    for line, (_, rows) in zip(ax.containers, summary.groupby("method", sort=False), strict=True):
+        means = rows["mean"].to_numpy()
+        assert line.lines[0].get_ydata() == pytest.approx(means - means[1])

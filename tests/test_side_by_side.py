@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, snakemake
 from safetensors.torch import save_file
 
@@ -96,10 +97,8 @@ def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
 
 COMMON = """
 kernels: {files: [kernels.safetensors], threshold: 0.0}
-priors: {vae: null, standard_normal: null, log_uniform: null}
+priors: {vae: null, gaussian: null, standard_normal: null, log_uniform: null, molchanov: null}
 experiments:
-  few_shot: null
-  random_features: null
   convergence: {seeds: 1, shard: 1, schedule: {steps: 2}, network: {layers: [{conv: 2, kernel: 5, pool: 4}]}}
 """
 FIRST = "experiments: {convergence: {methods: {dwp: null, filters: null}}}"
@@ -110,7 +109,8 @@ def test_two_configurations_at_the_same_time_end_well(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     save_file({"conv.weight": torch.randn(8, 4, 5, 5, generator=generator)}, tmp_path / "kernels.safetensors")
     smoke, common = str(ROOT / "config" / "smoke.yaml"), tmp_path / "common.yaml"
-    common.write_text(COMMON)
+    others = yaml.safe_load((ROOT / "config.yaml").read_text())["experiments"].keys() - {"convergence"}
+    common.write_text(COMMON + "".join(f"  {name}: null\n" for name in others))
     overlays = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
     for file, text in zip(overlays, (FIRST, SECOND), strict=True):
         file.write_text(text + "\n")

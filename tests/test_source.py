@@ -6,10 +6,10 @@ from safetensors.torch import save_file
 
 from dwp import kernels, metrics
 from dwp.bayes import predict
+from dwp.checkpoints import Checkpoint
 from dwp.data import Dataset
 from dwp.networks import build, squared_norm
 from dwp.source import train, train_shard
-from dwp.training import Checkpoint
 
 CPU = torch.device("cpu")
 NETWORK = {
@@ -121,15 +121,16 @@ def test_a_shard_may_be_interrupted(tmp_path, dataset, shard, monkeypatch):
     def interrupt(self, state, save=Checkpoint.save):
         save(self, state)
         saves.append(state["step"])
-        if len(saves) == 8:  # five saves of net 0, three of net 1
+        if len(saves) == 9:  # six saves of net 0, three of net 1
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_shard([0, 1, 2], dataset, SETTINGS, CPU, checkpoint)
-    assert checkpoint.of("1").load()["step"] == 3
+    assert checkpoint.of(1).load()["step"] == 3
     weights, rows = train_shard(range(3), dataset, SETTINGS, CPU, checkpoint)
     assert_same_nets(weights, shard[0])
     assert without_seconds(rows) == without_seconds(shard[1])
+    checkpoint.remove()
     assert list(tmp_path.iterdir()) == []

@@ -1,15 +1,20 @@
 """The one fit loop: schedule, minibatches, determinism, checkpoints, refusals."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from dwp import stopping
+from dwp.checkpoints import Checkpoint
 from dwp.devices import autocast, choose_device, choose_precision
 from dwp.errors import InputError
-from dwp.training import Checkpoint, Schedule, fit
+from dwp.stopping import Stopped
+from dwp.training import Progress, Schedule, fit
 
 CPU = torch.device("cpu")
 FAST = Schedule(lr=0.01, steps=20, batch=8, precision="float32")
@@ -234,7 +239,11 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path, failure):
         noisy_run(checkpoint=Checkpoint(path, "net", seconds=0), **failure)
     assert path.exists() == (failure not in ({"loss_fails": 1}, {"evaluate_fails": 1}))
     torch.manual_seed(99)
-    assert_same(noisy_run(), noisy_run(checkpoint=Checkpoint(path, "net", seconds=0)))
+    checkpoint = Checkpoint(path, "net", seconds=0)
+    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint))
+    # What is finished is kept, and read instead of done again, until it is removed.
+    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint, loss_fails=1, evaluate_fails=1))
+    checkpoint.remove()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -263,7 +272,7 @@ def test_checkpoints_keep_their_interval(tmp_path):
 
 def test_parts_have_files_and_identities_of_their_own(tmp_path):
     checkpoint = Checkpoint(tmp_path / "nets.pt", "nets", seconds=5)
-    parts = [checkpoint.of("0"), checkpoint.of("1")]
+    parts = [checkpoint.of(0), checkpoint.of(1)]
     assert len({part.path for part in [checkpoint, *parts]}) == 3
     assert len({part.identity for part in [checkpoint, *parts]}) == 3
     assert {part.seconds for part in parts} == {5}
@@ -283,9 +292,52 @@ def test_torn_and_foreign_checkpoints_are_set_aside(tmp_path, damage):
         path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"no" * 99}[damage])
     damaged = path.read_bytes()
     assert_same(noisy_run(), noisy_run(checkpoint=Checkpoint(path, "net", seconds=0)))
-    (aside,) = tmp_path.iterdir()
-    assert aside.name == "net.aside"
+    aside = tmp_path / "net.aside"
     assert aside.read_bytes() == damaged
+
+
+def test_removing_a_checkpoint_removes_its_parts_and_no_others(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "nets-000-003.pt", "nets")
+    for name in ("nets-000-003", "nets-000-003-0", "nets-000-003-12", "nets-000-0031", "nets-004-007-4"):
+        (tmp_path / f"{name}.pt").touch()
+    checkpoint.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"nets-000-0031.pt", "nets-004-007-4.pt"}
+
+
+# SIGTERM
+
+
+@pytest.fixture
+def sigterm(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(stopping, "_requested", False)
+    stopping.on_sigterm()
+    yield lambda: os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_finishes_the_step_saves_and_stops(tmp_path, sigterm, monkeypatch):
+    checkpoint, steps = Checkpoint(tmp_path / "net.pt", "net", seconds=3600), []
+
+    def update(self, done, update=Progress.update):
+        update(self, done)
+        steps.append(done)
+        if done == 7:
+            sigterm()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", update)
+        with pytest.raises(Stopped, match="stopped by SIGTERM: fit"):
+            noisy_run(checkpoint=checkpoint)
+    assert steps == list(range(1, 8))
+    assert checkpoint.load()["step"] == 7
+    monkeypatch.setattr(stopping, "_requested", False)
+    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint))
+
+
+def test_sigterm_outside_a_fit_stops_at_once(sigterm):
+    with pytest.raises(Stopped):
+        sigterm()
 
 
 # Refusals

@@ -90,6 +90,7 @@ def test_versions_say_what_they_are_and_come_in_the_order_of_the_pipeline(result
     [
         ("log_uniform_examples-50_seeds-000-004", "log_uniform"),
         ("dwp_width-0.25_seeds-005-005", "dwp"),
+        ("dwp_samples_settings-all_seeds-000-009", "dwp_samples"),
         ("nets-000-009", "nets"),
         ("vae-7x7", "vae-7x7"),
     ],

@@ -5,8 +5,11 @@ An experiment is a module `dwp/experiments/<name>.py` with
 - `AXIS`: the name of the setting that it varies (`examples`, `width`);
 - `OPTIONS`, `METHOD`: the keys that it and each of its methods add to the configuration,
   with their JSON schemas (`$ref` may name a definition of the configuration's schema);
+- `REQUIRED`, if there is any: those of METHOD that no method may leave out;
 - `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value}.
 
+One that trains has `TRAINING` among its OPTIONS, and a job for each setting. One that does
+not costs less than a job: all its settings are one, and its rows have no course to show.
 An experiment with the option `outliers` gets the source data set too.
 
 A new experiment is a new file, and no other file changes.
@@ -22,6 +25,7 @@ import pandas as pd
 import torch
 
 from dwp import methods
+from dwp.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.init import RULES, load_, start
@@ -29,7 +33,13 @@ from dwp.networks import build, layer_sizes
 from dwp.objectives import Loss
 from dwp.priors.base import Prior
 from dwp.shards import Finished
-from dwp.training import Checkpoint, Schedule, fit
+from dwp.training import Schedule, fit
+
+TRAINING = {
+    "schedule": {"$ref": "#/$defs/schedule"},
+    "every": {"type": "integer", "minimum": 0, "description": "a whole number from 0"},
+}
+"""Options of an experiment that trains, see `Task.fit`."""
 
 BETWEEN_MEMBERS = 1_000_003
 """Between the seeds of two members of an ensemble."""
@@ -42,6 +52,7 @@ class Task:
     """One method at one setting with one seed.
 
     Attributes:
+        setting: None, for `run` below, means all that `settings` has of the experiment's AXIS.
         settings: the experiment's (network, schedule, …).
         method: what the method chooses.
         dataset: the target data set.
@@ -50,7 +61,7 @@ class Task:
         pretrained: state dicts of source networks by seed, for methods that start from them.
     """
 
-    setting: float
+    setting: float | None
     seed: int
     settings: dict
     method: dict
@@ -126,35 +137,43 @@ def find(name: str) -> ModuleType:
     Raises:
         InputError: there is none of that name.
     """
-    try:
-        return importlib.import_module(f"dwp.experiments.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"dwp.experiments.{name}":
-            raise
-        known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-        raise InputError(f"experiments: {name!r} is not known; use one of {', '.join(known)}") from None
+    known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    if name not in known:
+        raise InputError(f"experiments: {name!r} is not known; use one of {', '.join(known)}")
+    return importlib.import_module(f"dwp.experiments.{name}")
+
+
+def trains(name: str) -> bool:
+    """Return whether an experiment trains networks.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    return "schedule" in find(name).OPTIONS
 
 
 def run(
     experiment: str, method: str, task: Task, seeds: Iterable[int], finished: Iterable[Finished] = ()
 ) -> list[dict]:
-    """Run one method at one setting with several seeds; return rows with all of COLUMNS.
+    """Run one method, at one setting or at all, with several seeds; return rows with all of COLUMNS.
 
     What a seed yields does not depend on the others; the rows of those that other shards
     have `finished` are read.
     """
     module = find(experiment)
     there = {seed: rows for shard in finished for seed, rows in _read(shard)}
+    settings = task.settings[module.AXIS] if task.setting is None else [task.setting]
     rows = []
     for seed in seeds:
-        label = f"{experiment} {method} {module.AXIS} {task.setting:g} seed {seed}"
-        checkpoint = task.checkpoint and task.checkpoint.of(str(seed))
-        origin = {"experiment": experiment, "method": method, "setting": task.setting, "seed": seed}
         if seed in there:
-            found = there[seed]
-        else:
-            found = module.run(replace(task, seed=seed, label=label, checkpoint=checkpoint))
-        rows += [{**origin, **row} for row in found]
+            rows += [{"experiment": experiment, "method": method, **row} for row in there[seed]]
+            continue
+        for setting in map(float, settings):
+            label = f"{experiment} {method} {module.AXIS} {setting:g} seed {seed}"
+            checkpoint = task.checkpoint and task.checkpoint.of(seed)
+            own = replace(task, setting=setting, seed=seed, label=label, checkpoint=checkpoint)
+            origin = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
+            rows += [{**origin, **row} for row in module.run(own)]
     return rows
 
 
@@ -162,4 +181,4 @@ def _read(shard: Finished) -> Iterator[tuple[int, list[dict]]]:
     # Pandas' quick parser may be wrong in the last digit.
     table = pd.read_csv(shard.files[".csv"], float_precision="round_trip")
     for seed in shard.numbers:
-        yield seed, table.loc[table["seed"] == seed, ["step", "metric", "value"]].to_dict("records")
+        yield seed, table.loc[table["seed"] == seed, list(COLUMNS[2:])].to_dict("records")

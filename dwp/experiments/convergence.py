@@ -6,12 +6,13 @@ A method is {init}. The setting is the width of the network.
 from dwp import bayes, metrics
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
-from dwp.experiments import Task
+from dwp.experiments import TRAINING, Task
 from dwp.networks import convolutions
 from dwp.objectives import cross_entropy
 
 AXIS = "width"
 OPTIONS = {
+    **TRAINING,
     "width": {"$ref": "#/$defs/widths"},
     "examples": {"$ref": "#/$defs/count_or_null"},
 }

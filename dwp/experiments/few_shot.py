@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import bayes, last_layer_laplace, metrics, posteriors
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
-from dwp.experiments import Task
+from dwp.experiments import TRAINING, Task
 from dwp.methods import NAMES, is_bayesian
 from dwp.objectives import Loss, cross_entropy, elbo, together
 from dwp.priors.base import Bound
@@ -23,6 +23,7 @@ from dwp.stochastic import stochastic_layers
 
 AXIS = "examples"
 OPTIONS = {
+    **TRAINING,
     "examples": {
         "type": "array",
         "minItems": 1,
@@ -79,6 +80,9 @@ def run(task: Task) -> list[dict]:
         }
 
     rows = task.fit(models, loss, data, evaluate)
+    if not len(predicted):
+        # Resumed from what was finished already.
+        evaluate()
     last = rows[-1]["step"]
     found = metrics.reliability(predicted.mean(0), labels)
     with autocast(device, settings["schedule"]["precision"]):

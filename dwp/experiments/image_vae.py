@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
-from dwp.experiments import Task
+from dwp.experiments import TRAINING, Task
 from dwp.image_vae import ImageVAE
 
 AXIS = "width"
 OPTIONS = {
+    **TRAINING,
     "width": {"$ref": "#/$defs/widths"},
     "examples": {"$ref": "#/$defs/count_or_null"},
     "latent": {"$ref": "#/$defs/count"},

@@ -12,7 +12,14 @@ FIRST = ("accuracy", "nll", "ece")
 
 
 def by_setting(
-    summary: pd.DataFrame, paper: pd.DataFrame, style: dict, *, title: str, axis: str, panels: int = 3
+    summary: pd.DataFrame,
+    paper: pd.DataFrame,
+    style: dict,
+    *,
+    title: str,
+    axis: str,
+    panels: int = 3,
+    change_from: float | None = None,
 ) -> Figure:
     """Plot metrics at the end of training against the setting: means over seeds, bars of one std.
 
@@ -21,12 +28,18 @@ def by_setting(
         paper: `paper.published`, drawn hollow and dashed in the method's colour; may be empty.
         axis: what the setting is. With a single setting, methods stand on the axis instead.
         panels: at most so many metrics: accuracy, NLL and ECE where there are any, then others.
+        change_from: a setting; what is shown of each method is the change from its mean there.
     """
+    settings = sorted(summary["setting"].unique())
+    changes = change_from is not None and len(settings) > 1
+    if changes:
+        at = summary[summary["setting"] == change_from].set_index(["method", "metric"])["mean"]
+        there = at.reindex(pd.MultiIndex.from_frame(summary[["method", "metric"]])).to_numpy()
+        summary = summary.assign(mean=summary["mean"] - there)
     found = summary["metric"].drop_duplicates().tolist()
     metrics = [*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)][
         :panels
     ]
-    settings = sorted(summary["setting"].unique())
     paper = paper[paper["step"].isna()]
     figure, axes = plotting.canvas(1, max(1, len(metrics)), 3.9, 3.9, first=1.4)
     look = plotting.looks(style, summary["method"])
@@ -38,8 +51,11 @@ def by_setting(
             plotting.label(ax, style, x=plotting.name(metric))
         else:
             plotting.lines(ax, chosen, published, look, settings)
-            plotting.label(ax, style, x=axis, y=plotting.name(metric))
+            plotting.label(ax, style, x=axis, y=f"{'change of ' * changes}{plotting.name(metric)}")
+            if changes:
+                plotting.symmetric_log(ax, chosen["mean"])
     at = f", {axis} = {plotting.number(settings[0])}" if len(settings) == 1 else ""
+    at = f", change from {axis} = {plotting.number(change_from)}" if changes else at
     plotting.title(figure, style, f"{title}{at} (mean ± std of {plotting.count(summary)})")
     plotting.legend(figure, style, look, paper, named=len(settings) > 1)
     return figure

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from dwp.devices import widened
 from dwp.errors import InputError
+from dwp.priors._pixel import FromPixel, ToPixel
 from dwp.priors.base import Prior, register
 from dwp.training import Schedule, fit
 
@@ -73,12 +74,15 @@ class VAE(Prior):
         encoder: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(padded):
             encoder += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ELU()]
-        for (inputs, outputs), step in zip(itertools.pairwise(widths), steps, strict=True):
-            encoder += [nn.Conv2d(inputs, outputs, **step), nn.ELU()]
-        self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], 2 * latent, 1))
-        decoder: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 1), nn.ELU()]
-        for (outputs, inputs), step in reversed(list(zip(itertools.pairwise(widths), steps, strict=True))):
-            decoder += [nn.ConvTranspose2d(inputs, max(outputs, hidden), **step), nn.ELU()]
+        # The last convolution meets a map of its own size, and the first transposed one a pixel.
+        down, up = ([kind] * (len(steps) - 1) for kind in (nn.Conv2d, nn.ConvTranspose2d))
+        layers = list(zip(itertools.pairwise(widths), steps, [*down, ToPixel], [*up, FromPixel], strict=True))
+        for (inputs, outputs), step, convolution, _ in layers:
+            encoder += [convolution(inputs, outputs, **step), nn.ELU()]
+        self.encoder = nn.Sequential(*encoder, ToPixel(widths[-1], 2 * latent, 1))
+        decoder: list[nn.Module] = [ToPixel(latent, widths[-1], 1), nn.ELU()]
+        for (outputs, inputs), step, _, transposed in reversed(layers):
+            decoder += [transposed(inputs, max(outputs, hidden), **step), nn.ELU()]
         self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
         if code_prior == "vamp":
             self.pseudo = nn.Parameter(torch.randn(pseudo_inputs, 1, kernel_size, kernel_size))

@@ -1,4 +1,5 @@
-# Experiments: one method at one setting with a shard of seeds is one job.
+# Experiments: one method at one setting with a shard of seeds is one job; of those that train
+# nothing, one method at all settings ("settings-all").
 
 
 rule experiment:
@@ -13,7 +14,7 @@ rule experiment:
         "results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.benchmark.tsv"
     wildcard_constraints:
         experiment="|".join(plan.config["experiments"]),
-        setting=r"[\d.e+-]+",
+        setting=r"[\d.e+-]+|all",
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]

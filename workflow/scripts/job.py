@@ -5,7 +5,9 @@ What can change a result reaches a script as `params.spec`. Where and how it run
 so that a change of it reruns nothing.
 """
 
+import hashlib
 import logging
+import signal
 import sys
 import time
 from functools import cached_property
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import torch
 
+from dwp import stopping
+from dwp.checkpoints import Checkpoint
 from dwp.devices import choose_device
 from dwp.errors import InputError
 from dwp.files import sha256
 from dwp.provenance import ROOT, write_manifest
 from dwp.shards import Finished, finished
-from dwp.training import Checkpoint
 
 logger = logging.getLogger("dwp")
 
@@ -39,9 +42,11 @@ class Job:
         self.input, self.output = snakemake.input, snakemake.output
         self.wildcards, self.config = snakemake.wildcards, snakemake.config
         self._facts: dict[str, object] = {}
+        self._checkpoint: Checkpoint | None = None
 
     def __enter__(self) -> "Job":
         self._began = time.perf_counter()
+        stopping.on_sigterm()
         logging.basicConfig(
             filename=self._snakemake.log[0],
             filemode="w",
@@ -72,10 +77,14 @@ class Job:
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint beside the outputs, where Snakemake does not delete it before a rerun."""
         first = Path(self.output[0])
-        identity = f"{self.spec['stage']}/{self.spec['version']}/{self.spec['code']}/{first.stem}"
-        return Checkpoint(
-            first.parent / "checkpoints" / f"{first.stem}.pt", identity, self.config["checkpoint_seconds"]
+        # The bytes that it reads count too: after an edit of code upstream they are others.
+        made_of = [self.spec[key] for key in ("stage", "version", "code")] + sorted(self._read.items())
+        self._checkpoint = Checkpoint(
+            first.parent / "checkpoints" / f"{first.stem}.pt",
+            hashlib.sha256(repr(made_of).encode()).hexdigest(),
+            self.config["checkpoint_seconds"],
         )
+        return self._checkpoint
 
     def finished_elsewhere(self) -> list[Finished]:
         """Return which of its nets or seeds other shards of this version have finished; log them."""
@@ -92,6 +101,9 @@ class Job:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, InputError | FloatingPointError):
             self._refuse(error)
+        if isinstance(error, stopping.Stopped):
+            logger.warning("%s; started again, it goes on from there", error)
+            sys.exit(128 + signal.SIGTERM)
         if error is not None:
             logger.error("failed", exc_info=error)
             return
@@ -99,6 +111,8 @@ class Job:
         files = [file for file in self.output if file != self.output.manifest]
         self._facts |= {"read": self._read, "device": str(self.device), "seconds": round(seconds, 3)}
         write_manifest(self.output.manifest, self.spec, files, **self._facts)
+        if self._checkpoint:
+            self._checkpoint.remove()
         logger.info("done in %.1f s", seconds)
 
     def _refuse(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Run one method of an experiment at one setting with a shard of seeds."""
+"""Run one method of an experiment, at one setting or at all of them, with a shard of seeds."""
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ def main(job: Job) -> None:
     params, wildcards, files = job.params, job.wildcards, job.input
     seeds = numbers(wildcards.shard)
     task = experiments.Task(
-        setting=float(wildcards.setting),
+        setting=None if wildcards.setting == "all" else float(wildcards.setting),
         seed=0,
         settings=params["settings"],
         method=params["method"],
