@@ -392,7 +392,7 @@ CHANGES = {
     "a prior without a density": (
         "priors.log_uniform.approximation",
         "molchanov",
-        {"few_shot/log_uniform", "report"},
+        {"few_shot/log_uniform", "kl_profile/log_uniform", "report"},
     ),
     "a new fitted prior": ("priors.gauss", {"kind": "gaussian"}, SCORES | {"report"}),
     "a new fitted prior of one size": (
@@ -462,12 +462,14 @@ def test_files_lie_under_their_versions():
         "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
     }
     assert made.cell_inputs(made.methods["few_shot", "log_uniform"].version, "000-001")["priors"] == []
-    assert made.score_inputs(7) == {"kernels": made.kernels_file(7), "priors": [made.prior_file("vae", 7)]}
+    priors = [made.prior_file(name, 7) for name in ("vae", "gaussian")]
+    assert made.score_inputs(7) == {"kernels": made.kernels_file(7), "priors": priors}
     assert f"results/scores/{made.scores[7].version}/scores-7x7.csv" in made.files()
 
 
 def test_without_a_density_there_are_no_scores():
-    made = plan({"priors": {"standard_normal": None, "vae": None}, "experiments": ONLY_XAVIER})
+    without = dict.fromkeys(("standard_normal", "vae", "gaussian"))
+    made = plan({"priors": without, "experiments": ONLY_XAVIER})
     assert made.scores == {}
     assert "scores" not in made.report_inputs()
     assert not any("scores" in file for file in made.files())
