@@ -369,6 +369,6 @@ def test_too_few_examples_are_refused(run):
 
 def test_unknown_experiments_name_the_known_ones():
     with pytest.raises(
-        InputError, match="'fewshot' is not known; use one of convergence, few_shot, image_vae, random"
+        InputError, match="'fewshot' is not known; use one of convergence, few_shot, image_vae, kl_"
     ):
         experiments.find("fewshot")
