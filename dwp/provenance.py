@@ -26,6 +26,7 @@ PACKAGES = (
     "matplotlib",
     "snakemake",
     "zuko",
+    "laplace-torch",
 )
 
 
