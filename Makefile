@@ -23,7 +23,7 @@ run: .venv/.installed
 	@echo "The report, in one page: results/report.html   Its files: results/latest/report"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

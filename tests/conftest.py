@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,8 +31,15 @@ def snakemake(
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the smoke configuration has run to its end; tests must leave it as it is."""
-    folder = tmp_path_factory.mktemp("smoke")
-    done = snakemake(folder)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert "Tables and figures: results/latest/report" in done.stdout
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Beside the folders of the workers, so that one run serves them all.
+        shared = shared.parent
+    folder = shared / "smoke"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            done = snakemake(folder)
+            assert done.returncode == 0, done.stdout[-5000:]
+            assert "Tables and figures: results/latest/report" in done.stdout
     return folder
