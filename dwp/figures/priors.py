@@ -113,14 +113,14 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     """Plot how priors were fitted: held-out metrics (solid) and training metrics (dotted) by step.
 
     Args:
-        histories: by name and size, columns step, metric, value; those without rows are left out.
+        histories: by name and size, columns step, metric, value; those of a single step are left out.
         paper: `paper.published("priors", …)`: a dashed line each; may be empty.
     """
     rows = [
         table.assign(name=name, size=size, held=~table["metric"].str.startswith("train_"))
         for name, sizes in histories.items()
         for size, table in sizes.items()
-        if len(table)
+        if table["step"].nunique() > 1
     ]
     rows = (
         pd.concat(rows) if rows else pd.DataFrame(columns=["step", "metric", "value", "name", "size", "held"])
