@@ -73,6 +73,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     """Return the probability that a score is higher outside [m] than inside [n], ties counted half."""
     scores = torch.cat([inside, outside]).double()
     _, index, counts = scores.unique(return_inverse=True, return_counts=True)
+    counts = counts.double()
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[index]
     wins = ranks[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
     return (wins / (len(inside) * len(outside))).item()

@@ -89,3 +89,43 @@ def test_ranges_and_order_of_examples(seed, classes, n, bins):
     order = torch.randperm(n, generator=generator)
     again = metrics.summary(p[order], y[order]) | {"ece": metrics.ece(p[order], y[order], bins)}
     assert again == pytest.approx(found, rel=1e-9, abs=1e-12)
+
+
+# Ensembles
+
+
+@pytest.fixture
+def members():
+    torch.manual_seed(3)
+    return (2 * torch.randn(5, 40, 4, dtype=torch.float64)).softmax(2)
+
+
+def test_mutual_information_is_the_mean_divergence_from_the_mean(members):
+    mean = members.mean(0)
+    expected = (members * (members / mean).log()).sum(2).mean(0)
+    torch.testing.assert_close(metrics.mutual_information(members), expected)
+    alike = members[:1].expand(5, -1, -1)
+    assert metrics.mutual_information(alike).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_auroc_against_scikit_learn(digits):
+    torch.manual_seed(4)
+    inside, outside = torch.randn(50).round(decimals=digits), (torch.randn(30) + 0.7).round(decimals=digits)
+    labels = [0] * 50 + [1] * 30
+    expected = sklearn.metrics.roc_auc_score(labels, torch.cat([inside, outside]).numpy())
+    assert metrics.auroc(inside, outside) == pytest.approx(expected, abs=1e-12)
+    assert metrics.auroc(outside, inside) == pytest.approx(1 - expected, abs=1e-12)
+    assert metrics.auroc(inside, inside) == 0.5
+
+
+def test_the_reliability_diagram_adds_up_to_the_calibration_error(predictions):
+    p, y = predictions
+    parts = {}
+    for name, value in metrics.reliability(p, y).items():
+        _, number, what = name.split("/")
+        parts.setdefault(int(number), {})[what] = value
+    assert sum(part["fraction"] for part in parts.values()) == pytest.approx(1)
+    gaps = [part["fraction"] * abs(part["accuracy"] - part["confidence"]) for part in parts.values()]
+    assert sum(gaps) == pytest.approx(metrics.ece(p, y))
+    assert all(number / 15 < part["confidence"] <= (number + 1) / 15 for number, part in parts.items())
