@@ -57,6 +57,7 @@ def _prior_schema(name: str, settings: dict) -> dict:
     own = dict(cls.options)
     if cls.trained:
         own["schedule"] = {"$ref": "#/$defs/schedule"}
+        own["validation_fraction"] = {"$ref": "#/$defs/fraction"}
     each = {**own, "schedule": {"$ref": "#/$defs/part_of_schedule"}} if cls.trained else own
     sizes = {
         "type": "object",

@@ -75,6 +75,7 @@ def fit(
     seed: int,
     evaluate: Callable[[], dict[str, float]] | None = None,
     every: int = 0,
+    best: str | None = None,
     checkpoint: Checkpoint | None = None,
     label: str = "fit",
 ) -> Rows:
@@ -90,6 +91,8 @@ def fit(
             generators are left as they were found.
         evaluate: metrics to record every `every` steps, after the last, and, if
             `every` > 0, before the first.
+        best: a metric of `evaluate`; after the last step the model goes back to the evaluation
+            at which it was highest. None leaves the model as the last step made it.
         checkpoint: where to save progress and resume from; None keeps none. What is
             finished stays there too, until whoever made the checkpoint removes it.
         label: what to call this in logs, progress bars and errors.
@@ -108,6 +111,14 @@ def fit(
     optimizer = torch.optim.Adam(parameters, lr=schedule.lr, fused=device.type in ("cpu", "cuda"))
     rows: Rows = []
     start = 0
+    kept: dict = {}
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        nonlocal kept
+        _record(rows, step, metrics)
+        if best in metrics and metrics[best] > kept.get("value", -math.inf):
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            kept = {"step": step, "value": metrics[best], "model": state}
 
     def save(done: int) -> None:
         checkpoint.save(
@@ -116,6 +127,7 @@ def fit(
                 "rows": rows,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "kept": kept,
                 "rng": _get_rng_state(device),
             }
         )
@@ -124,12 +136,13 @@ def fit(
         if checkpoint and (saved := checkpoint.load()):
             start = saved["step"]
             rows = saved["rows"]
+            kept = saved["kept"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
             _set_rng_state(saved["rng"], device)
             logger.info("%s: resumed at step %d of %d", label, start, total)
         elif evaluate and every:
-            _record(rows, 0, evaluate())
+            report(0, evaluate())
         progress = Progress(label, start, total)
         for step in range(start, total):
             for group in optimizer.param_groups:
@@ -148,13 +161,16 @@ def fit(
             if reporting:
                 _record(rows, done, {name: float(term) for name, term in terms.items()})
                 if evaluate:
-                    _record(rows, done, evaluate())
+                    report(done, evaluate())
             progress.update(done)
             if checkpoint and (done == total or checkpoint.due() or stopping.requested()):
                 save(done)
             if stopping.requested():
                 break
         progress.close()
+    if kept:
+        model.load_state_dict(kept["model"])
+        logger.info("%s: best %s, %.6g, at step %d", label, best, kept["value"], kept["step"])
     return rows
 
 

@@ -319,6 +319,44 @@ def test_the_history_of_a_fit(fitted):
     assert last["kl"] > 0.5
 
 
+def test_validation_keeps_a_vae_from_learning_few_kernels_by_heart():
+    few, _ = gaussian_kernels(20, 0)
+    test, _ = gaussian_kernels(2000, 7)
+    long = FIT | {"hidden": 32, "schedule": FIT["schedule"] | {"epochs": 400, "decay": "constant"}}
+    last, _ = VAE.fit(few, test, long, seed=0)
+    best, rows = VAE.fit(few, test, long | {"validation_fraction": 0.3}, seed=0)
+    judged = {name: prior.evaluate(test)["elbo"] for name, prior in (("last", last), ("best", best))}
+    assert judged["last"] < judged["best"] - 2
+    validation = {row["step"]: row["value"] for row in rows if row["metric"] == "validation_elbo"}
+    chosen = max(validation, key=validation.get)
+    held_out = {row["step"]: row["value"] for row in rows if row["metric"] == "elbo"}
+    assert 0 < chosen < max(validation)
+    assert judged["best"] == pytest.approx(held_out[chosen], rel=1e-6)
+
+
+def test_validation_takes_its_share_of_the_training_kernels_and_none_of_the_held_out():
+    train, _ = gaussian_kernels(40, 0)
+    settings = FIT | {"schedule": {"lr": 1e-12, "epochs": 1, "batch": None}}
+    seen = []
+
+    class Watched(VAE):
+        def evaluate(self, w, chunk=8192):
+            seen.append(w.clone())
+            return super().evaluate(w, chunk)
+
+        def elbo_terms(self, w, generator=None):
+            if generator is None:
+                seen.append(w.clone())
+            return super().elbo_terms(w, generator)
+
+    Watched.fit(train, train[:3] + 1, settings | {"validation_fraction": 0.25}, seed=0)
+    test, validation, minibatch = seen[:3]
+    assert torch.equal(test, train[:3] + 1)
+    assert (len(validation), len(minibatch)) == (10, 30)
+    both = torch.cat([validation, minibatch]).flatten(1)
+    assert torch.equal(both.unique(dim=0), train.flatten(1).unique(dim=0))
+
+
 def test_fits_repeat_and_leave_the_global_generator_alone():
     train, _ = gaussian_kernels(200, 0)
     short = FIT | {"schedule": FIT["schedule"] | {"epochs": 2}}

@@ -32,7 +32,7 @@ class Interrupted(Exception):
     pass
 
 
-def noisy_run(seed=3, checkpoint=None, schedule=FAST, loss_fails=None, evaluate_fails=None):
+def noisy_run(seed=3, checkpoint=None, schedule=FAST, loss_fails=None, evaluate_fails=None, best=None):
     """Train a net with buffers, noise in the loss and in the evaluation; return its state and rows."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 4, generator=generator)
@@ -57,7 +57,9 @@ def noisy_run(seed=3, checkpoint=None, schedule=FAST, loss_fails=None, evaluate_
         with torch.no_grad():
             return {"noisy": float(net[0](torch.randn(5, 4)).sum())}
 
-    rows = fit(net, loss, (x, y), schedule, seed=seed, evaluate=evaluate, every=6, checkpoint=checkpoint)
+    rows = fit(
+        net, loss, (x, y), schedule, seed=seed, evaluate=evaluate, every=6, best=best, checkpoint=checkpoint
+    )
     return {name: tensor.clone() for name, tensor in net.state_dict().items()}, rows
 
 
@@ -199,6 +201,43 @@ def test_the_full_batch_is_not_shuffled(batch):
     assert batches(0, Schedule(lr=0.1, steps=2, batch=batch)) == [list(range(10))] * 2
 
 
+# The best evaluation
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 3.0, 2.0, 1.0], 1), ([5.0, 3.0, 2.0, 5.0], 0), ([0.0, 1.0, math.nan, 3.0], 3)],
+    ids=["in the middle", "the earliest of equals", "not a number is never best"],
+)
+def test_the_model_goes_back_to_its_best_evaluation(values, expected):
+    def run(best):
+        point, found, states = Point(1.0), iter(values), []
+
+        def evaluate():
+            states.append(point.at.item())
+            return {"score": next(found), "other": -1.0}
+
+        schedule = Schedule(lr=0.1, steps=6, decay="constant")
+        rows = fit(
+            point,
+            lambda _: (point.at.sum(), {}),
+            (torch.zeros(2),),
+            schedule,
+            seed=0,
+            evaluate=evaluate,
+            every=2,
+            best=best,
+        )
+        return point.at.item(), states, rows
+
+    at, states, rows = run("score")
+    assert len(set(states)) == 4
+    assert at == states[expected]
+    last, _, same = run(None)
+    assert last == states[-1]
+    assert str(rows) == str(same)
+
+
 # Determinism
 
 
@@ -218,6 +257,7 @@ def test_same_seed_same_bytes_and_the_global_generator_is_left_alone():
 # Checkpoints
 
 
+@pytest.mark.parametrize("best", [None, "noisy"])
 @pytest.mark.parametrize(
     "failure",
     [
@@ -233,16 +273,17 @@ def test_same_seed_same_bytes_and_the_global_generator_is_left_alone():
     ],
     ids=lambda failure: "-at-".join(map(str, *failure.items())),
 )
-def test_a_resumed_run_ends_in_the_same_bytes(tmp_path, failure):
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path, failure, best):
     path = tmp_path / "net.pt"
     with pytest.raises(Interrupted):
-        noisy_run(checkpoint=Checkpoint(path, "net", seconds=0), **failure)
+        noisy_run(checkpoint=Checkpoint(path, "net", seconds=0), best=best, **failure)
     assert path.exists() == (failure not in ({"loss_fails": 1}, {"evaluate_fails": 1}))
     torch.manual_seed(99)
     checkpoint = Checkpoint(path, "net", seconds=0)
-    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint))
+    assert_same(noisy_run(best=best), noisy_run(checkpoint=checkpoint, best=best))
     # What is finished is kept, and read instead of done again, until it is removed.
-    assert_same(noisy_run(), noisy_run(checkpoint=checkpoint, loss_fails=1, evaluate_fails=1))
+    again = noisy_run(checkpoint=checkpoint, best=best, loss_fails=1, evaluate_fails=1)
+    assert_same(noisy_run(best=best), again)
     checkpoint.remove()
     assert list(tmp_path.iterdir()) == []
 

@@ -126,6 +126,10 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
         pd.concat(rows) if rows else pd.DataFrame(columns=["step", "metric", "value", "name", "size", "held"])
     )
     rows["metric"] = rows["metric"].str.removeprefix("train_")
+    validation = rows["metric"].str.startswith("validation_")
+    chosen = rows[validation].sort_values("value", ascending=False, kind="stable")
+    chosen = chosen.groupby(["name", "size"])["step"].first()
+    rows = rows[~validation]
     sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
     metrics = sorted(found, key=[*BOUND, *found].index)[:4]
     figure, axes = plotting.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
@@ -139,6 +143,9 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
         for (name, held), line in panel.groupby(["name", "held"], sort=False):
             ax.plot(line["step"], line["value"], color=look[name]["color"], linestyle="-" if held else ":")
             values.append(line["value"].iloc[len(line) // 20 :])
+            if held and (name, size) in chosen.index:
+                kept = line[line["step"] == chosen[name, size]]
+                ax.plot(kept["step"], kept["value"], "o", color=look[name]["color"])
         for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
             ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
             values.append(pd.Series([line.value]))
@@ -150,6 +157,9 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in look]
     if not rows["held"].all():
         handles.append(Line2D([], [], color="0.3", linestyle=":", label="on training kernels"))
+    if len(chosen):
+        text = "kept: the best on validation kernels"
+        handles.append(Line2D([], [], color="0.3", linestyle="", marker="o", label=text))
     if paper["setting"].isin(sizes).any():
         text = "published VAE on its own kernels"
         handles.append(Line2D([], [], color="0.45", linestyle=(0, (6, 3)), label=text))

@@ -122,7 +122,9 @@ class Prior(nn.Module):
         Args:
             train: [n, 1, k, k], on the device to fit on.
             test: [m, 1, k, k], held out, to judge the fit by (see `evaluate`).
-            settings: values of `options`; for a trained kind also a `schedule`.
+            settings: values of `options`; for a trained kind also a `schedule`, and maybe a
+                `validation_fraction` of the training kernels, to choose the best epoch by
+                (0: the last epoch it is).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.
         """
         raise InputError(f"prior: {cls.kind} has nothing to fit")

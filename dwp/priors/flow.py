@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dwp.devices import widened
 from dwp.errors import InputError
+from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
-from dwp.training import Schedule, fit
 
 # Below a standard deviation of 0.001 a flow would only be fitting rounding.
 SCALE_FLOOR = 1e-3
@@ -75,29 +75,18 @@ class Flow(Prior):
 
         See `Prior.fit`. Matrix products are in the kernels' precision, whatever the schedule's.
         """
-        settings = dict(settings)
-        schedule = Schedule(**settings.pop("schedule"))
-        with torch.random.fork_rng():
-            torch.manual_seed(training["seed"])
-            prior = cls(train.shape[-1], **settings)
-        prior = prior.to(train)
-        prior.mean.copy_(train.flatten(1).mean(0))
-        prior.scale.copy_(train.flatten(1).std(0, correction=0).clamp_min(SCALE_FLOOR))
 
-        def loss(w: Tensor) -> tuple[Tensor, dict]:
+        def build(kernels: Tensor, settings: dict) -> Flow:
+            prior = cls(kernels.shape[-1], **settings)
+            prior.mean.copy_(kernels.flatten(1).mean(0))
+            prior.scale.copy_(kernels.flatten(1).std(0, correction=0).clamp_min(SCALE_FLOOR))
+            return prior
+
+        def loss(prior: Flow, w: Tensor) -> tuple[Tensor, dict]:
             log_prob = prior.log_prob(w).mean()
             return -log_prob, {"train_log_prob": log_prob}
 
-        rows = fit(
-            prior,
-            loss,
-            (train,),
-            schedule,
-            evaluate=lambda: prior.evaluate(test),
-            every=schedule.steps_per_epoch(len(train)),
-            **{"label": "flow", **training},
-        )
-        return prior.requires_grad_(False), rows
+        return trained(build, loss, "log_prob", train, test, settings, **training)
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from dwp.devices import widened
 from dwp.errors import InputError
 from dwp.priors._pixel import FromPixel, ToPixel
+from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
-from dwp.training import Schedule, fit
 
 # Below a standard deviation of 0.001 a decoder would only be fitting rounding.
 VARIANCE_FLOOR = 1e-6
@@ -97,32 +97,21 @@ class VAE(Prior):
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["VAE", list[dict]]:
         """Maximise the ELBO of training kernels; record the held-out ELBO each epoch. See `Prior.fit`."""
-        settings = dict(settings)
-        schedule = Schedule(**settings.pop("schedule"))
-        with torch.random.fork_rng():
-            torch.manual_seed(training["seed"])
-            prior = cls(train.shape[-1], **settings)
+
+        def build(kernels: Tensor, settings: dict) -> VAE:
+            prior = cls(kernels.shape[-1], **settings)
             if prior.vamp:
                 count = len(prior.pseudo)
-                chosen = torch.randperm(len(train)).repeat(math.ceil(count / len(train)))[:count]
-                prior.pseudo.data.copy_(train[chosen.to(train.device)])
-        prior = prior.to(train)
+                chosen = torch.randperm(len(kernels)).repeat(math.ceil(count / len(kernels)))[:count]
+                prior.pseudo.data.copy_(kernels[chosen.to(kernels.device)])
+            return prior
 
-        def loss(w: Tensor) -> tuple[Tensor, dict]:
+        def loss(prior: VAE, w: Tensor) -> tuple[Tensor, dict]:
             log_likelihood, kl = prior.elbo_terms(w)
             elbo = (log_likelihood - kl).mean()
             return -elbo, {"train_elbo": elbo}
 
-        rows = fit(
-            prior,
-            loss,
-            (train,),
-            schedule,
-            evaluate=lambda: prior.evaluate(test),
-            every=schedule.steps_per_epoch(len(train)),
-            **{"label": "vae", **training},
-        )
-        return prior.requires_grad_(False), rows
+        return trained(build, loss, "elbo", train, test, settings, **training)
 
     @property
     def vamp(self) -> bool:
