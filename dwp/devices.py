@@ -50,6 +50,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of the machine or of the device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch has no type of its own for this on the CPU.
+    messages = ("can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+
+
 def widened(x: Tensor) -> Tensor:
     """Return a tensor of half precision in float32, any other as it is: densities are sums of many terms."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

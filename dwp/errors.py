@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exceptions that users are meant to read: one line each."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message is one line: what is wrong, where (key or path), the value
     found, and what is allowed or what to do.
+    """
+
+
+class StorageError(OSError):
+    """A file cannot be written: the disk is full, a quota reached, the folder read-only.
+
+    What was there under its name before is still there.
     """

@@ -1,11 +1,21 @@
 """Files that are whole or absent, and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from dwp.errors import StorageError
+
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EROFS: "choose another folder, or mount it for writing",
+    errno.EACCES: "choose another folder, or change its permissions",
+}
 
 
 @contextlib.contextmanager
@@ -14,10 +24,16 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     Readers see the old file or the new one, never half of one: the temporary
     file is flushed to disk before it is renamed, and removed on an error.
+
+    Raises:
+        StorageError: the disk is full, or does not let itself be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,8 +45,33 @@ def whole(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        # Each library reports a full disk in words of its own; the disk itself is clear.
+        refusal = _refusal(temporary)
+        if refusal:
+            raise _unwritable(path, refusal) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _refusal(file: Path) -> OSError | None:
+    try:
+        with file.open("ab") as opened:
+            opened.write(bytes(1 << 16))
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    advice = ADVICE.get(error.errno, "mend that")
+    return StorageError(
+        f"{path} cannot be written: {error.strerror}; {advice} and run again, nothing else is lost"
+    )
 
 
 def sha256(path: str | Path) -> str:

@@ -55,7 +55,7 @@ def make(
         stores: kernel stores (`dwp.kernels.collect`) by size.
         priors: files of fitted priors, by name and size.
         histories: CSV files (step, metric, value) likewise; a prior that was not trained may lack one.
-        nets: CSV files of source nets (net, accuracy, nll, seconds); none where none were trained.
+        nets: CSV files of source nets (net, seed, accuracy, nll); none where none were trained.
         scored: CSV files of `dwp.scores.COLUMNS`, by size; none where no prior has a density.
         source: name of the data set that kernels come from; `target`, that experiments are on.
             The paper's numbers are shown where they are the paper's.
@@ -92,7 +92,7 @@ def make(
     made["figures/prior_training"] = lambda: figures.prior_training(history, known, style)
     made["tables/priors"] = lambda: tables.priors_table(fitted, history, stores)
     if nets:
-        table = tables.read(nets, ("net", "accuracy", "nll", "seconds"))
+        table = tables.read(nets, ("net", "seed", "accuracy", "nll"))
         made["figures/source_nets"] = lambda: figures.source_nets(table, style)
         made["tables/source_nets"] = lambda: tables.source_summary(table)
     if scored:

@@ -1,5 +1,6 @@
 """Source networks: trained on the source data set so that their kernels can be collected."""
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -14,14 +15,21 @@ from dwp.bayes import predict
 from dwp.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset
 from dwp.devices import autocast
+from dwp.files import whole
 from dwp.init import start
 from dwp.objectives import cross_entropy
 from dwp.shards import Finished
 from dwp.training import Schedule, fit
 
+logger = logging.getLogger(__name__)
+
+# A net that diverges is trained again from the seed that is so much higher, and then once more.
+NEXT_SEED = 1_000_000
+ATTEMPTS = 3
+
 
 def train_shard(
-    seeds: Iterable[int],
+    nets: Iterable[int],
     dataset: Dataset,
     settings: dict,
     device: torch.device,
@@ -30,40 +38,68 @@ def train_shard(
 ) -> tuple[dict[str, Tensor], list[dict]]:
     """Train several source networks, each as `train` does whatever the others are.
 
-    Those that other shards have `finished` are read, not trained.
+    The seed of a net is its number, or, if it diverges, its number plus a million or plus two
+    million, the first that does not. Those that other shards have `finished` are read, not trained.
 
     Returns:
-        All weights, named '<seed>/<layer>.weight', and a row {net, accuracy, nll, seconds} for each net.
+        All weights, named '<net>/<layer>.weight', and a row {net, seed, accuracy, nll, seconds} for each net.
     """
     weights, rows = {}, []
     there = {seed: net for shard in finished for seed, net in _read(shard)}
-    for seed in seeds:
-        if seed in there:
-            state, row = there[seed]
+    for net in nets:
+        if net in there:
+            state, row = there[net]
         else:
-            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(seed))
-        weights |= {f"{seed}/{name}": tensor for name, tensor in state.items()}
-        rows.append({"net": seed, **row})
+            state, row = _train_until_it_converges(net, dataset, settings, device, checkpoint)
+        weights |= {f"{net}/{name}": tensor for name, tensor in state.items()}
+        rows.append({"net": net, **row})
     return weights, rows
 
 
-def load_nets(paths: Iterable[str | Path], seeds: Collection[int]) -> dict[int, dict[str, Tensor]]:
-    """Return the state dicts of those networks of some shards that have one of the seeds, by seed."""
+def _train_until_it_converges(
+    net: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None
+) -> tuple[dict[str, Tensor], dict]:
+    for seed in range(net, net + ATTEMPTS * NEXT_SEED, NEXT_SEED):
+        try:
+            state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(seed))
+        except FloatingPointError as error:
+            logger.warning("net %d diverged: %s", net, error)
+            last = error
+        else:
+            return state, {"seed": seed, **row}
+    raise FloatingPointError(f"net {net} diverged from {ATTEMPTS} seeds, the last time: {last}")
+
+
+def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int, dict[str, Tensor]]:
+    """Return the state dicts of the wanted ones of the networks in some shards, by number."""
     nets: dict[int, dict[str, Tensor]] = {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
-                seed, _, name = key.partition("/")
-                if int(seed) in seeds:
-                    nets.setdefault(int(seed), {})[name] = file.get_tensor(key)
+                net, _, name = key.partition("/")
+                if int(net) in wanted:
+                    nets.setdefault(int(net), {})[name] = file.get_tensor(key)
     return nets
+
+
+def save_tables(rows: list[dict], table: str | Path, seconds: str | Path) -> None:
+    """Write rows of nets as CSV, and apart from it as TSV what is never twice the same: their seconds."""
+    nets = pd.DataFrame(rows)
+    with whole(table) as temporary:
+        nets.drop(columns="seconds").to_csv(temporary, index=False)
+    with whole(seconds) as temporary:
+        nets[["net", "seconds"]].to_csv(temporary, index=False, sep="\t")
 
 
 def _read(shard: Finished) -> Iterator[tuple[int, tuple[dict[str, Tensor], dict[str, float]]]]:
     # Pandas' quick parser may be wrong in the last digit.
-    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip").set_index("net")
-    for seed, state in load_nets([shard.files[".safetensors"]], shard.numbers).items():
-        yield seed, (state, table.loc[seed].to_dict())
+    tables = [
+        pd.read_csv(shard.files[suffix], sep=sep, float_precision="round_trip", index_col="net")
+        for suffix, sep in ((".csv", ","), (".tsv", "\t"))
+    ]
+    rows = pd.concat(tables, axis=1).astype({"seed": object}).to_dict("index")
+    for net, state in load_nets([shard.files[".safetensors"]], shard.numbers).items():
+        yield net, (state, rows[net])
 
 
 def train(
@@ -80,6 +116,9 @@ def train(
 
     Returns:
         The state dict on the CPU, and its test accuracy and NLL (nats) with the seconds it took.
+
+    Raises:
+        FloatingPointError: it diverged.
     """
     began = time.perf_counter()
     schedule = Schedule(**settings["schedule"])

@@ -192,8 +192,8 @@ def _number(value: float) -> str:
 
 
 def source_summary(nets: pd.DataFrame) -> pd.DataFrame:
-    """Return rows {metric, mean, std, min, max, n} over source nets [net, accuracy, nll, seconds]."""
-    table = nets[["accuracy", "nll", "seconds"]].agg(["mean", "std", "min", "max", "count"]).T
+    """Return rows {metric, mean, std, min, max, n} over source nets [net, seed, accuracy, nll]."""
+    table = nets[["accuracy", "nll"]].agg(["mean", "std", "min", "max", "count"]).T
     return table.rename(columns={"count": "n"}).astype({"n": int}).rename_axis("metric").reset_index()
 
 

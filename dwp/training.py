@@ -157,7 +157,7 @@ def fit(
             reporting = done == total or (every and done % every == 0)
             if device.type == "cpu" or reporting or done % 100 == 0:
                 terms = {name: term.detach() for name, term in terms.items()}
-                _check_finite({"loss": value.detach(), **terms}, label, step, seed)
+                _check_finite({**terms, "loss": value.detach()}, label, step, seed)
             if reporting:
                 _record(rows, done, {name: float(term) for name, term in terms.items()})
                 if evaluate:

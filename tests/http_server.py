@@ -12,10 +12,19 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         self.server.requested.append(self.path)
         fault = self.server.faults.get(self.path)
+        if isinstance(fault, list):
+            fault = fault.pop(0) if fault else None
         if fault is None:
             super().do_GET()
-        elif fault == "truncate":
+        elif fault in ("truncate", "stall"):
             self._send_half()
+            if fault == "stall":
+                self.wfile.flush()
+                self.server.ended.wait()
+        elif isinstance(fault, str):
+            self.send_response(302)
+            self.send_header("Location", fault)
+            self.end_headers()
         else:
             self.send_error(fault)
 
@@ -31,12 +40,17 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """`url` ends with a slash; `faults`: path -> HTTP status or "truncate"; `requested`: paths in order."""
+    """Serves a folder at `url`, which ends with a slash.
+
+    `faults`: path -> an HTTP status, "truncate", "stall" or an address to redirect to; a list of
+    them serves one request each, and then there are none. `requested`: paths in order.
+    """
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), functools.partial(_Handler, directory=folder))
         self.url = f"http://127.0.0.1:{self.server_port}/"
-        self.faults: dict[str, int | str] = {}
+        self.faults: dict[str, int | str | list] = {}
+        self.ended = threading.Event()
         self.requested: list[str] = []
 
 
@@ -49,5 +63,6 @@ def serve(folder: Path) -> Iterator[Server]:
         try:
             yield server
         finally:
+            server.ended.set()
             server.shutdown()
             thread.join()

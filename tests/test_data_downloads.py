@@ -5,8 +5,11 @@ import hashlib
 import io
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
+import pooch
 import pytest
 import scipy.io
 from http_server import serve
@@ -22,6 +25,15 @@ IMAGES = "train-images-idx3-ubyte.gz"
 
 def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """The seconds that were waited before another try, which took no time."""
+    found = []
+    monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=found.append))
+    monkeypatch.setattr(downloaded, "TIMEOUT_SECONDS", 0.3)
+    return found
 
 
 @pytest.fixture
@@ -95,17 +107,45 @@ def test_the_second_mirror_serves_when_the_first_fails(tmp_path, mnist, server, 
 
 
 @pytest.mark.parametrize("name", ["mnist", "notmnist"])
-@pytest.mark.parametrize("fault", [404, 500, "truncate", "corrupt"])
+@pytest.mark.parametrize("fault", [404, 500, "truncate", "stall", "corrupt", "loop", "nowhere", "file"])
 def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, server, request, name, fault):
     request.getfixturevalue(name)
     if fault == "corrupt":
         (tmp_path / "remote" / IMAGES).write_bytes(gzip.compress(idx_bytes((13, 28, 28))))
     else:
-        server.faults[f"/{IMAGES}"] = fault
+        places = {"loop": f"/{IMAGES}", "nowhere": "http://127.0.0.1:1/", "file": "file:///etc/hostname"}
+        server.faults[f"/{IMAGES}"] = places.get(fault, fault)
     with pytest.raises(InputError, match=f"cannot fetch {IMAGES}.*127.0.0.1.*data_root can point") as error:
         data.build(name, downloads=tmp_path / "downloads")
     assert "\n" not in str(error.value)
     assert [path for path in (tmp_path / "downloads").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "notmnist"])
+def test_what_goes_wrong_for_a_while_is_tried_again_with_longer_and_longer_waits(
+    tmp_path, server, request, waits, name
+):
+    request.getfixturevalue(name)
+    server.faults[f"/{IMAGES}"] = ["truncate", 503, "stall"]
+    assert len(data.build(name, downloads=tmp_path / "downloads").train_labels) == 12
+    assert waits == [1, 2, 3]
+    assert len([path for path in server.requested if path == f"/{IMAGES}"]) == 4
+
+
+def test_a_redirection_is_followed_to_what_has_the_checksum(tmp_path, server, mnist, files):
+    (tmp_path / "remote" / "moved.gz").write_bytes(files[IMAGES])
+    server.faults[f"/{IMAGES}"] = "/moved.gz"
+    assert len(data.build("mnist", downloads=tmp_path / "downloads").train_labels) == 12
+    assert "/moved.gz" in server.requested
+
+
+def test_two_processes_may_want_one_data_set(tmp_path, server, mnist, files):
+    server.faults[f"/{IMAGES}"] = ["truncate", 500, "truncate"]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: data.build("mnist", downloads=tmp_path / "downloads"), range(4)))
+    assert all(dataset.train_images.equal(found[0].train_images) for dataset in found)
+    there = {path.name: path.read_bytes() for path in (tmp_path / "downloads" / "mnist").iterdir()}
+    assert there == files
 
 
 def test_an_unreachable_server_is_one_line(tmp_path, mnist, monkeypatch):

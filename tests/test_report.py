@@ -270,7 +270,7 @@ def inputs(tmp_path_factory) -> dict:
     }
     for name, table in experiments.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    nets = pd.DataFrame({"net": [0, 1], "accuracy": [0.8, 0.9], "nll": [0.5, 0.4], "seconds": [2.0, 3.0]})
+    nets = pd.DataFrame({"net": [0, 1], "seed": [0, 1], "accuracy": [0.8, 0.9], "nll": [0.5, 0.4]})
     nets.to_csv(folder / "nets.csv", index=False)
     for size in (7, 5):
         scored(size).to_csv(folder / f"scores-{size}x{size}.csv", index=False)

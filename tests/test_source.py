@@ -1,5 +1,8 @@
 """Source networks: what a shard holds, and that a net does not depend on it."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,8 +11,9 @@ from dwp import kernels, metrics
 from dwp.bayes import predict
 from dwp.checkpoints import Checkpoint
 from dwp.data import Dataset
+from dwp.init import start
 from dwp.networks import build, squared_norm
-from dwp.source import train, train_shard
+from dwp.source import NEXT_SEED, train, train_shard
 
 CPU = torch.device("cpu")
 NETWORK = {
@@ -79,8 +83,8 @@ def test_seeds_give_different_nets(shard):
 
 def test_what_a_shard_holds(dataset, shard):
     weights, rows = shard
-    assert [set(row) for row in rows] == [{"net", "accuracy", "nll", "seconds"}] * 3
-    assert [row["net"] for row in rows] == [0, 1, 2]
+    assert [set(row) for row in rows] == [{"net", "seed", "accuracy", "nll", "seconds"}] * 3
+    assert [row["net"] for row in rows] == [row["seed"] for row in rows] == [0, 1, 2]
     images, labels = dataset.images("test"), dataset.labels("test")
     for row in rows:
         model = build(NETWORK, dataset.image_shape, dataset.classes)
@@ -113,6 +117,43 @@ def test_nets_learn_and_the_penalty_shrinks_their_kernels(dataset):
         model.load_state_dict(state)
         norms.append(squared_norm(model).item())
     assert norms[1] < 0.5 * norms[0]
+
+
+def diverging(monkeypatch, seeds):
+    """Let the nets of these seeds lose their numbers at the third step."""
+
+    def initialised(network, shape, classes, seed):
+        model = start(network, shape, classes, seed)
+        steps = itertools.count()
+        if seed in seeds:
+            model.register_forward_hook(
+                lambda module, _, out: out * (math.nan if next(steps) == 2 and module.training else 1)
+            )
+        return model
+
+    monkeypatch.setattr("dwp.source.start", initialised)
+
+
+def test_a_net_that_diverges_is_trained_from_the_next_seed(tmp_path, dataset, shard, monkeypatch, caplog):
+    checkpoint = Checkpoint(tmp_path / "nets.pt", "nets", seconds=0)
+    with monkeypatch.context() as patch:
+        diverging(patch, {1, 1 + NEXT_SEED})
+        weights, rows = train_shard(range(3), dataset, SETTINGS, CPU, checkpoint)
+        with pytest.raises(FloatingPointError, match="source net 1: train_nll is nan at step 2 with seed 1;"):
+            train(1, dataset, SETTINGS, CPU)
+    assert [row["seed"] for row in rows] == [0, 1 + 2 * NEXT_SEED, 2]
+    assert caplog.text.count("net 1 diverged: source net") == 2
+    state, _ = train(1 + 2 * NEXT_SEED, dataset, SETTINGS, CPU)
+    expected = {name: tensor for name, tensor in shard[0].items() if not name.startswith("1/")}
+    assert_same_nets(weights, expected | {f"1/{name}": tensor for name, tensor in state.items()})
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_that_always_diverges_stops_the_shard(dataset, monkeypatch):
+    diverging(monkeypatch, {1, 1 + NEXT_SEED, 1 + 2 * NEXT_SEED})
+    with pytest.raises(FloatingPointError, match=r"1 diverged from 3 seeds, the last time: .*seed 2000001"):
+        train_shard([1], dataset, SETTINGS, CPU)
 
 
 def test_a_shard_may_be_interrupted(tmp_path, dataset, shard, monkeypatch):

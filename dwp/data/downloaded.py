@@ -32,6 +32,11 @@ class Remote(NamedTuple):
 
 Remotes = dict[str, Remote]
 
+# Of an address: so often it is tried again, a second later, then two, three, …
+RETRIES = 3
+# Without a byte; then the connection counts as broken.
+TIMEOUT_SECONDS = 60
+
 NOTMNIST_URL = (
     "https://raw.githubusercontent.com/davidflanagan/notMNIST-to-MNIST/"
     "17823f4d4a3acd8317c07866702d2eb2ac79c7a0/"
@@ -66,20 +71,23 @@ def torchvision_remotes(class_name: str) -> Callable[[], Remotes]:
 def fetch(folder: Path, name: str, remote: Remote) -> Path:
     """Return `folder / name`, downloaded unless it is there with the right checksum.
 
+    What fails is tried again (`RETRIES`), from its beginning, then at the next address.
     Raises InputError when no address gives the file; a file with another
     checksum is never left under the name.
     """
     import pooch
 
     path, by_git = folder / name, remote.checksum.startswith("git-blob:")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_SECONDS)
     if by_git and path.is_file():  # pooch checks an earlier download only where it can
         with contextlib.suppress(ValueError):
             _check_git_blob(path, remote.checksum)
     failures = []
     for url in remote.urls:
         try:
-            pooch.retrieve(url, None if by_git else remote.checksum, name, folder, downloader=downloader)
+            registry = {name: None if by_git else remote.checksum}
+            source = pooch.create(folder, "", registry=registry, urls={name: url}, retry_if_failed=RETRIES)
+            source.fetch(name, downloader=downloader)
             if by_git:
                 _check_git_blob(path, remote.checksum)
             return path

@@ -65,5 +65,10 @@ def source_nets(nets: pd.DataFrame, style: dict) -> Figure:
         plotting.label(
             ax, style, x=plotting.name(metric), y="source nets", title=f"mean {values.mean():.3f}{spread}"
         )
-    plotting.title(figure, style, f"{len(nets)} source nets on held-out images of the source data set")
+    title = f"{len(nets)} source nets on held-out images of the source data set"
+    again = nets.loc[nets["seed"] != nets["net"], "net"]
+    if len(again):
+        named = ", ".join(map(str, again[:10])) + (", …" if len(again) > 10 else "")
+        title += f"\n{len(again)} diverged and were trained again from another seed: {named}"
+    plotting.title(figure, style, title)
     return figure

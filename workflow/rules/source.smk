@@ -7,6 +7,7 @@ rule source:
     output:
         nets="results/source/{version}/nets-{shard}.safetensors",
         table="results/source/{version}/nets-{shard}.csv",
+        seconds="results/source/{version}/nets-{shard}.seconds.tsv",
         manifest="results/source/{version}/nets-{shard}.manifest.json",
     log:
         "results/source/{version}/nets-{shard}.log",

@@ -17,8 +17,8 @@ import torch
 
 from dwp import stopping
 from dwp.checkpoints import Checkpoint
-from dwp.devices import choose_device
-from dwp.errors import InputError
+from dwp.devices import choose_device, out_of_memory
+from dwp.errors import InputError, StorageError
 from dwp.files import sha256
 from dwp.provenance import ROOT, write_manifest
 from dwp.shards import Finished, finished
@@ -99,8 +99,11 @@ class Job:
         return {str(file): sha256(file) for file in self.input}
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, InputError | FloatingPointError):
+        if isinstance(error, InputError | StorageError | FloatingPointError):
             self._refuse(error)
+        if error is not None and out_of_memory(error):
+            advice = "take a smaller batch, or a machine with more; finished work is kept"
+            self._refuse(MemoryError(f"out of memory on {self.device}: {advice} ({error})"))
         if isinstance(error, stopping.Stopped):
             logger.warning("%s; started again, it goes on from there", error)
             sys.exit(128 + signal.SIGTERM)
@@ -110,7 +113,10 @@ class Job:
         seconds = time.perf_counter() - self._began
         files = [file for file in self.output if file != self.output.manifest]
         self._facts |= {"read": self._read, "device": str(self.device), "seconds": round(seconds, 3)}
-        write_manifest(self.output.manifest, self.spec, files, **self._facts)
+        try:
+            write_manifest(self.output.manifest, self.spec, files, **self._facts)
+        except StorageError as full:
+            self._refuse(full)
         if self._checkpoint:
             self._checkpoint.remove()
         logger.info("done in %.1f s", seconds)
@@ -118,5 +124,5 @@ class Job:
     def _refuse(self, error: Exception) -> None:
         # One line for the user; the log has it too.
         logger.error("%s", error)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

@@ -1,6 +1,5 @@
 """Train a shard of source networks."""
 
-import pandas as pd
 from safetensors.torch import save_file
 
 from dwp import source
@@ -12,14 +11,17 @@ from workflow.scripts.job import Job
 
 def main(job: Job) -> None:
     dataset = load(job.input.dataset)
-    seeds = numbers(job.wildcards.shard)
     nets, rows = source.train_shard(
-        seeds, dataset, job.params, job.device, job.checkpoint(), job.finished_elsewhere()
+        numbers(job.wildcards.shard),
+        dataset,
+        job.params,
+        job.device,
+        job.checkpoint(),
+        job.finished_elsewhere(),
     )
     with whole(job.output.nets) as temporary:
         save_file(nets, temporary)
-    with whole(job.output.table) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    source.save_tables(rows, job.output.table, job.output.seconds)
 
 
 if __name__ == "__main__":
