@@ -2,6 +2,7 @@
 # What to run stands in config.yaml; which files that means, dwp/plan.py knows.
 
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -53,6 +54,12 @@ rule all:
     default_target: True
     input:
         lambda wildcards: wanted(plan, workflow),
+
+
+onerror:
+    if "SIGKILL" in Path(log).read_text():
+        print("A job was killed from outside (SIGKILL), as happens when memory runs out: let fewer jobs run")
+        print("at a time (--cores, --jobs), or give each more. Finished work is kept; start again to go on.")
 
 
 onsuccess:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dwp.files import whole
+from dwp.files import remove_stale, whole
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,14 @@ class Checkpoint:
 
     def save(self, state: dict) -> None:
         """Write the state, replacing the file at once when it is complete."""
-        with whole(self.path) as temporary:
-            torch.save({"identity": self.identity, **state}, temporary)
+        # Opened here, since of a full disk PyTorch would say that the file has an invalid name.
+        with whole(self.path) as temporary, temporary.open("wb") as file:
+            torch.save({"identity": self.identity, **state}, file)
         self._last = time.monotonic()
 
     def load(self) -> dict | None:
         """Return the saved state, or None where there is none of this identity."""
+        remove_stale(self.path)
         if not self.path.exists():
             return None
         try:

@@ -2,13 +2,18 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwp.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ADVICE = {
     errno.ENOSPC: "free some space",
@@ -47,13 +52,46 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         # Each library reports a full disk in words of its own; the disk itself is clear.
-        refusal = _refusal(temporary)
+        known = isinstance(error, OSError) and error.errno in ADVICE
+        refusal = error if known else _refusal(temporary)
         if refusal:
             raise _unwritable(path, refusal) from error
         raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def reserve(file: Path, size: int) -> None:
+    """Raise OSError unless the disk has room for `size` bytes; for libraries that crash on a full one."""
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):  # not on a Mac
+            os.posix_fallocate(opened.fileno(), 0, size)
+            opened.truncate(0)
+
+
+def save_tensors(
+    tensors: Mapping[str, "Tensor"], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as a safetensors file, whole or not at all; the same tensors give the same bytes.
+
+    Raises:
+        StorageError: see `whole`.
+    """
+    # Here, so that checksums do not wait for PyTorch.
+    from safetensors.torch import save
+
+    # Not by safetensors itself, which takes its half-written file away, and with it the reason.
+    content = save(dict(tensors), metadata)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove_stale(path: str | Path) -> None:
+    """Delete what a process that was killed inside `whole` left beside a file that only it was writing."""
+    path = Path(path)
+    for stale in path.parent.glob(f".{glob.escape(path.stem)}-{'?' * 8}{glob.escape(path.suffix)}"):
+        stale.unlink(missing_ok=True)
 
 
 def _refusal(file: Path) -> OSError | None:

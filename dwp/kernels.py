@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dwp.errors import InputError
-from dwp.files import whole
+from dwp.files import reserve, whole
 
 CHUNK = 65_536
 HISTOGRAM_BINS = 100
@@ -246,7 +246,7 @@ def collect(
             f"(largest norm {values.max():g}); give a smaller number"
         )
     layers: dict[str, int] = {}
-    with whole(output) as temporary, h5py.File(temporary, "w") as store:
+    with whole(output) as temporary, _create(temporary, kept, size) as store:
         groups = {name: _create_group(store, name, size) for name in ("train", "test")}
         for batch in batches():
             layer = layers.setdefault(batch.layer, len(layers))
@@ -281,6 +281,12 @@ def load(path: str | Path, split: str) -> Tensor:
     """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32."""
     with h5py.File(path, "r") as store:
         return torch.from_numpy(store[split]["kernels"][:])
+
+
+def _create(path: Path, kernels: int, size: int) -> h5py.File:
+    # As much as it takes without compression: each kernel with its norm and origin.
+    reserve(path, kernels * 4 * (size * size + 5))
+    return h5py.File(path, "w")
 
 
 def _create_group(store: h5py.File, name: str, size: int) -> h5py.Group:

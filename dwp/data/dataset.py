@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dwp.errors import InputError
-from dwp.files import whole
+from dwp.files import save_tensors
 
 SPLITS = ("train", "test")
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -88,9 +87,8 @@ class Dataset:
 def save(dataset: Dataset, path: str | Path) -> None:
     """Write `dataset` to a safetensors file; equal data sets give equal bytes."""
     tensors = {key: getattr(dataset, key).cpu().contiguous() for key in _TENSORS}
-    with whole(path) as temporary:
-        # One metadata key only: safetensors does not promise an order of several.
-        save_file(tensors, temporary, metadata={"name": dataset.name})
+    # One metadata key only: safetensors does not promise an order of several.
+    save_tensors(tensors, path, {"name": dataset.name})
 
 
 def load(path: str | Path) -> Dataset:

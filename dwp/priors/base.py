@@ -14,12 +14,11 @@ from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dwp.distributions import GaussianPosterior, PointMass
 from dwp.errors import InputError
-from dwp.files import whole
+from dwp.files import save_tensors
 
 FORMAT = "dwp-prior-1"
 
@@ -189,8 +188,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
     header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
-    with whole(path) as temporary:
-        save_file(tensors, temporary, {"dwp": header})
+    save_tensors(tensors, path, {"dwp": header})
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:

@@ -19,7 +19,7 @@ from dwp import stopping
 from dwp.checkpoints import Checkpoint
 from dwp.devices import choose_device, out_of_memory
 from dwp.errors import InputError, StorageError
-from dwp.files import sha256
+from dwp.files import remove_stale, sha256
 from dwp.provenance import ROOT, write_manifest
 from dwp.shards import Finished, finished
 
@@ -60,6 +60,8 @@ class Job:
             self._refuse(
                 InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e . here")
             )
+        for file in self.output:
+            remove_stale(file)
         torch.set_num_threads(self._snakemake.threads)
         try:
             self.device = choose_device(self.config["device"])

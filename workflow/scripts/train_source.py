@@ -1,10 +1,8 @@
 """Train a shard of source networks."""
 
-from safetensors.torch import save_file
-
 from dwp import source
 from dwp.data.dataset import load
-from dwp.files import whole
+from dwp.files import save_tensors
 from dwp.shards import numbers
 from workflow.scripts.job import Job
 
@@ -19,8 +17,7 @@ def main(job: Job) -> None:
         job.checkpoint(),
         job.finished_elsewhere(),
     )
-    with whole(job.output.nets) as temporary:
-        save_file(nets, temporary)
+    save_tensors(nets, job.output.nets)
     source.save_tables(rows, job.output.table, job.output.seconds)
 
 
