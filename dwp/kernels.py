@@ -278,9 +278,26 @@ def collect(
 
 
 def load(path: str | Path, split: str) -> Tensor:
-    """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32."""
-    with h5py.File(path, "r") as store:
-        return torch.from_numpy(store[split]["kernels"][:])
+    """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32.
+
+    Raises:
+        InputError: the file is missing, damaged, or no store of kernels.
+    """
+    try:
+        with h5py.File(path, "r") as store:
+            kernels = store[split]["kernels"][:]
+            size = int(store.attrs["kernel_size"])
+    except FileNotFoundError:
+        raise InputError(f"kernels: there is no file {path}") from None
+    except Exception as error:  # HDF5 has many ways to say that a file is damaged
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"kernels: {path} is damaged, or no store of kernels ({reason})") from None
+    if kernels.shape[1:] != (1, size, size) or kernels.dtype != np.float32 or not np.isfinite(kernels).all():
+        raise InputError(
+            f"kernels: {path} is damaged: {split} has shape {kernels.shape}, dtype {kernels.dtype}; "
+            f"expected finite float32 [n, 1, {size}, {size}]"
+        )
+    return torch.from_numpy(kernels)
 
 
 def _create(path: Path, kernels: int, size: int) -> h5py.File:

@@ -1,6 +1,7 @@
 """What made an artifact: versions, code digests, manifests."""
 
 import ast
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from dwp.errors import InputError
 from dwp.files import sha256, whole
 
 PACKAGES = (
@@ -156,6 +158,23 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
     }
     with whole(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def checked_sha256(file: str | Path) -> str:
+    """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
+
+    Raises:
+        InputError: it is another.
+    """
+    file, digest = Path(file), sha256(file)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        written = json.loads(file.with_suffix(".manifest.json").read_text(encoding="utf-8"))["files"]
+        if written[file.name] != digest:
+            raise InputError(
+                f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
+                f"{written[file.name][:8]}…); delete it and run again, and it is made anew"
+            )
+    return digest
 
 
 def _git_state() -> dict[str, object]:

@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Examples of each property; pytest --hypothesis-profile long asks for the other.
+settings.register_profile("long", max_examples=2000, deadline=None)
+settings.register_profile("short", max_examples=40, deadline=None)
+settings.load_profile("short")
 
 
 def snakemake(

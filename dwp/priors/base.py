@@ -205,15 +205,17 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
         raise InputError(f"prior: there is no file {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"prior: {path} cannot be read as safetensors ({error})") from None
-    if header.get("format") != FORMAT:
-        raise InputError(f"prior: {path} is not a prior of this library (format {header.get('format')!r})")
-    # Files from before it became a setting of the bound (see `Bound`) carry it as one of the VAE's.
-    settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
+    form = header.get("format") if isinstance(header, dict) else None
+    if form != FORMAT:
+        raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
+        # Files from before it became a setting of the bound (see `Bound`) carry it as one of the VAE's.
+        settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
         prior = find(header["kind"])(**settings)
         prior.load_state_dict(tensors)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"prior: {path} does not hold a {header['kind']}: {error}") from None
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"prior: {path} does not hold a {header.get('kind')}: {reason}") from None
     return prior.requires_grad_(False).to(device)
 
 

@@ -10,7 +10,6 @@ import logging
 import signal
 import sys
 import time
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,8 +18,8 @@ from dwp import stopping
 from dwp.checkpoints import Checkpoint
 from dwp.devices import choose_device, out_of_memory
 from dwp.errors import InputError, StorageError
-from dwp.files import remove_stale, sha256
-from dwp.provenance import ROOT, write_manifest
+from dwp.files import remove_stale
+from dwp.provenance import ROOT, checked_sha256, write_manifest
 from dwp.shards import Finished, finished
 
 logger = logging.getLogger("dwp")
@@ -64,6 +63,7 @@ class Job:
             remove_stale(file)
         torch.set_num_threads(self._snakemake.threads)
         try:
+            self._read = {str(file): checked_sha256(file) for file in self.input}
             self.device = choose_device(self.config["device"])
         except InputError as error:
             self._refuse(error)
@@ -95,10 +95,6 @@ class Job:
         for name, taken in self._facts["taken_over"].items():
             logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
         return found
-
-    @cached_property
-    def _read(self) -> dict[str, str]:
-        return {str(file): sha256(file) for file in self.input}
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, InputError | StorageError | FloatingPointError):

@@ -1,0 +1,213 @@
+"""Whatever comes from outside malformed gives the documented error, and changes nothing.
+
+The long form: pytest --hypothesis-profile long tests/test_malformed.py
+"""
+
+import copy
+import gzip
+import io
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+from test_data_files import NAMES, idx_bytes
+
+from dwp import kernels
+from dwp.config import validate
+from dwp.data import idx
+from dwp.errors import InputError
+from dwp.plan import Plan
+from dwp.priors import find, load_prior, save_prior
+
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def refused(use):
+    """Return whether using something raises the documented error, on one line; any other is a failure."""
+    message = None
+    try:
+        use()
+    except InputError as error:
+        message = str(error)
+    assert message is None or (len(message) > 10 and "\n" not in message)
+    return message is not None
+
+
+# Bytes
+
+
+@st.composite
+def damages(draw):
+    """A way to damage bytes: cut them, change some, put some in, or replace all."""
+    kind = draw(st.sampled_from(["cut", "change", "insert", "replace"]))
+    return kind, draw(st.floats(0, 1)), draw(st.binary(min_size=1, max_size=8))
+
+
+def damaged(content: bytes, damage: tuple) -> bytes:
+    kind, where, new = damage
+    at = int(where * (len(content) - 1))
+    return {
+        "cut": content[:at],
+        "change": content[:at] + new + content[at + len(new) :],
+        "insert": content[:at] + new + content[at:],
+        "replace": new,
+    }[kind]
+
+
+def sample_kernels() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(30, 1, 5, 5)).astype(np.float32)
+
+
+def _npy() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, sample_kernels())
+    return stream.getvalue()
+
+
+def _h5() -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["kernels"] = sample_kernels()
+    return stream.getvalue()
+
+
+def _pt() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"conv.weight": torch.from_numpy(sample_kernels())}, stream)
+    return stream.getvalue()
+
+
+IMPORTED = {
+    ".safetensors": save({"conv.weight": torch.from_numpy(sample_kernels())}),
+    ".pt": _pt(),
+    ".npy": _npy(),
+    ".h5": _h5(),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("malformed")
+
+
+@pytest.mark.parametrize("suffix", IMPORTED)
+@given(damage=damages())
+def test_damaged_checkpoints_and_arrays(folder, suffix, damage):
+    path, output = folder / f"kernels{suffix}", folder / "store.h5"
+    path.write_bytes(damaged(IMPORTED[suffix], damage))
+    output.write_bytes(b"an artifact")
+    if refused(lambda: kernels.collect([path], 5, output, threshold=0.0, test_fraction=0.3)):
+        assert output.read_bytes() == b"an artifact"
+    else:  # the damage left kernels, and numbers that are finite
+        assert torch.isfinite(kernels.load(output, "train")).all()
+    assert {file.name for file in folder.glob("*store*")} == {"store.h5"}
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    np.save(folder / "arrays.npy", sample_kernels())
+    kernels.collect([folder / "arrays.npy"], 5, folder / "good.h5", threshold=0.0, test_fraction=0.3)
+    return folder / "good.h5"
+
+
+@given(damage=damages())
+def test_damaged_stores(store, damage):
+    path = store.with_name("bad.h5")
+    path.write_bytes(damaged(store.read_bytes(), damage))
+    loaded = []
+    if not refused(lambda: loaded.append(kernels.load(path, "train"))):
+        assert loaded[0].shape[1:] == (1, 5, 5)
+        assert torch.isfinite(loaded[0]).all()
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    save_prior(find("vae")(5, hidden=2, latent=1), folder / "prior.safetensors")
+    return folder / "prior.safetensors"
+
+
+@given(damage=damages())
+def test_damaged_priors(prior, damage):
+    path = prior.with_name("bad.safetensors")
+    path.write_bytes(damaged(prior.read_bytes(), damage))
+    loaded = []
+    if not refused(lambda: loaded.append(load_prior(path))):
+        assert loaded[0].sample(3).shape[2] == loaded[0].kernel_size
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@given(damage=damages(), name=st.sampled_from(sorted(NAMES)))
+def test_damaged_idx_files(tmp_path_factory, packed, damage, name):
+    folder = tmp_path_factory.getbasetemp() / f"idx-{packed}"
+    folder.mkdir(exist_ok=True)
+    contents = {key: idx_bytes(shape) for key, shape in NAMES.items()}
+    for key, content in contents.items():
+        content = gzip.compress(content, mtime=0) if packed else content
+        content = damaged(content, damage) if key == name else content
+        (folder / f"{key}{'.gz' if packed else ''}").write_bytes(content)
+    found = []
+    if refused(lambda: found.append(idx.read(idx.find(folder), (28, 28)))):
+        return
+    # What has lost nothing of its form has its numbers; packed, there is a checksum for those too.
+    for field, (key, _) in idx.FILES.items():
+        expected = contents[key]
+        header = 4 + 4 * found[0][field].ndim
+        assert found[0][field].size == len(expected) - header
+        if packed:
+            assert found[0][field].tobytes() == expected[header:]
+
+
+# Configurations
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=6) | st.just("7x7"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(config: object, path: tuple = ()) -> list[tuple]:
+    found = [path] if path else []
+    if isinstance(config, dict | list):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            found += places(value, (*path, key))
+    return found
+
+
+PLACES = places(BASE)
+
+
+@given(
+    place=st.sampled_from(PLACES),
+    kind=st.sampled_from(["change", "drop", "add"]),
+    value=values,
+    key=st.text(),
+)
+def test_malformed_configurations(place, kind, value, key):
+    config = copy.deepcopy(BASE)
+    *parents, last = place
+    where = config
+    for parent in parents:
+        where = where[parent]
+    if kind == "drop":
+        del where[last]
+    elif kind == "add" and isinstance(where[last], dict):
+        where[last][key] = value
+    else:
+        where[last] = value
+
+    def use() -> None:
+        validate(config, SCHEMA)
+        Plan(config).files()
+
+    before = sorted(Path("results").rglob("*"))
+    refused(use)
+    assert sorted(Path("results").rglob("*")) == before
