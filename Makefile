@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: run test lint help clean
+.PHONY: run test test-slurm lint help clean
 
 help:
 	@echo "make run    install into .venv, run the whole workflow on the embedded data, say where the report is"
 	@echo "make test   install, then run every test"
+	@echo "make test-slurm   install, then run the workflow on a Slurm of one node (root; Debian's slurm-wlm and munge)"
 	@echo "make lint   install, then check style, format and the workflow's own lint"
 	@echo "make clean  remove .venv (results stay)"
 
@@ -24,6 +25,9 @@ run: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-slurm: .venv/.installed
+	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

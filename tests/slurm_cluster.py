@@ -1,0 +1,153 @@
+"""A Slurm of one node on this machine, with stand-ins for GPUs: for tests of the workflow on a cluster.
+
+It takes root and Debian's slurm-wlm and munge. By hand, for a look around:
+
+    python tests/slurm_cluster.py squeue      # or any other command, with that cluster as its own
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "runuser")
+
+CONFIGURATION = """
+ClusterName=loopback
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+GresTypes=gpu
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmdTimeout=20
+ReturnToService=2
+KillWait=10
+# Without accounting, a job is only known while the controller remembers it.
+MinJobAge=300
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str | None:
+    """Return why there can be no such cluster here, or None if there can."""
+    if os.geteuid() != 0:
+        return "Slurm's daemons want root"
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    return f"{', '.join(absent)} not found; Debian's slurm-wlm and munge have them" if absent else None
+
+
+class Cluster:
+    """The daemons of one cluster; `environment` leads Slurm's commands to it."""
+
+    def __init__(self, folder: Path, gpus: int = 2) -> None:
+        self.folder = folder
+        self.processes: dict[str, subprocess.Popen] = {}
+        for name in ("state", "spool", "munge"):
+            (folder / name).mkdir()
+        host = socket.gethostname().split(".")[0]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        ports = dict(zip(("controller", "node"), _free_ports(2), strict=True))
+        options = {"host": host, "memory": memory, "folder": folder, "cpus": os.cpu_count(), "gpus": gpus}
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(**options, **ports))
+        # Devices that open, and are no GPUs.
+        stand_ins = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"][:gpus]
+        (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in stand_ins))
+        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+
+    def start(self) -> None:
+        """Start all daemons and wait until the node takes jobs; RuntimeError if it does not in a minute."""
+        munge = self.folder / "munge"
+        (munge / "key").write_bytes(os.urandom(128))
+        (munge / "key").chmod(0o400)
+        shutil.chown(munge, "munge", "munge")
+        shutil.chown(munge / "key", "munge", "munge")
+        # munged looks after the safety of all folders above its socket.
+        munged = ["munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={munge}/key"]
+        munged += [f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"]
+        self._run("munged", "runuser", "-u", "munge", "--", *munged)
+        self._run("slurmctld", "slurmctld", "-D")
+        self.start_node()
+        deadline = time.monotonic() + 60
+        while "idle" not in self.call("sinfo", "--noheader", "--format=%T"):
+            if time.monotonic() > deadline:
+                logs = {name: (self.folder / f"{name}.log").read_text()[-1500:] for name in self.processes}
+                raise RuntimeError(f"the cluster did not come up: {logs}")
+            time.sleep(0.5)
+
+    def start_node(self) -> None:
+        """Start the node's daemon, anew if it was killed."""
+        self._run("slurmd", "slurmd", "-D")
+
+    def kill_node(self) -> None:
+        """Kill the node's daemon, as a crash would; jobs go on."""
+        self.processes["slurmd"].kill()
+        self.processes["slurmd"].wait()
+
+    def call(self, *command: str) -> str:
+        """Run one of Slurm's commands; return what it printed."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return done.stdout
+
+    def stop(self) -> None:
+        """End all jobs and daemons."""
+        self.call("scancel", "--user", "root")
+        time.sleep(1)
+        for process in reversed(self.processes.values()):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            process.kill()
+
+    def _run(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+
+@contextlib.contextmanager
+def cluster(gpus: int = 2) -> Iterator[Cluster]:
+    """Have a cluster while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as name:
+        Path(name).chmod(0o755)  # munged is another user
+        made = Cluster(Path(name), gpus)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+if __name__ == "__main__":
+    if reason := missing():
+        sys.exit(f"no cluster here: {reason}")
+    with cluster() as running:
+        sys.exit(subprocess.run(sys.argv[1:], env=running.environment, check=False).returncode)
