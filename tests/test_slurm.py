@@ -1,6 +1,6 @@
 """The workflow on a real Slurm, on this machine: what is cancelled is retried, the artifacts are the same.
 
-    make test-slurm
+make test-slurm
 """
 
 import importlib.util

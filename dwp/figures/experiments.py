@@ -93,9 +93,8 @@ def by_step(
         # What a hardly trained network scores would squeeze everything after it.
         trained = panel[panel["step"] >= 0.1 * panel["step"].max()] if metric != "kl" else panel
         ax.set_xlim(left=0)
-        plotting.limit(
-            ax, [trained["mean"] - trained["std"].fillna(0), trained["mean"] + trained["std"].fillna(0)]
-        )
+        bands = [trained["mean"] + sign * trained["std"].fillna(0) for sign in (-1, 1)]
+        plotting.limit(ax, [*bands, published["value"]])
         at = f"{axis} = {plotting.number(setting)}" if len(settings) > 1 else ""
         plotting.label(ax, style, x="training step", y=plotting.name(metric), title=at)
     at = f", {axis} = {plotting.number(settings[0])}" if len(settings) == 1 else ""
