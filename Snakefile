@@ -57,7 +57,7 @@ rule all:
 
 
 onerror:
-    if "SIGKILL" in Path(log).read_text():
+    if any("SIGKILL" in Path(file).read_text() for file in log):
         print("A job was killed from outside (SIGKILL), as happens when memory runs out: let fewer jobs run")
         print("at a time (--cores, --jobs), or give each more. Finished work is kept; start again to go on.")
 

@@ -164,7 +164,7 @@ def dots(ax: Axes, summary: pd.DataFrame, paper: pd.DataFrame, look: dict[str, d
 
 def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
     """Fit the vertical axis to these values, on a log scale if allowed and they span more than 30-fold."""
-    values = pd.concat([*values, pd.Series(dtype=float)])
+    values = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
     values = values[np.isfinite(values)]
     if not len(values) or values.min() == values.max():
         return
