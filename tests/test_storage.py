@@ -104,7 +104,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(smoke_run, 
     done = in_namespace(script)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
-    assert "csv cannot be written: No space left on device; free some space" in output
+    assert " cannot be written: No space left on device; free some space and run again" in output
     (run / "results").rmdir()
     (run / "kept").rename(run / "results")
     assert chaos.artifacts(run) == chaos.artifacts(smoke_run)
