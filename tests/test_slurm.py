@@ -4,7 +4,6 @@ make test-slurm
 """
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from conftest import ROOT
 # What an accounting database would tell; and what this node has, in place of the profile's two lines.
 WORDS = ["--slurm-no-account", "--slurm-status-command", "squeue"]
 WORDS += ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"]
-WORDS += ["--default-resources", "slurm_partition=gpu", "mem_mb=1500", "runtime=30"]
+WORDS += ["--default-resources", "slurm_partition=gpu"]
 SECONDS = 1200
 
 
@@ -86,17 +85,19 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
         job, log = run.until(run.training)
         cluster.call("scancel", job)
         run.until(lambda: "Trying to restart job" in run.output())
+        # What an administrator does, or a job of higher priority.
+        preempted, other_log = run.until(run.training)
+        cluster.call("scontrol", "requeue", preempted)
         # The node's daemon crashes with jobs on it, and comes back.
         cluster.kill_node()
         time.sleep(30)
         cluster.start_node()
         assert run.end() == 0, run.output()[-5000:]
     assert "resumed at step" in log.read_text()
+    assert "resumed at step" in other_log.read_text()
     assert chaos.artifacts(tmp_path) == chaos.artifacts(smoke_run)
     # Stand-ins for GPUs were given to what trains, no CUDA answers there, and the jobs say so.
     assert "on cpu" in log.read_text()
-    for manifest in tmp_path.glob("results/*/*/*.manifest.json"):
-        assert json.loads(manifest.read_text())["device"] == "cpu"
 
 
 def test_only_what_trains_asks_for_gpus():

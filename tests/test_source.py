@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dwp import kernels, metrics
+from dwp import kernel_files, metrics
 from dwp.bayes import predict
 from dwp.checkpoints import Checkpoint
 from dwp.data import Dataset
@@ -101,7 +101,7 @@ def test_what_a_shard_holds(dataset, shard):
 
 def test_kernels_of_a_shard_are_collected_by_net(tmp_path, shard):
     save_file(shard[0], tmp_path / "nets.safetensors")
-    batches = list(kernels.read(tmp_path / "nets.safetensors", 5))
+    batches = list(kernel_files.read(tmp_path / "nets.safetensors", 5))
     assert [(batch.net, batch.layer, len(batch.kernels)) for batch in batches] == [
         (net, "conv2", 12) for net in range(3)
     ]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dwp import stopping
 from dwp.checkpoints import Checkpoint
-from dwp.devices import autocast, choose_device, choose_precision
+from dwp.devices import autocast
 from dwp.errors import InputError
 from dwp.stopping import Stopped
 from dwp.training import Progress, Schedule, fit
@@ -401,34 +401,7 @@ def test_numbers_gone_wrong_are_named(value, term, name):
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("tpu", "'tpu' is not known"), ("cuda", "'cuda' was asked for, but none answers"), ("mps", "'mps' was")],
-)
-def test_devices_that_do_not_answer_are_refused(monkeypatch, name, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(InputError, match=message):
-        choose_device(name)
-
-
-@pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
-def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
-    assert choose_device("auto") == torch.device(expected)
-    assert choose_device("cpu") == CPU
-
-
-def test_precision(monkeypatch):
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda native=native: native)
-        assert choose_precision("auto", CPU) == expected
-    assert choose_precision("float32", CPU) == torch.float32
-    assert choose_precision("bfloat16", CPU) == torch.bfloat16
-    for name in ("float16", "double", "float64"):
-        with pytest.raises(InputError, match=f"precision: '{name}' is not known"):
-            choose_precision(name, CPU)
+def test_an_unknown_precision_is_refused():
     with pytest.raises(InputError, match="'half' is not known"):
         fit(Point(1.0), lambda _: 0, (torch.zeros(2),), Schedule(lr=1, steps=1, precision="half"), seed=0)
 

@@ -13,8 +13,8 @@ rule data:
         "../../envs/dwp.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         spec=lambda wildcards: plan.spec(wildcards.version),
     script:

@@ -16,8 +16,8 @@ rule prior:
         "../../envs/dwp.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         spec=lambda wildcards: plan.spec(wildcards.version),
     script:

@@ -23,8 +23,8 @@ rule report:
         "../../envs/dwp.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         spec=plan.report.spec,
     script:

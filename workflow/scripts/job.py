@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -31,7 +32,6 @@ class Job:
     Attributes:
         params: the parameters of the artifact's version.
         input, output, wildcards, config: Snakemake's own.
-        device: the device to work on.
     """
 
     def __init__(self, snakemake: object) -> None:
@@ -64,17 +64,23 @@ class Job:
         torch.set_num_threads(self._snakemake.threads)
         try:
             self._read = {str(file): checked_sha256(file) for file in self.input}
-            self.device = choose_device(self.config["device"])
         except InputError as error:
             self._refuse(error)
-        logger.info(
-            "%s/%s on %s, %d threads",
-            self.spec["stage"],
-            self.spec["version"],
-            self.device,
-            torch.get_num_threads(),
-        )
+        stage, version = self.spec["stage"], self.spec["version"]
+        logger.info("%s/%s, %d threads", stage, version, torch.get_num_threads())
         return self
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Return the device to work on, chosen when it is first asked for: some jobs need none.
+
+        Raises:
+            InputError: the device that the configuration insists on does not answer.
+        """
+        device = choose_device(self.config["device"])
+        self._facts["device"] = str(device)
+        logger.info("on %s", device)
+        return device
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint beside the outputs, where Snakemake does not delete it before a rerun."""
@@ -101,7 +107,8 @@ class Job:
             self._refuse(error)
         if error is not None and out_of_memory(error):
             advice = "take a smaller batch, or a machine with more; finished work is kept"
-            self._refuse(MemoryError(f"out of memory on {self.device}: {advice} ({error})"))
+            place = self._facts.get("device", "cpu")
+            self._refuse(MemoryError(f"out of memory on {place}: {advice} ({error})"))
         if isinstance(error, stopping.Stopped):
             logger.warning("%s; started again, it goes on from there", error)
             sys.exit(128 + signal.SIGTERM)
@@ -110,7 +117,7 @@ class Job:
             return
         seconds = time.perf_counter() - self._began
         files = [file for file in self.output if file != self.output.manifest]
-        self._facts |= {"read": self._read, "device": str(self.device), "seconds": round(seconds, 3)}
+        self._facts |= {"read": self._read, "seconds": round(seconds, 3)}
         try:
             write_manifest(self.output.manifest, self.spec, files, **self._facts)
         except StorageError as full:

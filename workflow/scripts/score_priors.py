@@ -12,8 +12,8 @@ def main(job: Job) -> None:
     params, size = job.params, int(job.wildcards.size)
     priors = collection(job.input.get("priors", []), params["priors"], [size])
     found = scores.score(
-        {name: sizes[size].to(job.device) for name, sizes in priors.items()},
-        scores.held_out(kernels.load(job.input.kernels, "test"), params["kernels"]).to(job.device),
+        {name: sizes[size] for name, sizes in priors.items()},
+        scores.held_out(kernels.load(job.input.kernels, "test"), params["kernels"]),
         params["samples"],
     )
     with whole(job.output.scores) as temporary:

@@ -1,0 +1,34 @@
+"""Weights of small networks, and stores of their kernels, for tests."""
+
+import h5py
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+LAYERS = {"features.conv1.weight": (6, 1, 7, 7), "conv2.weight": (5, 6, 3, 3), "conv3.weight": (4, 5, 3, 3)}
+
+
+def net(seed):
+    """The weights of one network, with other layers than convolutions among them."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in LAYERS.items()}
+    return weights | {"conv2.bias": torch.zeros(5), "classifier.weight": torch.ones(10, 3)}
+
+
+def write_nets(path, seeds):
+    save_file({f"{seed}/{name}": tensor for seed in seeds for name, tensor in net(seed).items()}, path)
+    return path
+
+
+def read_store(path):
+    with h5py.File(path) as store:
+        return {
+            f"{split}/{name}": data[:] for split in ("train", "test") for name, data in store[split].items()
+        }
+
+
+def assert_same_stores(one, other):
+    one, other = read_store(one), read_store(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)

@@ -1,0 +1,110 @@
+"""Devices and precision: which is chosen, how jobs spread over several GPUs, what is refused."""
+
+import subprocess
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dwp import devices
+from dwp.devices import choose_device, choose_precision
+from dwp.errors import InputError
+
+CPU = torch.device("cpu")
+
+# Takes a place, says which, and keeps it until it is told to end.
+JOB = """
+import sys; from pathlib import Path; from dwp.devices import take_place
+print(take_place(sys.argv[2:], Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Start a process that takes a place on one of some GPUs; return it and the place."""
+    running = []
+
+    def start(*names):
+        process = subprocess.Popen(
+            [sys.executable, "-c", JOB, str(tmp_path / "places"), *names],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        return process, int(process.stdout.readline())
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_jobs_spread_over_gpus_and_leave_room_when_they_die(job):
+    names = ("one", "two", "three")
+    jobs = [job(*names) for _ in range(7)]
+    assert Counter(place for _, place in jobs) == {0: 3, 1: 2, 2: 2}
+    # One that was killed holds nothing.
+    for process, place in jobs:
+        if place == 2:
+            process.kill()
+            process.wait()
+    assert [job(*names)[1] for _ in range(3)] == [2, 2, 1]
+
+
+def test_processes_that_see_different_gpus_count_the_same_jobs(job):
+    assert [job("one", "two")[1] for _ in range(2)] == [0, 1]
+    assert job("two", "three")[1] == 1
+    assert job("three", "four")[1] == 1
+
+
+def test_of_several_gpus_the_least_used_becomes_current(monkeypatch, tmp_path):
+    current = []
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}")
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [choose_device(name) for name in ("cuda", "auto")] == [
+        torch.device("cuda", 0),
+        torch.device("cuda", 1),
+    ]
+    assert current == [0, 1]
+    # With a single one there is nothing to choose.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tpu", "'tpu' is not known"), ("cuda", "'cuda' was asked for, but none answers"), ("mps", "'mps' was")],
+)
+def test_devices_that_do_not_answer_are_refused(monkeypatch, name, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert choose_device("auto") == torch.device(expected)
+    assert choose_device("cpu") == CPU
+
+
+def test_precision(monkeypatch):
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda native=native: native)
+        assert choose_precision("auto", CPU) == expected
+    assert choose_precision("float32", CPU) == torch.float32
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    for name in ("float16", "double", "float64"):
+        with pytest.raises(InputError, match=f"precision: '{name}' is not known"):
+            choose_precision(name, CPU)
