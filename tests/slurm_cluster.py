@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Where Slurm looks of itself: the plugin takes the variable that says otherwise from its jobs.
+CONFIGURED = Path("/etc/slurm")
+FILES = ("slurm.conf", "gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "runuser")
 
 CONFIGURATION = """
@@ -53,11 +56,15 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "Slurm's daemons want root"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"{', '.join(absent)} not found; Debian's slurm-wlm and munge have them" if absent else None
+    if absent:
+        return f"{', '.join(absent)} not found; Debian's slurm-wlm and munge have them"
+    if (CONFIGURED / "slurm.conf").exists():
+        return f"this machine is part of a cluster already: {CONFIGURED / 'slurm.conf'}"
+    return None
 
 
 class Cluster:
-    """The daemons of one cluster; `environment` leads Slurm's commands to it."""
+    """The daemons of one cluster, the only one of this machine while it lives."""
 
     def __init__(self, folder: Path, gpus: int = 2) -> None:
         self.folder = folder
@@ -72,10 +79,13 @@ class Cluster:
         # Devices that open, and are no GPUs.
         stand_ins = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"][:gpus]
         (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in stand_ins))
-        self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
         """Start all daemons and wait until the node takes jobs; RuntimeError if it does not in a minute."""
+        CONFIGURED.mkdir(exist_ok=True)
+        for name in FILES:
+            (CONFIGURED / name).unlink(missing_ok=True)  # of a run that was killed: it leads nowhere
+            (CONFIGURED / name).symlink_to(self.folder / name)
         munge = self.folder / "munge"
         (munge / "key").write_bytes(os.urandom(128))
         (munge / "key").chmod(0o400)
@@ -105,8 +115,7 @@ class Cluster:
 
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands; return what it printed."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-        return done.stdout
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def stop(self) -> None:
         """End all jobs and daemons."""
@@ -117,12 +126,12 @@ class Cluster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(15)
             process.kill()
+        for name in FILES:
+            (CONFIGURED / name).unlink(missing_ok=True)
 
     def _run(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-            )
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
 @contextlib.contextmanager
@@ -149,5 +158,5 @@ def _free_ports(count: int) -> list[int]:
 if __name__ == "__main__":
     if reason := missing():
         sys.exit(f"no cluster here: {reason}")
-    with cluster() as running:
-        sys.exit(subprocess.run(sys.argv[1:], env=running.environment, check=False).returncode)
+    with cluster():
+        sys.exit(subprocess.run(sys.argv[1:], check=False).returncode)

@@ -145,7 +145,7 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
             values.append(line["value"].iloc[len(line) // 20 :])
             if held and (name, size) in chosen.index:
                 kept = line[line["step"] == chosen[name, size]]
-                ax.plot(kept["step"], kept["value"], "o", color=look[name]["color"])
+                ax.plot(kept["step"], kept["value"], "o", color=look[name]["color"], mec="white", ms=9)
         for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
             ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
             values.append(pd.Series([line.value]))
