@@ -1,9 +1,10 @@
 """Kernels of trained networks: prune the near-zero ones, split, store.
 
-Everything streams: the kernels of one network (or one chunk of an array) are in
-memory at a time, beside one float32 norm per kernel.
+Everything streams: the kernels of one layer of one network (or one chunk of an array) are
+in memory at a time; the norms of all are in a temporary file.
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from dwp.files import reserve, whole
 from dwp.kernel_files import Batch, read
 
 HISTOGRAM_BINS = 100
+NORMS = 1_000_000  # in memory at a time
 RULES = ("otsu", "valley")
+SPLITS = ("train", "test")
 
 
 def norms(kernels: np.ndarray) -> np.ndarray:
@@ -35,9 +38,17 @@ def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if top == 0:
         raise InputError("kernels: every kernel is zero; there is nothing to keep")
     low, high = np.log10(top) - 1, np.log10(top)
-    # Clipped after the logarithm, so that rounding puts none outside the range.
-    logs = np.clip(np.log10(np.maximum(values, top / 100, dtype=np.float64)), low, high)
-    return np.histogram(logs, HISTOGRAM_BINS, range=(low, high))
+    edges = np.histogram_bin_edges([], HISTOGRAM_BINS, range=(low, high))
+    counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
+    for part in _parts(values):
+        # Clipped after the logarithm, so that rounding puts none outside the range.
+        logs = np.clip(np.log10(np.maximum(part, top / 100, dtype=np.float64)), low, high)
+        counts += np.histogram(logs, edges)[0]
+    return counts, edges
+
+
+def _parts(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[first : first + NORMS] for first in range(0, len(values), NORMS))
 
 
 def choose_threshold(values: np.ndarray, rule: str | float) -> float:
@@ -111,47 +122,53 @@ def collect(
         for number, path in enumerate(files):
             yield from read(path, size, number)
 
-    values = [norms(batch.kernels) for batch in batches()]
-    if not values:
-        raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
-    values = np.concatenate(values)
-    chosen = choose_threshold(values, threshold)
-    kept = int((values >= chosen).sum())
-    if kept < 2:
-        raise InputError(
-            f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
-            f"(largest norm {values.max():g}); give a smaller number"
-        )
-    layers: dict[str, int] = {}
-    with whole(output) as temporary, _create(temporary, kept, size) as store:
-        groups = {name: _create_group(store, name, size) for name in ("train", "test")}
+    with whole(output) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as scratch:
         for batch in batches():
-            layer = layers.setdefault(batch.layer, len(layers))
-            norm = norms(batch.kernels)
-            index = np.arange(len(norm)) + batch.first
-            lot = np.random.default_rng([seed, batch.net, layer, batch.first]).random(len(norm))
-            for name, mine in (("test", lot < test_fraction), ("train", lot >= test_fraction)):
-                keep = mine & (norm >= chosen)
-                origin = {"net": np.full(keep.sum(), batch.net), "layer": np.full(keep.sum(), layer)}
-                origin |= {"out": index[keep] // batch.inputs, "in": index[keep] % batch.inputs}
-                _append(groups[name], {"kernels": batch.kernels[keep], "norm": norm[keep], **origin})
-        counts, edges = log_histogram(values)
-        store["histogram/counts"], store["histogram/log10_edges"] = counts, edges
-        store.attrs.update(
-            kernel_size=size,
-            threshold=chosen,
-            rule=str(threshold),
-            before=len(values),
-            after=kept,
-            layers=list(layers),
-        )
-        sizes = {name: len(group["norm"]) for name, group in groups.items()}
+            scratch.write(norms(batch.kernels).data)
+        scratch.flush()
+        if not scratch.tell():
+            raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
+        values = np.memmap(scratch, np.float32, "r")
+        chosen = choose_threshold(values, threshold)
+        kept = sum(int((part >= chosen).sum()) for part in _parts(values))
+        if kept < 2:
+            raise InputError(
+                f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
+                f"(largest norm {values.max():g}); give a smaller number"
+            )
+        with _create(temporary, kept, size) as store:
+            store.attrs.update(
+                kernel_size=size, threshold=chosen, rule=str(threshold), before=len(values), after=kept
+            )
+            _fill(store, batches(), chosen, test_fraction, seed)
+            counts, edges = log_histogram(values)
+            store["histogram/counts"], store["histogram/log10_edges"] = counts, edges
+            sizes = {name: len(store[name]["norm"]) for name in SPLITS}
         if not all(sizes.values()):
             raise InputError(
                 f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
                 f"{sizes['test']} for testing; neither may be empty"
             )
     return {"threshold": chosen, "before": len(values), "after": kept, **sizes}
+
+
+def _fill(
+    store: h5py.File, batches: Iterable[Batch], threshold: float, test_fraction: float, seed: int
+) -> None:
+    """Write the kernels that are kept into the groups of a store, and the names of their layers."""
+    layers: dict[str, int] = {}
+    groups = {name: _create_group(store, name, store.attrs["kernel_size"]) for name in SPLITS}
+    for batch in batches:
+        layer = layers.setdefault(batch.layer, len(layers))
+        norm = norms(batch.kernels)
+        index = np.arange(len(norm)) + batch.first
+        lot = np.random.default_rng([seed, batch.net, layer, batch.first]).random(len(norm))
+        for name, mine in zip(SPLITS, (lot >= test_fraction, lot < test_fraction), strict=True):
+            keep = mine & (norm >= threshold)
+            origin = {"net": np.full(keep.sum(), batch.net), "layer": np.full(keep.sum(), layer)}
+            origin |= {"out": index[keep] // batch.inputs, "in": index[keep] % batch.inputs}
+            _append(groups[name], {"kernels": batch.kernels[keep], "norm": norm[keep], **origin})
+    store.attrs["layers"] = list(layers)
 
 
 def load(path: str | Path, split: str) -> Tensor:

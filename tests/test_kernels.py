@@ -1,6 +1,7 @@
 """Kernels: thresholds, the store, refusals."""
 
 import time
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from kernel_samples import assert_same_stores, net, read_store, write_nets
 from safetensors.torch import save_file
 
-from dwp import kernels
+from dwp import kernel_files, kernels
 from dwp.errors import InputError
 
 # Thresholds
@@ -239,3 +240,17 @@ def test_layers_without_kernels_count_for_nothing(tmp_path):
     save_file({"conv.weight": torch.zeros(0, 1, 3, 3)}, tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="there is no 3×3 kernel"):
         kernels.collect([tmp_path / "net.safetensors"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+
+
+def test_memory_does_not_grow_with_kernels(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_files, "CHUNK", 1000)
+    monkeypatch.setattr(kernels, "NORMS", 1000)
+    generator, peaks = np.random.default_rng(0), []
+    for count in (5_000, 5_000, 80_000):  # the first pays for imports and caches
+        np.save(tmp_path / "k.npy", generator.normal(size=(count, 3, 3)).astype(np.float32))
+        tracemalloc.start()
+        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=4.5, test_fraction=0.3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Norms of 75,000 more kernels alone would be 300 kB.
+    assert peaks[2] - peaks[1] < 150_000
