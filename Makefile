@@ -24,7 +24,7 @@ run: .venv/.installed
 	@echo "The report, in one page: results/report.html   Its files: results/latest/report"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(OPTIONS)
 
 test-slurm: .venv/.installed
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py

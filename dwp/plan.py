@@ -30,10 +30,14 @@ class Plan(Artifacts):
             "style": self.config["report"],
             "source": self.config["data"]["source"] if self.trains_source else "",
             "target": self.config["data"]["target"],
-            # In order, and by name alone: their versions are among the inputs.
-            "files": {
-                kind: [Path(file).name for file in files] for kind, files in self.report_inputs().items()
-            },
+            # What is shown, in order; the versions are among the inputs.
+            "nets": [self.config["source"][key] for key in ("nets", "shard")] if self.trains_source else [],
+            "priors": [[name, *sizes] for name, sizes in self.priors.items()],
+            "experiments": [
+                [name, list(settings["methods"]), settings[experiments.find(name).AXIS]]
+                + [settings[key] for key in ("seeds", "shard")]
+                for name, settings in self.config["experiments"].items()
+            ],
         }
         return Artifact("report", params, inputs, (SCRIPTS / "make_report.py",))
 

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        **plan.report_inputs(),
+        unpack(lambda wildcards: plan.report_inputs()),
     output:
         [
             report(
@@ -26,6 +26,6 @@ rule report:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        spec=plan.report.spec,
+        spec=lambda wildcards: plan.report.spec,
     script:
         "../scripts/make_report.py"
