@@ -1,6 +1,7 @@
 """How long people wait before anything happens: `snakemake -n` with many cells, and `import dwp`.
 
     python benchmarks/startup.py --cells 2000
+    python benchmarks/startup.py --cells 100000 --shard 100
 
 The cells' files are empty, made by hand and recorded by `snakemake --touch`; nothing is trained.
 """
@@ -33,8 +34,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--cells", type=int, default=2000, help="jobs of few_shot, a seed each (default: 2000)"
+        "--cells",
+        type=int,
+        default=2000,
+        help="seeds of few_shot, methods and settings together (default: 2000)",
     )
+    parser.add_argument("--shard", type=int, default=1, help="seeds in one job (default: 1)")
     parser.add_argument("--repeats", type=int, default=3, help="dry runs to time (default: 3)")
     options = parser.parse_args()
 
@@ -44,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder, "cells.yaml")
         seeds = options.cells // (METHODS * SETTINGS)
-        overlay.write_text(f"experiments: {{few_shot: {{seeds: {seeds}, shard: 1}}}}\n")
+        overlay.write_text(f"experiments: {{few_shot: {{seeds: {seeds}, shard: {options.shard}}}}}\n")
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
         command += ["--directory", folder, "--configfile", str(ROOT / "config" / "smoke.yaml"), str(overlay)]
 

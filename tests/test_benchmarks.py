@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import baseline, published, scaling, timing, works
+from benchmarks import baseline, levers, published, scaling, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
 from dwp import bayes, objectives
 from dwp.init import start
+from dwp.priors._pixel import ToPixel
 from dwp.priors.vae import VAE
+from dwp.stochastic import Noise
 from dwp.training import Schedule, fit
 
 WORDS = ["--tiny", "--repeats", "1", "--device", "cpu", "--threads", "1"]
@@ -240,3 +242,44 @@ def test_flops_of_a_known_product():
     x = torch.randn(10, 30)
     found = scaling.flops(lambda: functional.mse_loss(layer(x), torch.zeros(10, 20)).backward())
     assert found == 2 * 2 * 10 * 30 * 20  # forward, and the gradient of the weight
+
+
+def test_levers_can_be_taken_away_and_change_no_result(material, monkeypatch):
+    image = material.target.images("test", material.device)[:5]
+    kept = material.few_shot(None).start()
+    for lever in levers.LEVERS:
+        with lever.away():
+            model = material.few_shot(None).start()
+            torch.testing.assert_close(model(image), kept(image), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_taken_away_is_away(material):
+    def kinds():
+        return [type(module).__name__ for module in material.few_shot(None).start()]
+
+    there = kinds()
+    assert there.index("MaxPool2d") < there.index("LeakyReLU")
+    assert "Crop" in there
+    away = {lever.title: lever.away for lever in levers.LEVERS}
+    with away["pooling before the activation"]():
+        assert kinds().index("MaxPool2d") > kinds().index("LeakyReLU")
+    with away["only the pixels that reach the end"]():
+        assert "Crop" not in kinds()
+    with away["channels-last"]():
+        assert material.few_shot(None).start().conv2.weight.is_contiguous()
+    with away["convolutions of one pixel as products"]():
+        assert ToPixel.forward is torch.nn.Conv2d.forward
+    with away["fused Adam"]():
+        assert not torch.optim.Adam([torch.zeros(1)], lr=1.0, fused=True).defaults["fused"]
+    with away["weights sampled once for all images"]():
+        model = material.bayesian()
+        with bayes._predicting(model, Noise.WEIGHTS):
+            assert {layer.noise for layer in bayes.bayesian_layers(model)} == {Noise.OUTPUTS}
+    assert kinds() == there
+
+
+def test_levers_print_every_row(capsys):
+    levers.main(WORDS)
+    lines = capsys.readouterr().out.splitlines()
+    for lever in levers.LEVERS:
+        assert sum(line.startswith(f"| {lever.title} |") for line in lines) == len(lever.works)

@@ -1,0 +1,170 @@
+"""What each lever gains: our works as they are, against the same with one lever taken away, in turns.
+
+    python -m benchmarks.levers --data-root ~/data --threads 2
+
+A lever is taken away by putting what the published recipe does in its place, in this process alone.
+A ratio is the median of the ratios of the turns, in brackets the least and the largest; above 1 the
+lever pays. What two levers gain together is not the product of both.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import baseline
+from benchmarks.material import Material
+from benchmarks.published import parser_of, prepare, row, spread
+from benchmarks.timing import Spread, in_turns
+from benchmarks.works import WORKS
+from dwp import bayes, init, networks, training
+from dwp.devices import choose_precision
+from dwp.errors import InputError
+from dwp.priors._pixel import FromPixel, ToPixel
+from dwp.stochastic import Noise
+
+STEPS = ("source", "step")
+Away = Callable[[], contextlib.AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Lever:
+    """What is done, in which works (of `WORKS`), and a context in which it is not."""
+
+    title: str
+    works: tuple[str, ...]
+    away: Away
+
+
+@contextlib.contextmanager
+def plain_adam() -> Iterator[None]:
+    """Take PyTorch's own choice of an implementation of Adam."""
+    adam = torch.optim.Adam
+    with patch.object(torch.optim, "Adam", lambda parameters, lr, fused: adam(parameters, lr=lr)):
+        yield
+
+
+@contextlib.contextmanager
+def built_otherwise(change: Callable[[nn.Sequential], nn.Sequential], **options: object) -> Iterator[None]:
+    """Change every network after it was built, or build it with other options."""
+    build = networks.build
+
+    def changed(*arguments: object) -> nn.Module:
+        return change(build(*arguments, **options))
+
+    with patch.object(init.start, "__kwdefaults__", {**init.start.__kwdefaults__, "build": changed}):
+        yield
+
+
+def activation_first(model: nn.Sequential) -> nn.Sequential:
+    """Swap each pooling with the activation that follows it."""
+    names = list(dict(model.named_children()))
+    for name in names:
+        if name.startswith("pool"):
+            activation = name.replace("pool", "activation")
+            pooling, after = model.get_submodule(name), model.get_submodule(activation)
+            model.set_submodule(name, after)
+            model.set_submodule(activation, pooling)
+    return model
+
+
+@contextlib.contextmanager
+def convolved_pixels() -> Iterator[None]:
+    """Leave the convolutions of one-pixel maps to PyTorch's convolutions."""
+    with (
+        patch.object(ToPixel, "forward", nn.Conv2d.forward),
+        patch.object(FromPixel, "forward", nn.ConvTranspose2d.forward),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def noise_for_each_image() -> Iterator[None]:
+    """Draw the noise of every image's outputs at test, instead of one sample of the weights for all."""
+    predicting = bayes._predicting
+
+    def noisy(model: nn.Module, noise: Noise) -> contextlib.AbstractContextManager:
+        return predicting(model, Noise.OUTPUTS if noise is Noise.WEIGHTS else noise)
+
+    with patch.object(bayes, "_predicting", noisy):
+        yield
+
+
+@contextlib.contextmanager
+def transformed_images() -> Iterator[None]:
+    """Make every image of a minibatch anew from its bytes, by an image object and a transform."""
+    minibatch = training._minibatch
+
+    def transformed(data: tuple[Tensor, ...], *arguments: object) -> tuple[Tensor, ...]:
+        images, labels = minibatch(data, *arguments)
+        each = baseline.Images((images * 255).round().byte(), labels)
+        return torch.stack([each[index][0] for index in range(len(each))]).to(images.device), labels
+
+    with patch.object(training, "_minibatch", transformed):
+        yield
+
+
+def contiguous() -> contextlib.AbstractContextManager:
+    """Keep images and weights in PyTorch's default order."""
+    return patch.object(torch, "channels_last", torch.contiguous_format)
+
+
+LEVERS = (
+    Lever("images as tensors in memory", ("source",), transformed_images),
+    Lever("channels-last", (*STEPS, "evaluation"), contiguous),
+    Lever(
+        "noise in the order of memory", ("step",), lambda: patch.object(bayes, "noise_like", torch.randn_like)
+    ),
+    Lever("pooling before the activation", (*STEPS, "evaluation"), lambda: built_otherwise(activation_first)),
+    Lever(
+        "only the pixels that reach the end",
+        (*STEPS, "evaluation"),
+        lambda: built_otherwise(lambda m: m, crop=False),
+    ),
+    Lever("convolutions of one pixel as products", ("vae7", "vae5", "step"), convolved_pixels),
+    Lever("fused Adam", ("source", "vae7", "vae5", "step"), plain_adam),
+    Lever("weights sampled once for all images", ("evaluation",), noise_for_each_image),
+)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print the table."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each work (default: 5)")
+    arguments = parser.parse_args(words)
+    try:
+        material, header = prepare(arguments)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(header), "", row(["lever", "work", "times"]), row(["---"] * 3), sep="\n", flush=True)
+    for lever in LEVERS:
+        for work in lever.works:
+            found = gain(work, material, material, lever.away, arguments.repeats)
+            print(row([lever.title, WORKS[work].title, spread(found)]), flush=True)
+    if choose_precision(material.precision, material.device) == torch.bfloat16:
+        exact = Material(replace(material.options, precision="float32"))
+        for work in (*STEPS, "vae7", "vae5", "evaluation"):
+            found = gain(work, material, exact, contextlib.nullcontext, arguments.repeats)
+            print(row(["bfloat16", WORKS[work].title, spread(found)]), flush=True)
+
+
+def gain(work: str, material: Material, other: Material, away: Away, repeats: int) -> dict[str, float]:
+    """Return how many times longer a work takes on the other material and without a lever."""
+    call, _ = WORKS[work].ours(material)
+    with away():
+        slow, _ = WORKS[work].ours(other)
+
+    def without() -> None:
+        with away():
+            slow()
+
+    ours, theirs = in_turns((call, without), repeats, material.device)
+    return Spread.of([there / here for here, there in zip(ours, theirs, strict=True)]).__dict__
+
+
+if __name__ == "__main__":
+    main()
