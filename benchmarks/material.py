@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dwp import bayes, data, experiments
+from dwp import bayes, data, experiments, networks
 from dwp.data.dataset import Dataset
 from dwp.devices import choose_device
 from dwp.errors import InputError
@@ -77,6 +77,8 @@ class Options:
 
 class Material:
     """Data, networks and priors for the works, made when first asked for."""
+
+    build = staticmethod(networks.build)
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -164,7 +166,7 @@ class Material:
 
     def bayesian(self) -> nn.Module:
         """Return the few-shot network with its own copies of the priors, as `few_shot.run` makes it."""
-        model = self.few_shot(None).start()
+        model = self.few_shot(None).start(build=self.build)
         priors = {size: deepcopy(prior).to(self.device) for size, prior in self.priors.items()}
         for prior in priors.values():
             prior.reverse_model().requires_grad_(True)

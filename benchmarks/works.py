@@ -48,7 +48,8 @@ class Work:
 def ours_source(m: Material) -> tuple[Call, float]:
     amount = m.sizes.source_batch * m.sizes.source_steps
     images, labels = m.source.images("train", m.device)[:amount], m.source.labels("train", m.device)[:amount]
-    model = start(network(*m.sizes.source), m.source.image_shape, m.source.classes, SEED).to(m.device)
+    described = network(*m.sizes.source), m.source.image_shape, m.source.classes
+    model = start(*described, SEED, build=m.build).to(m.device)
     schedule = Schedule(lr=LR, epochs=1, batch=m.sizes.source_batch, precision=m.precision)
     loss = cross_entropy(model, SOURCE_L2)
     return lambda: fit(model, loss, (images, labels), schedule, seed=SEED), amount

@@ -246,16 +246,16 @@ def test_flops_of_a_known_product():
 
 def test_levers_can_be_taken_away_and_change_no_result(material, monkeypatch):
     image = material.target.images("test", material.device)[:5]
-    kept = material.few_shot(None).start()
+    kept = material.few_shot(None).start(build=material.build)
     for lever in levers.LEVERS:
         with lever.away():
-            model = material.few_shot(None).start()
+            model = material.few_shot(None).start(build=material.build)
             torch.testing.assert_close(model(image), kept(image), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_taken_away_is_away(material):
     def kinds():
-        return [type(module).__name__ for module in material.few_shot(None).start()]
+        return [type(module).__name__ for module in material.few_shot(None).start(build=material.build)]
 
     there = kinds()
     assert there.index("MaxPool2d") < there.index("LeakyReLU")
@@ -266,7 +266,7 @@ def test_what_is_taken_away_is_away(material):
     with away["only the pixels that reach the end"]():
         assert "Crop" not in kinds()
     with away["channels-last"]():
-        assert material.few_shot(None).start().conv2.weight.is_contiguous()
+        assert material.few_shot(None).start(build=material.build).conv2.weight.is_contiguous()
     with away["convolutions of one pixel as products"]():
         assert ToPixel.forward is torch.nn.Conv2d.forward
     with away["fused Adam"]():
