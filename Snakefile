@@ -63,7 +63,8 @@ onerror:
 
 
 onsuccess:
-    link_latest(plan.artifacts.values())
-    print(f"Tables and figures: results/latest/report  (results/report/{plan.report.version})")
+    link_latest(plan.named)
+    if Path(plan.report.path("manifest.json")).exists():
+        print(f"Tables and figures: results/latest/report  (results/report/{plan.report.version})")
     print("Kernels, priors and rows of the experiments: results/latest/<stage>")
     print("All in one page: snakemake --report report.html")

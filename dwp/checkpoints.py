@@ -1,5 +1,6 @@
 """Progress of long work, kept so that what is killed goes on where it was."""
 
+import io
 import logging
 import re
 import time
@@ -48,11 +49,15 @@ class Checkpoint:
         remove_stale(self.path)
         if not self.path.exists():
             return None
+        content = io.BytesIO(self.path.read_bytes())  # what fails here says nothing of the file
         try:
-            state = torch.load(self.path, weights_only=True)
+            # Onto the CPU first: the device may be another one than before.
+            state = torch.load(content, map_location="cpu", weights_only=True)
             if state["identity"] == self.identity:
                 return state
             reason = "it belongs to another run"
+        except MemoryError:
+            raise
         except Exception as error:
             reason = f"it cannot be read ({type(error).__name__})"
         aside = self.path.with_suffix(".aside")

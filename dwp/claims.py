@@ -55,6 +55,7 @@ def _lock(descriptor: int, version: str, files: list[str]) -> None:
         # First to read, which is enough for all who wait if the other run makes the files.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if not there():
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # or two that wait to write would wait for each other
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     if there():
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -63,7 +64,7 @@ def _lock(descriptor: int, version: str, files: list[str]) -> None:
 def claimed(folder: Path = FOLDER) -> bool:
     """Return whether a run is at work."""
     for path in folder.glob("*"):
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # NFS locks only what could be written
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -21,12 +21,13 @@ SQUARE = r"^([0-9]+)x\1$"
 
 
 def validate(config: dict, schema_file: str | Path) -> None:
-    """Hold a configuration against the schema, to which priors and experiments add their own keys.
+    """Hold a configuration against the schema, to which priors, experiments and data sets add their own.
 
     Raises:
         InputError: names the key's path, the value, and what is allowed.
     """
     schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
+    schema["$defs"]["dataset"] |= {"enum": [*data.NAMES], "description": f"one of {', '.join(data.NAMES)}"}
     for section, extension in (("priors", _prior_schema), ("experiments", _experiment_schema)):
         entries = config.get(section)
         for name, settings in (entries if isinstance(entries, dict) else {}).items():
@@ -154,10 +155,10 @@ def check(config: dict) -> None:
             raise InputError(f"config: {where}.methods: none is left; expected at least one that is not null")
         _check_network(where, experiment["network"], config["data"]["target"])
         _check_sizes(where, experiment["network"], config)
-        _check_examples(where, experiment.get("examples"), config)
         _check_outliers(where, experiment, config["data"])
         for method, choices in experiment["methods"].items():
             methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
+    _check_examples(config)
 
 
 def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
@@ -203,15 +204,21 @@ def _check_sizes(where: str, network: dict, config: dict) -> None:
             raise InputError(f"{found}, but kernels.threshold names only {', '.join(threshold)}")
 
 
-def _check_examples(where: str, examples: int | list[int] | None, config: dict) -> None:
+def _check_examples(config: dict) -> None:
+    asked = {name: experiment.get("examples") for name, experiment in config["experiments"].items()}
+    most = {name: max(value) if isinstance(value, list) else value for name, value in asked.items() if value}
+    if not most:
+        return
     target = config["data"]["target"]
     options = config["data"]["options"].get(target)
+    # Reads local files, so once for all.
     available = data.train_size(target, data_root=config["data_root"], options=options)
-    most = max(examples) if isinstance(examples, list) else examples
-    if most and available and most > available:
-        raise InputError(
-            f"config: {where}.examples: {most} is more than the {available} training images of {target}"
-        )
+    for name, count in most.items():
+        if available and count > available:
+            raise InputError(
+                f"config: experiments.{name}.examples: {count} is more than the {available} "
+                f"training images of {target}"
+            )
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:

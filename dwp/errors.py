@@ -8,6 +8,10 @@ class InputError(ValueError):
     found, and what is allowed or what to do.
     """
 
+    def __init__(self, message: str) -> None:
+        # What it quotes comes from outside, too.
+        super().__init__(" ".join(message.split()))
+
 
 class StorageError(OSError):
     """A file cannot be written: the disk is full, a quota reached, the folder read-only.

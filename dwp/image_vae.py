@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.devices import widened
 from dwp.errors import InputError
 from dwp.networks import build
 
@@ -44,12 +45,12 @@ class ImageVAE(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of q(z|x) for images [n, c, h, w], each [n, latent]."""
-        mean, raw = _widened(self.encoder(images)).chunk(2, 1)
+        mean, raw = widened(self.encoder(images)).chunk(2, 1)
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the logits of p(x|z) for codes z [n, latent], [n, c, h, w]."""
-        return _widened(self.decoder(z))
+        return widened(self.decoder(z))
 
     def bound(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts of the lower bound on log p(x) of each image, in nats.
@@ -80,18 +81,13 @@ class ImageVAE(nn.Module):
         parts = [self.bound(*pair) for pair in zip(images.split(chunk), noise.split(chunk), strict=True)]
         self.train(training)
         reconstruction, code_kl = (
-            torch.cat(part).double().mean().item() for part in zip(*parts, strict=True)
+            torch.cat(part).cpu().double().mean().item() for part in zip(*parts, strict=True)
         )
         return {
             "lower_bound": reconstruction - code_kl,
             "reconstruction": reconstruction,
             "code_kl": code_kl,
         }
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    """Return what autocast may have left in half precision in single precision, in which densities stay."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _mirror(encoder: nn.Sequential, image_shape: tuple[int, int, int], latent: int) -> nn.Sequential:

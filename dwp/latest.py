@@ -10,7 +10,9 @@ from dwp.provenance import Artifact
 def link_latest(artifacts: Iterable[Artifact]) -> None:
     """Make `results/latest/<stage>[/<name>]` lead to these artifacts, and to no others."""
     latest = Path("results/latest")
-    wanted = {latest / artifact.stage / artifact.name: artifact for artifact in artifacts}
+    # Where a run made a part only, links to the rest would lead nowhere.
+    there = [artifact for artifact in artifacts if Path(artifact.path("")).exists()]
+    wanted = {latest / artifact.stage / artifact.name: artifact for artifact in there}
     for old in latest.rglob("*"):
         # Names with a dot are the fresh links of another run.
         if old.is_symlink() and old not in wanted and not old.name.startswith("."):

@@ -104,9 +104,16 @@ def check(where: str, choices: dict, experiment: dict, config: dict) -> None:
             except InputError as error:
                 raise InputError(f"{where}.prior: {name!r} with posterior {form!r}: {error}") from None
             _check_kingma(where, form, priors[name])
-    for key in ("laplace", "dropout"):
+    elif "prior" in choices:
+        raise InputError(
+            f"{where}.prior: {choices['prior']!r} needs a posterior; here it is {form!r}, "
+            f"use one of {', '.join(posteriors.FORMS)}"
+        )
+    for key in ("laplace", "dropout", "l2"):
         if is_bayesian(choices) and choices.get(key):
             raise InputError(f"{where}.{key}: {choices[key]} goes with posterior none; here it is {form!r}")
+    if choices.get("laplace") and choices.get("dropout"):
+        raise InputError(f"{where}.laplace: true does not go with dropout, here {choices['dropout']}")
     origin = choices["init"]["from"]
     for layer, name in _by_layer(f"{where}.init.from", origin, network).items():
         if name == PRETRAINED:

@@ -44,6 +44,11 @@ class Plan(Artifacts):
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         """Return every artifact of this configuration by version."""
+        return {artifact.version: artifact for artifact in self.named}
+
+    @property
+    def named(self) -> list[Artifact]:
+        """Return every artifact of this configuration; two that are made alike share a version."""
         found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
         found += [
             self.report,
@@ -52,7 +57,7 @@ class Plan(Artifacts):
         ]
         if self.trains_source:
             found.append(self.source)
-        return {artifact.version: artifact for artifact in found}
+        return found
 
     def spec(self, version: str) -> dict:
         """Return the spec of a version of this configuration; see `Artifact.spec`.
@@ -116,6 +121,7 @@ class Plan(Artifacts):
 
     def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
         """Return the files that a cell reads: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
+        self.spec(version)  # refuses one of another configuration
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
         settings = self.config["experiments"][experiment]
@@ -139,7 +145,7 @@ class Plan(Artifacts):
         """
         settings = self.config["experiments"][experiment]
         axis = experiments.find(experiment).AXIS
-        cells = [f"{axis}-{setting:g}" for setting in settings[axis]]
+        cells = [f"{axis}-{setting!r}" for setting in settings[axis]]
         return [
             self.methods[experiment, method].path(f"{method}_{cell}_seeds-{shard}.csv")
             for method in settings["methods"]

@@ -59,7 +59,7 @@ def make(
         scored: CSV files of `dwp.scores.COLUMNS`, by size; none where no prior has a density.
         source: name of the data set that kernels come from; `target`, that experiments are on.
             The paper's numbers are shown where they are the paper's.
-        style: `dpi`, `font_size`, `palette` (see `dwp.figures`).
+        style: `dpi`, `font_size` (see `dwp.figures`).
 
     Returns:
         What was written: `report_files` of the same names.
@@ -167,13 +167,6 @@ def _of_kernels(
 
 def _draw(figure: Callable[..., Figure], learned: Callable[[], Tensor], **options: object) -> Figure:
     return figure(learned=learned(), **options)
-
-
-def _trains(experiment: str) -> bool:
-    try:
-        return experiment_modules.trains(experiment)
-    except InputError:
-        return True
 
 
 def _axis(experiment: str) -> str:

@@ -226,7 +226,7 @@ def priors_table(
 ) -> pd.DataFrame:
     """Return one row for each fitted prior and size.
 
-    Held-out metrics are those of the last step, in nats per kernel (NaN where there are none):
+    Held-out metrics are those of the step that was kept, in nats per kernel (NaN where there are none):
     log_prob, the log density of kinds that have it; elbo, and its terms log_likelihood,
     E_r log p(w|z), and kl, of those that bound it. The median norms of samples and of samples
     without the last layer of noise stand beside that of the test kernels: a prior whose
@@ -236,16 +236,24 @@ def priors_table(
     for name, sizes in priors.items():
         for size, prior in sizes.items():
             history = histories[name][size]
-            last = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
+            kept = _kept(history)
             row = {"name": name, "kind": prior.kind, "size": size}
             # Kinds that come later may be judged by something else; it follows the usual ones.
-            wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *last.index])
-            row |= {metric: last.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
+            wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *kept.index])
+            row |= {metric: kept.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
             row["test_norm"] = median_norm(kernels.load(stores[size], "test"))
             row["sample_norm"] = median_norm(draw(prior, SAMPLES))
             row["mean_sample_norm"] = median_norm(draw(prior, SAMPLES, mean=True))
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _kept(history: pd.DataFrame) -> pd.Series:
+    """Return the metrics of a fit at the step that was kept: the best on validation kernels, or the last."""
+    validation = history[history["metric"].str.startswith("validation_")]
+    if len(validation):
+        history = history[history["step"] <= validation.loc[validation["value"].idxmax(), "step"]]
+    return history.sort_values("step", kind="stable").groupby("metric")["value"].last()
 
 
 def draw(prior: Prior, n: int, *, mean: bool = False) -> torch.Tensor | None:

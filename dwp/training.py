@@ -241,6 +241,8 @@ def _get_rng_state(device: torch.device) -> list[Tensor]:
     state = [torch.get_rng_state()]
     if device.type == "cuda":
         state.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        state.append(torch.mps.get_rng_state())
     return state
 
 
@@ -248,3 +250,5 @@ def _set_rng_state(state: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state[1])

@@ -59,9 +59,8 @@ def missing() -> str | None:
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     if absent:
         return f"{', '.join(absent)} not found; Debian's slurm-wlm and munge have them"
-    if (CONFIGURED / "slurm.conf").exists():
-        return f"this machine is part of a cluster already: {CONFIGURED / 'slurm.conf'}"
-    return None
+    there = [str(CONFIGURED / name) for name in FILES if (CONFIGURED / name).exists()]
+    return f"this machine is part of a cluster already: {', '.join(there)}" if there else None
 
 
 class Cluster:

@@ -208,6 +208,19 @@ BAD = [
         {"posterior": "additive", "init": {"from": "he"}},
         [f"{FEW_SHOT}.methods.new.prior: missing"],
     ),
+    (f"{DWP}.l2", 0.1, [f"{DWP}.l2: 0.1 goes with posterior none", "'additive'"]),
+    (f"{DWP}.posterior", "none", [f"{DWP}.prior: 'vae' needs a posterior", "additive, truncated_alpha"]),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "none", "laplace": True, "dropout": 0.1, "init": {"from": "he"}},
+        [f"{FEW_SHOT}.methods.new.laplace: true does not go with dropout, here 0.1"],
+    ),
+    (
+        "experiments.image_vae.methods.xavier.init.from",
+        "pretrained",
+        ["image_vae.methods.xavier.init.from", "'pretrained' is not allowed"],
+    ),
+    ("source.a\nb", 1, ["source.a b: unknown key"]),
     ("data.options", {"glyphs": {"trian": 500}}, ["glyphs", "'trian'", "train, test"]),
     ("data.options", {"glyphs": {"train": -5}}, ["glyphs", "train", "-5"]),
 ]

@@ -12,6 +12,7 @@ from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
 from dwp.experiments import COLUMNS, Task
 from dwp.init import start
+from dwp.priors import find
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
@@ -81,6 +82,18 @@ METHODS = {
     "random_features": {name: {"init": init} for name, init in INITS.items()},
     "image_vae": {name: {"init": init} for name, init in INITS.items()},
 }
+# Priors that a few-shot network can have beside those above.
+OTHERS = {
+    "vae/vamp": {"hidden": 3, "latent": 2, "code_prior": "vamp", "pseudo_inputs": 4},
+    "flow": {"hidden": 4, "transforms": 2, "coupling": "affine"},
+    "gaussian": {},
+    "student_t": {},
+    "ard": {},
+    "log_uniform/molchanov": {"approximation": "molchanov"},
+}
+METHODS["few_shot"] |= {
+    kind: {"posterior": "additive", "prior": kind, "init": {"from": "xavier"}} for kind in OTHERS
+}
 ALL = [(experiment, method) for experiment, methods in METHODS.items() for method in methods]
 METRICS = {
     "bayesian": {"accuracy", "nll", "brier", "ece", "mean_accuracy", "train_nll", "kl"},
@@ -101,8 +114,11 @@ def dataset():
 
 def make_priors():
     torch.manual_seed(0)
-    made = {"vae": {}, "filters": {}, "standard_normal": {}, "log_uniform": {}}
+    kinds = ("vae", "filters", "standard_normal", "log_uniform", *OTHERS)
+    made = {kind: {} for kind in kinds}
     for k in (7, 5):
+        for kind, settings in OTHERS.items():
+            made[kind][k] = find(kind.partition("/")[0])(k, **settings).requires_grad_(False)
         made["vae"][k] = VAE(k, hidden=3, latent=2).requires_grad_(False)
         made["filters"][k] = Empirical.fit(torch.randn(20, 1, k, k), torch.randn(2, 1, k, k), {})[0]
         made["standard_normal"][k] = StandardNormal(k)

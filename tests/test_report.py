@@ -368,3 +368,16 @@ def test_experiments_on_the_kl_show_changes_and_no_course_of_training():
     for line, (_, rows) in zip(ax.containers, summary.groupby("method", sort=False), strict=True):
         means = rows["mean"].to_numpy()
         assert line.lines[0].get_ydata() == pytest.approx(means - means[1])
+
+
+@pytest.mark.parametrize(("validation", "shown"), [((), 3.0), ((0.5, 0.9, 0.7), 2.0)])
+def test_priors_are_judged_at_the_step_that_was_kept(tmp_path, validation, shown):
+    w = torch.randn(30, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "w.npy", w.numpy())
+    kernels.collect([tmp_path / "w.npy"], 5, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    rows = [(step, "elbo", float(step)) for step in (1, 2, 3)]
+    rows += [(step, "validation_elbo", value) for step, value in enumerate(validation, start=1)]
+    history = pd.DataFrame(rows, columns=["step", "metric", "value"])
+    prior = find("gaussian").fit(w, w, {})[0]
+    table = tables.priors_table({"vae": {5: prior}}, {"vae": {5: history}}, {5: tmp_path / "k.h5"})
+    assert table["elbo"].item() == shown

@@ -1,5 +1,6 @@
 """The one fit loop: schedule, minibatches, determinism, checkpoints, refusals."""
 
+import errno
 import math
 import os
 import signal
@@ -335,6 +336,20 @@ def test_torn_and_foreign_checkpoints_are_set_aside(tmp_path, damage):
     assert_same(noisy_run(), noisy_run(checkpoint=Checkpoint(path, "net", seconds=0)))
     aside = tmp_path / "net.aside"
     assert aside.read_bytes() == damaged
+
+
+def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "net.pt", "net")
+    checkpoint.save({"step": 3})
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(checkpoint.path), "read_bytes", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            checkpoint.load()
+    assert checkpoint.load()["step"] == 3
 
 
 def test_removing_a_checkpoint_removes_its_parts_and_no_others(tmp_path):

@@ -7,10 +7,12 @@ both drawn from it. The setting is the width of the network.
 import torch
 from torch import Tensor
 
+from dwp import methods
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import TRAINING, Task
 from dwp.image_vae import ImageVAE
+from dwp.init import RULES
 
 AXIS = "width"
 OPTIONS = {
@@ -19,7 +21,7 @@ OPTIONS = {
     "examples": {"$ref": "#/$defs/count_or_null"},
     "latent": {"$ref": "#/$defs/count"},
 }
-METHOD: dict[str, dict] = {}
+METHOD = {"init": methods.init(tuple(RULES))}  # no network of the source is a VAE
 
 
 def run(task: Task) -> list[dict]:

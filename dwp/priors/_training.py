@@ -37,7 +37,7 @@ def trained(
     order = torch.randperm(len(kernels), generator=torch.Generator().manual_seed(training["seed"]))
     apart = min(max(1, round(fraction * len(kernels))), len(kernels) - 1) if fraction else 0
     validation, kernels = kernels[order[:apart]], kernels[order[apart:].sort().values]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training["seed"])
         prior = build(kernels, settings).to(kernels)
 

@@ -17,6 +17,7 @@ class ARD(Prior):
 
     def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
         """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `bound` is not needed."""
-        ratio = q.mean * (-0.5 * q.log_variance).exp()
+        # The clamp keeps 0·∞ out, at variances that float32 cannot hold.
+        ratio = q.mean * (-0.5 * q.log_variance).clamp(max=80).exp()
         # log of √(1 + r²), without the overflow of r².
         return torch.hypot(ratio, torch.ones_like(ratio)).log().sum()

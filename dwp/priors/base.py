@@ -170,7 +170,7 @@ class Prior(nn.Module):
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
         """Return what kernels [n, 1, k, k] say of the prior: mean log density, in nats per kernel."""
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
-        return {"log_prob": log_prob.double().mean().item()}
+        return {"log_prob": log_prob.cpu().double().mean().item()}
 
     def reverse_model(self) -> nn.Module | None:
         """Return the part of a bound that may be trained along with the posterior, where there is one."""

@@ -215,8 +215,8 @@ class VAE(Prior):
         """Return held-out ELBO, log-likelihood and KL, means over kernels, in nats (fixed noise)."""
         generator = torch.Generator().manual_seed(0)
         terms = [self.elbo_terms(part, generator) for part in w.split(chunk)]
-        log_likelihood = torch.cat([pair[0] for pair in terms]).double().mean().item()
-        kl = torch.cat([pair[1] for pair in terms]).double().mean().item()
+        log_likelihood = torch.cat([pair[0] for pair in terms]).cpu().double().mean().item()
+        kl = torch.cat([pair[1] for pair in terms]).cpu().double().mean().item()
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
 

@@ -17,7 +17,7 @@ import torch
 
 from dwp import stopping
 from dwp.checkpoints import Checkpoint
-from dwp.devices import choose_device, out_of_memory
+from dwp.devices import choose_device, choose_precision, out_of_memory
 from dwp.errors import InputError, StorageError
 from dwp.files import remove_stale
 from dwp.provenance import ROOT, checked_sha256, write_manifest
@@ -45,7 +45,7 @@ class Job:
 
     def __enter__(self) -> "Job":
         self._began = time.perf_counter()
-        stopping.on_sigterm()
+        logging.raiseExceptions = False  # a log on a full disk is no reason to print tracebacks
         logging.basicConfig(
             filename=self._snakemake.log[0],
             filemode="w",
@@ -68,6 +68,7 @@ class Job:
             self._refuse(error)
         stage, version = self.spec["stage"], self.spec["version"]
         logger.info("%s/%s, %d threads", stage, version, torch.get_num_threads())
+        stopping.on_sigterm()  # not before: there was nothing to lose yet
         return self
 
     @cached_property
@@ -78,8 +79,9 @@ class Job:
             InputError: the device that the configuration insists on does not answer.
         """
         device = choose_device(self.config["device"])
-        self._facts["device"] = str(device)
-        logger.info("on %s", device)
+        precision = str(choose_precision(self.config["precision"], device)).removeprefix("torch.")
+        self._facts |= {"device": str(device), "precision": precision}
+        logger.info("on %s in %s", device, precision)
         return device
 
     def checkpoint(self) -> Checkpoint:
@@ -103,6 +105,7 @@ class Job:
         return found
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do is short
         if isinstance(error, InputError | StorageError | FloatingPointError):
             self._refuse(error)
         if error is not None and out_of_memory(error):
