@@ -25,7 +25,8 @@ SPLITS = ("train", "test")
 
 def norms(kernels: np.ndarray) -> np.ndarray:
     """Return the Euclidean norm of each kernel [n, 1, k, k], [n] float32."""
-    return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
 
 
 def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +115,7 @@ def collect(
         threshold, before, after, train and test counts.
 
     Raises:
-        InputError: there are no kernels of that size, or none is left after pruning.
+        InputError: there are no kernels of that size, none is left after pruning, or one is too large.
     """
     files = list(files)
 
@@ -124,7 +125,14 @@ def collect(
 
     with whole(output) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as scratch:
         for batch in batches():
-            scratch.write(norms(batch.kernels).data)
+            norm = norms(batch.kernels)
+            if not np.isfinite(norm).all():
+                bad = np.argmax(~np.isfinite(norm)) + batch.first
+                raise InputError(
+                    f"kernels: net {batch.net}, {batch.layer}: kernel {bad} has numbers "
+                    f"up to {np.abs(batch.kernels).max():g}; float32 cannot hold its norm"
+                )
+            scratch.write(norm.data)
         scratch.flush()
         if not scratch.tell():
             raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")

@@ -242,6 +242,15 @@ def test_layers_without_kernels_count_for_nothing(tmp_path):
         kernels.collect([tmp_path / "net.safetensors"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
 
 
+def test_kernels_whose_norm_no_number_holds_are_refused(tmp_path):
+    w = np.ones((40, 3, 3), dtype=np.float32)
+    w[17] = 3e38
+    np.save(tmp_path / "k.npy", w)
+    with pytest.raises(InputError, match=r"net 0, k: kernel 17 has numbers up to 3e\+38"):
+        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
+
+
 def test_memory_does_not_grow_with_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_files, "CHUNK", 1000)
     monkeypatch.setattr(kernels, "NORMS", 1000)
