@@ -17,6 +17,7 @@ from dwp import priors as priors_module
 from dwp.errors import InputError
 from dwp.networks import build, kernel_sizes, square
 
+MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
 SQUARE = r"^([0-9]+)x\1$"
 
 
@@ -159,6 +160,7 @@ def check(config: dict) -> None:
         for method, choices in experiment["methods"].items():
             methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
     _check_examples(config)
+    _check_jobs(config)
 
 
 def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
@@ -202,6 +204,21 @@ def _check_sizes(where: str, network: dict, config: dict) -> None:
             raise InputError(f"{found}, but source.network only {have}; no prior can be fitted to that size")
         if isinstance(threshold, dict) and square(size) not in threshold:
             raise InputError(f"{found}, but kernels.threshold names only {', '.join(threshold)}")
+
+
+def _check_jobs(config: dict) -> None:
+    """Refuse more jobs than Snakemake could ever plan."""
+    source = config["source"]
+    jobs = {"source": -(-source["nets"] // source["shard"])}
+    for name, experiment in config["experiments"].items():
+        settings = experiment[experiments.find(name).AXIS] if experiments.trains(name) else [None]
+        shards = -(-experiment["seeds"] // experiment["shard"])
+        jobs[f"experiments.{name}"] = shards * len(settings) * len(experiment["methods"])
+    for where, count in jobs.items():
+        if count > MOST_JOBS:
+            raise InputError(
+                f"config: {where}: makes {count} jobs, expected at most {MOST_JOBS}; raise {where}.shard"
+            )
 
 
 def _check_examples(config: dict) -> None:

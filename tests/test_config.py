@@ -220,6 +220,8 @@ BAD = [
         "pretrained",
         ["image_vae.methods.xavier.init.from", "'pretrained' is not allowed"],
     ),
+    ("source.nets", 10**9, ["source: makes 100000000 jobs, expected at most 200000; raise source.shard"]),
+    (f"{FEW_SHOT}.seeds", 10**12, [f"{FEW_SHOT}: makes", "at most 200000"]),
     ("source.a\nb", 1, ["source.a b: unknown key"]),
     ("data.options", {"glyphs": {"trian": 500}}, ["glyphs", "'trian'", "train, test"]),
     ("data.options", {"glyphs": {"train": -5}}, ["glyphs", "train", "-5"]),
