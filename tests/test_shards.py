@@ -150,7 +150,7 @@ def test_two_more_nets_train_two_nets_in_whatever_shards(run, smoke_run, tmp_pat
     done = snakemake(run, str(overlay), "--until", "source")
     assert done.returncode == 0, done.stdout[-5000:]
     (log,) = (run / "results").glob("source/*/nets-000-009.log")
-    assert re.findall(r"source net (\d+): step 60 of 60", log.read_text()) == ["8", "9"]
+    assert re.findall(r"source net (\d+): step (\d+) of \2,", log.read_text()) == [("8", "240"), ("9", "240")]
     assert "0, 1, 2, 3 taken over from nets-000-003\n" in log.read_text()
 
     overlay.write_text("source: {shard: 3}\n")
