@@ -1,0 +1,41 @@
+"""The default configuration with changes, and its plan, for tests."""
+
+import yaml
+from conftest import ROOT
+
+from dwp import config as configuration
+from dwp.plan import Plan
+
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
+FEW_SHOT = "experiments.few_shot"
+DWP = f"{FEW_SHOT}.methods.dwp"
+
+
+def merged(base, overlay):
+    """Merge as Snakemake does: mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if both else value
+    return result
+
+
+def plan(overlay=None, path=None):
+    """Validate and plan the default configuration, with `overlay` put at a path like 'source.schedule'."""
+    for key in reversed(path.split(".") if path else []):
+        overlay = {key: overlay}
+    config = merged(BASE, overlay or {})
+    configuration.validate(config, SCHEMA)
+    made = Plan(config)
+    for version in made.artifacts:
+        made.spec(version)
+    return made
+
+
+def network(*layers):
+    return {"layers": list(layers), "batch_norm": False}
+
+
+def conv(kernel, channels=4, **more):
+    return {"conv": channels, "kernel": kernel, **more}
