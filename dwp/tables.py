@@ -236,7 +236,8 @@ def priors_table(
     for name, sizes in priors.items():
         for size, prior in sizes.items():
             history = histories[name][size]
-            kept = _kept(history)
+            history = history[history["step"] <= kept_step(history)]
+            kept = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
             row = {"name": name, "kind": prior.kind, "size": size}
             # Kinds that come later may be judged by something else; it follows the usual ones.
             wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *kept.index])
@@ -248,12 +249,10 @@ def priors_table(
     return pd.DataFrame(rows)
 
 
-def _kept(history: pd.DataFrame) -> pd.Series:
-    """Return the metrics of a fit at the step that was kept: the best on validation kernels, or the last."""
+def kept_step(history: pd.DataFrame) -> float:
+    """Return the step whose model a fit kept: the best on validation kernels, or the last (NaN of none)."""
     validation = history[history["metric"].str.startswith("validation_")]
-    if len(validation):
-        history = history[history["step"] <= validation.loc[validation["value"].idxmax(), "step"]]
-    return history.sort_values("step", kind="stable").groupby("metric")["value"].last()
+    return history["step"].max() if validation.empty else history["step"][validation["value"].idxmax()]
 
 
 def draw(prior: Prior, n: int, *, mean: bool = False) -> torch.Tensor | None:

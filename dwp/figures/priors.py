@@ -15,7 +15,7 @@ from torch import Tensor
 from dwp import plotting
 from dwp.kernels import norms as norms_of
 from dwp.priors import Prior
-from dwp.tables import draw, median_norm
+from dwp.tables import draw, kept_step, median_norm
 
 BOUND = {
     "log_prob": "log p(w)",
@@ -127,8 +127,8 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     )
     rows["metric"] = rows["metric"].str.removeprefix("train_")
     validation = rows["metric"].str.startswith("validation_")
-    chosen = rows[validation].sort_values("value", ascending=False, kind="stable")
-    chosen = chosen.groupby(["name", "size"])["step"].first()
+    judged = rows[validation].groupby(["name", "size"]).groups
+    chosen = {(name, size): kept_step(histories[name][size]) for name, size in judged}
     rows = rows[~validation]
     sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
     metrics = sorted(found, key=[*BOUND, *found].index)[:4]
@@ -143,7 +143,7 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
         for (name, held), line in panel.groupby(["name", "held"], sort=False):
             ax.plot(line["step"], line["value"], color=look[name]["color"], linestyle="-" if held else ":")
             values.append(line["value"].iloc[len(line) // 20 :])
-            if held and (name, size) in chosen.index:
+            if held and (name, size) in chosen:
                 kept = line[line["step"] == chosen[name, size]]
                 ax.plot(kept["step"], kept["value"], "o", color=look[name]["color"], mec="white", ms=9)
         for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
@@ -157,7 +157,7 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in look]
     if not rows["held"].all():
         handles.append(Line2D([], [], color="0.3", linestyle=":", label="on training kernels"))
-    if len(chosen):
+    if chosen:
         text = "kept: the best on validation kernels"
         handles.append(Line2D([], [], color="0.3", linestyle="", marker="o", label=text))
     if paper["setting"].isin(sizes).any():
