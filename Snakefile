@@ -1,6 +1,7 @@
 # From raw images to the figures of The Deep Weight Prior (ICLR 2019).
 # What to run stands in config.yaml; which files that means, dwp/plan.py knows.
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,10 +13,15 @@ min_version("9.10")
 sys.path.insert(0, workflow.basedir)
 
 from dwp.config import validate
+from dwp.environment import MEMORY
 from dwp.errors import InputError
 from dwp.latest import link_latest
 from dwp.plan import Plan
 from workflow.scripts.turns import wanted
+
+
+for name, value in MEMORY.items():
+    os.environ.setdefault(name, value)
 
 
 configfile: f"{workflow.basedir}/config.yaml"

@@ -8,23 +8,24 @@ lever pays. What two levers gain together is not the product of both.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import baseline
-from benchmarks.material import Material
+from benchmarks.material import Material, Options
 from benchmarks.published import parser_of, prepare, row, spread
-from benchmarks.timing import Spread, in_turns
+from benchmarks.timing import Side, Spread, in_turns, seconds, with_memory_kept
 from benchmarks.works import WORKS
 from dwp import bayes, networks, training
+from dwp.convolution import Conv2d, ConvTranspose2d, pytorch_only
 from dwp.devices import choose_precision
 from dwp.errors import InputError
-from dwp.priors._pixel import FromPixel, ToPixel
 from dwp.stochastic import Noise
 
 STEPS = ("source", "step")
@@ -73,11 +74,13 @@ def activation_first(model: nn.Sequential) -> nn.Sequential:
 
 
 @contextlib.contextmanager
-def convolved_pixels() -> Iterator[None]:
-    """Leave the convolutions of one-pixel maps to PyTorch's convolutions."""
+def pytorch_convolutions() -> Iterator[None]:
+    """Leave every convolution to PyTorch, with weights in the orders of memory that it likes."""
     with (
-        patch.object(ToPixel, "forward", nn.Conv2d.forward),
-        patch.object(FromPixel, "forward", nn.ConvTranspose2d.forward),
+        pytorch_only(),
+        patch.object(Conv2d, "__init__", nn.Conv2d.__init__),
+        patch.object(ConvTranspose2d, "__init__", nn.ConvTranspose2d.__init__),
+        built_otherwise(lambda model: model.to(memory_format=torch.channels_last)),
     ):
         yield
 
@@ -109,13 +112,13 @@ def transformed_images() -> Iterator[None]:
 
 
 def contiguous() -> contextlib.AbstractContextManager:
-    """Keep images and weights in PyTorch's default order."""
+    """Give images to PyTorch's convolutions and pooling in its default order."""
     return patch.object(torch, "channels_last", torch.contiguous_format)
 
 
 LEVERS = (
     Lever("images as tensors in memory", ("source",), transformed_images),
-    Lever("channels-last", (*STEPS, "evaluation"), contiguous),
+    Lever("channels-last, where PyTorch convolves or pools", (*STEPS, "evaluation"), contiguous),
     Lever(
         "noise in the order of memory", ("step",), lambda: patch.object(bayes, "noise_like", torch.randn_like)
     ),
@@ -125,7 +128,11 @@ LEVERS = (
         (*STEPS, "evaluation"),
         lambda: built_otherwise(lambda m: m, crop=False),
     ),
-    Lever("convolutions of one pixel as products", ("vae7", "vae5", "step"), convolved_pixels),
+    Lever(
+        "convolutions in fewer products",
+        (*STEPS, "subset", "vae7", "vae5", "evaluation"),
+        pytorch_convolutions,
+    ),
     Lever("fused Adam", ("source", "vae7", "vae5", "step"), plain_adam),
     Lever("weights sampled once for all images", ("evaluation",), noise_for_each_image),
 )
@@ -135,14 +142,20 @@ def main(words: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each work (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=WORKS, metavar="NAME", help=f"of {', '.join(WORKS)}")
     arguments = parser.parse_args(words)
     try:
         material, header = prepare(arguments)
     except InputError as error:
         sys.exit(f"error: {error}")
     print("\n".join(header), "", row(["lever", "work", "times"]), row(["---"] * 3), sep="\n", flush=True)
+    for work in arguments.only or WORKS:
+        found = gain_of_memory(work, material.options, arguments.repeats)
+        print(row(["freed memory kept", WORKS[work].title, spread(found)]), flush=True)
     for lever in LEVERS:
         for work in lever.works:
+            if arguments.only and work not in arguments.only:
+                continue
             found = gain(work, material, material, lever.away, arguments.repeats)
             print(row([lever.title, WORKS[work].title, spread(found)]), flush=True)
     if choose_precision(material.precision, material.device) == torch.bfloat16:
@@ -162,9 +175,23 @@ def gain(work: str, material: Material, other: Material, away: Away, repeats: in
         with away():
             slow()
 
-    ours, theirs = in_turns((call, without), repeats, material.device)
-    return Spread.of([there / here for here, there in zip(ours, theirs, strict=True)]).__dict__
+    calls = [functools.partial(seconds, each, material.device) for each in (call, without)]
+    return ratios(*in_turns(calls, repeats))
+
+
+def gain_of_memory(work: str, options: Options, repeats: int) -> dict[str, float]:
+    """Return how many times longer a work takes in a process that gives freed memory back."""
+    with (
+        Side(work, "ours", options) as ours,
+        Side(work, "ours", replace(options, keep_memory=False)) as theirs,
+    ):
+        return ratios(*in_turns((ours.seconds, theirs.seconds), repeats))
+
+
+def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Return median, least and largest of the ratios of the turns."""
+    return asdict(Spread.of([there / here for here, there in zip(ours, theirs, strict=True)]))
 
 
 if __name__ == "__main__":
-    main()
+    with_memory_kept(main)

@@ -15,7 +15,7 @@ from dwp.errors import InputError
 from dwp.priors.base import Prior, load_prior
 from dwp.priors.vae import VAE
 
-LR, SEED = 1e-3, 0
+LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Options:
     workers: int = 0
     priors: tuple[str, ...] = ()
     tiny: bool = False
+    seed: int = 0
+    keep_memory: bool = True
 
     @classmethod
     def from_json(cls, fields: dict) -> "Options":
@@ -85,6 +87,7 @@ class Material:
         self.sizes = TINY if options.tiny else Sizes()
         self.device = choose_device(options.device)
         self.precision = options.precision
+        self.seed = options.seed
         self.embedded = options.data_root is None
 
     @functools.cached_property
@@ -118,7 +121,7 @@ class Material:
 
     def kernels(self, size: int, n: int) -> Tensor:
         """Return smooth random kernels of norm about one, [n, 1, k, k]; no timing depends on their values."""
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(self.seed)
         coarse = torch.randn(n, 1, 3, 3, generator=generator)
         return nn.functional.interpolate(coarse, size, mode="bicubic").div_(size).to(self.device)
 
@@ -131,7 +134,7 @@ class Material:
                 raise InputError("--priors: give two VAEs, one over 7×7 and one over 5×5 kernels")
             return found
         with torch.random.fork_rng():
-            torch.manual_seed(SEED)
+            torch.manual_seed(self.seed)
             return {
                 size: VAE(size, **settings).requires_grad_(False)
                 for size, settings in self.sizes.vaes.items()
@@ -146,7 +149,7 @@ class Material:
         sizes = self.sizes
         return experiments.Task(
             setting=sizes.examples,
-            seed=SEED,
+            seed=self.seed,
             settings={
                 "network": network(*sizes.target),
                 "schedule": {"steps": sizes.run_steps, "batch": None, "lr": LR, "precision": self.precision},
@@ -170,11 +173,11 @@ class Material:
         priors = {size: deepcopy(prior).to(self.device) for size, prior in self.priors.items()}
         for prior in priors.values():
             prior.reverse_model().requires_grad_(True)
-        return bayes.make_bayesian(model, priors, "additive").to(memory_format=torch.channels_last)
+        return bayes.make_bayesian(model, priors, "additive")
 
     def examples(self) -> Tensor:
         """Return the indices of the few training examples."""
-        return data.few_shot(self.target.train_labels, self.sizes.examples, SEED)
+        return data.few_shot(self.target.train_labels, self.sizes.examples, self.seed)
 
 
 def network(first: int, second: int) -> dict:

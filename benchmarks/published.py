@@ -1,9 +1,10 @@
-"""How many times the published recipe's speed: one table, both sides measured in turns in one process.
+"""How many times the published recipe's speed: one table, both sides measured in turns.
 
     python -m benchmarks.published --data-root ~/data --threads 2
 
 The recipe (benchmarks/baseline.py) is a DataLoader with a transform for each image, float32, every
 kernel through the VAE in each step, noise for each image at test. Ours is what the workflow runs.
+Each side has a process of its own, with the same threads, and waits while the other works.
 A ratio is the median of the ratios of the turns; in brackets the least and the largest.
 The whole run is computed from the parts, steps × step + evaluations × evaluation, unless --run is given.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.material import Material, Options
-from benchmarks.timing import MiB, Spread, in_turns, machine, peak_memory, seconds
+from benchmarks.timing import MiB, Side, Spread, in_turns, machine, seconds
 from benchmarks.works import SUBSET, WORKS, Work, ours_run
 from dwp.devices import choose_precision
 from dwp.errors import InputError
@@ -33,7 +34,6 @@ def main(words: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each work (default: 5)")
     parser.add_argument("--only", nargs="+", choices=WORKS, metavar="NAME", help=f"of {', '.join(WORKS)}")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument(
         "--run",
         choices=("all", "subset"),
@@ -46,12 +46,7 @@ def main(words: list[str] | None = None) -> None:
         results = {"header": header, "works": {}}
         print("\n".join(header), "", row(HEADER), row(["---"] * len(HEADER)), sep="\n", flush=True)
         for name in arguments.only or WORKS:
-            result = measure(WORKS[name], material, arguments.repeats)
-            if not arguments.no_memory:
-                result["memory"] = {
-                    side: peak_memory(name, side, material.options) for side in ("baseline", "ours")
-                }
-            results["works"][name] = result
+            result = results["works"][name] = measure(name, material.options, arguments.repeats)
             print(row(cells(WORKS[name], result)), flush=True)
         for kernels, step in (("all", "step"), (str(SUBSET), "subset")):
             if {step, "evaluation"} <= set(results["works"]):
@@ -104,6 +99,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
     if options.threads:
         torch.set_num_threads(options.threads)
     material = Material(options)
+    material.load()  # what is wrong with it shall be said here, not by a process
     precision = choose_precision(options.precision, material.device)
     sizes = material.sizes
     images = "glyphs and digits, repeated as often as needed" if material.embedded else "notMNIST and MNIST"
@@ -120,16 +116,19 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
     return material, lines
 
 
-def measure(work: Work, material: Material, repeats: int) -> dict:
-    """Time both sides of a work by turns; return rates, seconds of a unit, and ratios."""
-    calls, amounts = zip(work.baseline(material), work.ours(material), strict=True)
-    times = in_turns(calls, repeats, material.device)
+def measure(work: str, options: Options, repeats: int) -> dict:
+    """Time both sides of a work by turns; return rates, seconds of a unit, ratios and peak memory."""
+    with Side(work, "baseline", options) as baseline, Side(work, "ours", options) as ours:
+        times = in_turns((baseline.seconds, ours.seconds), repeats)
+        memory = {"baseline": baseline.memory(), "ours": ours.memory()}
+        amounts = baseline.amount, ours.amount
     each = [[value / amount for value in values] for values, amount in zip(times, amounts, strict=True)]
     return {
         "baseline": asdict(Spread.of([1 / value for value in each[0]])),
         "ours": asdict(Spread.of([1 / value for value in each[1]])),
         "ratio": asdict(Spread.of([theirs / mine for theirs, mine in zip(*each, strict=True)])),
         "seconds": {"baseline": statistics.median(each[0]), "ours": statistics.median(each[1])},
+        "memory": memory,
     }
 
 
@@ -141,11 +140,8 @@ def whole_run(works: dict[str, dict], step: str, material: Material) -> dict:
         result[side] = (
             steps * works[step]["seconds"][side] + evaluations * works["evaluation"]["seconds"][side]
         )
-    if "memory" in works[step]:
-        parts = [works[step]["memory"], works["evaluation"]["memory"]]
-        result["memory"] = {
-            side: [max(part[side][i] for part in parts) for i in (0, 1)] for side in ("baseline", "ours")
-        }
+    parts = [works[step]["memory"], works["evaluation"]["memory"]]
+    result["memory"] = {side: max(part[side] for part in parts) for side in ("baseline", "ours")}
     return {**result, "ratio": result["baseline"] / result["ours"]}
 
 
@@ -203,8 +199,6 @@ def run_cells(kernels: str, result: dict) -> list[str]:
 
 def memory_cell(result: dict) -> str:
     """Return peaks with what lies above the start (libraries, data, priors) in brackets."""
-    if "memory" not in result:
-        return "-"
     return ", ".join(
         f"{peak / MiB:.0f} ({(peak - start) / MiB:+.0f})"
         for peak, start in (result["memory"][side] for side in ("baseline", "ours"))

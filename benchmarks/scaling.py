@@ -19,12 +19,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
-from benchmarks.material import LR, SEED, Material, Options, network
+from benchmarks.material import LR, Material, Options, network
 from benchmarks.published import parser_of, prepare, row
 from benchmarks.timing import MiB, Spread, seconds
 from benchmarks.works import SOURCE_L2, SUBSET, VAE_BATCH, WORKS
 from dwp import experiments, source
 from dwp.devices import choose_precision
+from dwp.environment import MEMORY
 from dwp.errors import InputError
 from dwp.objectives import elbo
 from dwp.priors.base import Bound
@@ -130,7 +131,7 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
         schedule = Schedule(lr=LR, steps=2, precision=m.precision)
 
         def call(model=model, loss=loss, schedule=schedule):
-            fit(model, loss, (images, labels), schedule, seed=SEED)
+            fit(model, loss, (images, labels), schedule, seed=m.seed)
 
         growth(subset, call, 2, repeats, m.device)
 
@@ -144,7 +145,7 @@ def kernels_of_vae(m: Material, repeats: int) -> None:
         settings = {**m.sizes.vaes[5], "schedule": schedule}
 
         def call(kernels=kernels, settings=settings):
-            VAE.fit(kernels, kernels[:16], settings, seed=SEED)
+            VAE.fit(kernels, kernels[:16], settings, seed=m.seed)
 
         growth(len(kernels), call, len(kernels), repeats, m.device)
 
@@ -198,7 +199,7 @@ def throughput(name: str, count: int, options: Options, duration: float) -> floa
     """Return the units a second of several processes that do a work of ours at the same time."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--process"]
     command.append(json.dumps([name, asdict(options), duration]))
-    environment = os.environ | {"PYTHONPATH": str(timing.ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(timing.ROOT), **MEMORY}
     started = [
         subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(count)
@@ -228,4 +229,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--process"]:
         _process(*json.loads(sys.argv[2]))
     else:
-        main()
+        timing.with_memory_kept(main)

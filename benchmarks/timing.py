@@ -1,9 +1,11 @@
-"""How the works are measured: in turns, in one process; memory in a process of its own."""
+"""How the works are measured: in turns, each side in a process of its own."""
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import json
+import logging
 import os
 import platform
 import re
@@ -17,9 +19,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.material import Material, Options
+from dwp.environment import MEMORY
 
 ROOT = Path(__file__).resolve().parent.parent
-MEMORY = "peak memory, bytes: "
+ANSWER = "answer:"
 MiB = 2**20
 
 
@@ -46,10 +49,14 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[list[float]]:
-    """Time several calls by turns, so that a change of the machine's mood meets all alike.
+def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+    """Time several works by turns, so that a change of the machine's mood meets all alike.
 
-    Each is called once before, untimed. The order turns round with every repeat.
+    Each is done once before, untimed. The order turns round with every repeat.
+
+    Args:
+        calls: each does a work and returns the seconds that it took.
+        repeats: turns.
 
     Returns:
         Seconds, one list of `repeats` for each call.
@@ -60,43 +67,81 @@ def in_turns(calls: Sequence[Callable[[], object]], repeats: int, device: torch.
     for repeat in range(repeats):
         order = range(len(calls)) if repeat % 2 == 0 else reversed(range(len(calls)))
         for index in order:
-            found[index].append(seconds(calls[index], device))
+            found[index].append(calls[index]())
     return found
 
 
-def peak_memory(work: str, side: str, options: Options) -> tuple[int, int]:
-    """Return bytes at the peak of a work in a process of its own, and how many of them its start took.
+class Side:
+    """One side of a work in a process of its own, which does it whenever it is told to, else nothing."""
 
-    On CUDA: of PyTorch's allocations on the device, and what data and weights take of them.
-    """
-    arguments = json.dumps([work, side, dataclasses.asdict(options)])
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.timing", arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    found = re.search(f"^{MEMORY}(\\d+) (\\d+)$", done.stdout, re.MULTILINE)
-    if not found:
-        raise RuntimeError(f"memory of {work}, {side}: {(done.stdout + done.stderr)[-2000:]}")
-    return int(found[1]), int(found[2])
+    def __init__(self, work: str, side: str, options: Options) -> None:
+        arguments = json.dumps([work, side, dataclasses.asdict(options)])
+        kept = MEMORY if side == "ours" and options.keep_memory else {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.timing", arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | kept,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.amount = self._answer()[0]
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def seconds(self) -> float:
+        """Do the work; return how long it took."""
+        return self._ask("work")[0]
+
+    def memory(self) -> tuple[int, int]:
+        """Return bytes at the peak so far, and how many of them the start took (libraries, data, priors).
+
+        On CUDA: of PyTorch's allocations on the device, and what data and weights take of them.
+        """
+        peak, start = self._ask("memory")
+        return int(peak), int(start)
+
+    def _ask(self, question: str) -> list[float]:
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> list[float]:
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return [float(word) for word in line.removeprefix(ANSWER).split()]
+        raise RuntimeError(f"the process of a work ended with exit code {self._process.wait()}; see above")
 
 
-def _measure_memory(work: str, side: str, options: dict) -> None:
+def _serve(work: str, side: str, options: dict) -> None:
     from benchmarks.works import WORKS
 
     options = Options.from_json(options)
+    logging.getLogger("dwp").setLevel(logging.WARNING)
     material = Material(options)
     # Data and priors are on both sides: they count as the start, and what making them took does not.
     material.load()
     forget_peak(material.device)
     start = peak(material.device)
-    call, _ = getattr(WORKS[work], side)(material)
-    # Twice: the optimiser's moments exist from the first step on.
-    call()
-    call()
-    print(f"{MEMORY}{peak(material.device)} {start}")
+    call, amount = getattr(WORKS[work], side)(material)
+    print(ANSWER, amount, flush=True)
+    for question in sys.stdin:
+        if question == "work\n":
+            print(ANSWER, seconds(call, material.device), flush=True)
+        else:
+            print(ANSWER, peak(material.device), start, flush=True)
+
+
+def with_memory_kept(main: Callable[[], None]) -> None:
+    """Call main in the environment of the workflow's jobs: begin the process anew in it, if it is not set."""
+    if MEMORY.items() <= os.environ.items():
+        main()
+    else:
+        os.execve(sys.executable, sys.orig_argv, os.environ | MEMORY)
 
 
 def forget_peak(device: torch.device) -> None:
@@ -105,7 +150,8 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -152,4 +198,4 @@ def machine(device: torch.device, threads: int) -> str:
 
 
 if __name__ == "__main__":
-    _measure_memory(*json.loads(sys.argv[1]))
+    _serve(*json.loads(sys.argv[1]))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import baseline
-from benchmarks.material import LR, SEED, Material, network
+from benchmarks.material import LR, Material, network
 from dwp import bayes, metrics, networks
 from dwp.devices import autocast
 from dwp.experiments import few_shot
@@ -49,10 +49,10 @@ def ours_source(m: Material) -> tuple[Call, float]:
     amount = m.sizes.source_batch * m.sizes.source_steps
     images, labels = m.source.images("train", m.device)[:amount], m.source.labels("train", m.device)[:amount]
     described = network(*m.sizes.source), m.source.image_shape, m.source.classes
-    model = start(*described, SEED, build=m.build).to(m.device)
+    model = start(*described, m.seed, build=m.build).to(m.device)
     schedule = Schedule(lr=LR, epochs=1, batch=m.sizes.source_batch, precision=m.precision)
     loss = cross_entropy(model, SOURCE_L2)
-    return lambda: fit(model, loss, (images, labels), schedule, seed=SEED), amount
+    return lambda: fit(model, loss, (images, labels), schedule, seed=m.seed), amount
 
 
 def ours_vae(size: int) -> Callable[[Material], tuple[Call, float]]:
@@ -60,7 +60,7 @@ def ours_vae(size: int) -> Callable[[Material], tuple[Call, float]]:
         kernels = m.kernels(size, m.sizes.kernels[size])
         schedule = {"lr": LR, "epochs": 1, "batch": VAE_BATCH, "precision": m.precision}
         settings = {**m.sizes.vaes[size], "schedule": schedule}
-        return lambda: VAE.fit(kernels, kernels[:TEST_KERNELS], settings, seed=SEED), len(kernels)
+        return lambda: VAE.fit(kernels, kernels[:TEST_KERNELS], settings, seed=m.seed), len(kernels)
 
     return make
 
@@ -74,7 +74,7 @@ def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]
         steps = m.sizes.steps if subset is None else m.sizes.subset_steps
         schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
         loss = elbo(model, len(labels), Bound(subset))
-        return lambda: fit(model, loss, (images, labels), schedule, seed=SEED), steps
+        return lambda: fit(model, loss, (images, labels), schedule, seed=m.seed), steps
 
     return make
 
@@ -142,14 +142,18 @@ def baseline_bayesian(m: Material) -> tuple[baseline.ConvNet, dict[int, baseline
 
 
 def baseline_few_shot(m: Material) -> tuple[Call, float]:
-    chosen = m.examples()
     model, priors = baseline_bayesian(m)
+    return lambda: baseline_training(m, model, priors), m.sizes.steps
+
+
+def baseline_training(m: Material, model: baseline.ConvNet, priors: dict[int, baseline.KernelVAE]) -> None:
+    """Train the baseline's few-shot network, from a new optimiser."""
+    chosen = m.examples()
     images, labels = m.target.train_images[chosen], m.target.train_labels[chosen]
     loader = baseline.image_loader(images, labels, len(chosen), shuffle=True, workers=m.options.workers)
     trained = [parameter for prior in priors.values() for parameter in baseline.reverse_model(prior)]
     optimizer = torch.optim.Adam([*model.parameters(), *trained], lr=LR)
-    steps = m.sizes.steps
-    return lambda: baseline.train_few_shot(model, priors, optimizer, loader, steps, m.device), steps
+    baseline.train_few_shot(model, priors, optimizer, loader, m.sizes.steps, m.device)
 
 
 def baseline_evaluation(m: Material) -> tuple[Call, float]:

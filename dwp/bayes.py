@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import posteriors
+from dwp.convolution import conv2d
 from dwp.distributions import noise_like
 from dwp.errors import InputError
 from dwp.networks import convolutions
@@ -40,23 +41,19 @@ class BayesConv2d(Stochastic):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
-        # Sampled weights do not keep the layout of parameters with one channel; the input then decides it.
-        x = x.to(memory_format=torch.channels_last)
         padding = self.padding
         if self.pad[1] != "zeros":
-            x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), 0
+            x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), (0, 0)
         if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
             mean, log_variance = self.posterior.moments()
-            location = functional.conv2d(x, mean, self.bias, padding=padding, **self.arguments)
-            variance = functional.conv2d(
-                x.square(), log_variance.exp(), None, padding=padding, **self.arguments
-            )
-            # The constant keeps the gradient of the root finite where no input reaches an output.
-            return location + (variance + 1e-12).sqrt() * noise_like(location)
+            location = conv2d(x, mean, self.bias, padding=padding, **self.arguments)
+            variance = conv2d(x.square(), log_variance.exp(), None, padding=padding, **self.arguments)
+            # The floor keeps root and gradient finite where no input reaches an output, or rounding does.
+            return torch.addcmul(location, variance.clamp_min(1e-12).sqrt(), noise_like(location))
         # Other posteriors have no law of the outputs to draw from: one sample of the weights for all images.
         sampled = self.noise is not Noise.NONE
         weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
-        return functional.conv2d(x, weight, self.bias, padding=padding, **self.arguments)
+        return conv2d(x, weight, self.bias, padding=padding, **self.arguments)
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""
@@ -106,7 +103,7 @@ def kl(model: nn.Module, bound: Bound = ALL) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
+    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 125
 ) -> Tensor:
     """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
 

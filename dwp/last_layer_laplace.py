@@ -28,8 +28,10 @@ def predict(
     torchvision_datasets()
     from laplace import Laplace
 
-    # Laplace flattens parameters by views, which channels-last ones do not allow.
-    copy = deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    # Laplace flattens parameters by views, which need them in the order of their shape.
+    copy = deepcopy(model).eval()
+    for parameter in copy.parameters():
+        parameter.data = parameter.data.contiguous()
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)

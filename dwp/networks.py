@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dwp.convolution import Conv2d, MaxPool2d
 from dwp.errors import InputError
 from dwp.stochastic import Dropout
 
@@ -49,12 +50,12 @@ def build(
             size = (size - kernel + 1) // pool
             if size < 1:
                 raise InputError(f"{where}: pool {pool} leaves nothing of the image")
-            modules[f"conv{number}"] = nn.Conv2d(channels, out, kernel)
+            modules[f"conv{number}"] = Conv2d(channels, out, kernel)
             if network.get("batch_norm"):
                 modules[f"norm{number}"] = nn.BatchNorm2d(out)
             # Pooling first: the activation is monotone, so the result is the same for a quarter of the work.
             if pool > 1:
-                modules[f"pool{number}"] = nn.MaxPool2d(pool)
+                modules[f"pool{number}"] = MaxPool2d(pool)
             modules[f"activation{number}"] = nn.LeakyReLU()
             channels = out
         else:
@@ -77,7 +78,7 @@ def build(
     model = nn.Sequential()
     for name, module in modules.items():
         model.add_module(name, module)
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 class Crop(nn.Module):

@@ -187,4 +187,5 @@ def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
 
 
 def _as_kernels(weight: Tensor) -> Tensor:
-    return weight.flatten(0, 1)[:, None]
+    # In the order of their shape, so that the same noise meets them however the weight is held.
+    return weight.flatten(0, 1)[:, None].contiguous()

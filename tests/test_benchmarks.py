@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import baseline, levers, published, scaling, timing, works
+from benchmarks import accuracy, baseline, levers, published, scaling, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
-from dwp import bayes, objectives
+from dwp import bayes, convolution, objectives
 from dwp.init import start
-from dwp.priors._pixel import ToPixel
 from dwp.priors.vae import VAE
 from dwp.stochastic import Noise
 from dwp.training import Schedule, fit
@@ -194,13 +193,18 @@ def test_sizes_are_the_paper_s():
 
 def test_turns_alternate():
     order = []
-    found = timing.in_turns([lambda: order.append("a"), lambda: order.append("b")], 3, torch.device("cpu"))
+
+    def call(name, took):
+        order.append(name)
+        return took
+
+    found = timing.in_turns([lambda: call("a", 1.0), lambda: call("b", 2.0)], 3)
     assert "".join(order) == "ab" + "abbaab"
-    assert [len(values) for values in found] == [3, 3]
+    assert found == [[1.0] * 3, [2.0] * 3]
 
 
 def test_published_prints_every_row(capsys, tmp_path):
-    published.main([*WORDS, "--no-memory", "--run", "subset", "--json", str(tmp_path / "found.json")])
+    published.main([*WORDS, "--run", "subset", "--json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
     for work in works.WORKS.values():
         assert f"| {work.title} |" in printed
@@ -221,8 +225,15 @@ def test_published_prints_every_row(capsys, tmp_path):
 
 def test_memory_is_of_the_work_s_own_process():
     ballast = torch.ones(300 * timing.MiB // 4)  # must not be counted
-    peak, began = timing.peak_memory("vae5", "ours", EMBEDDED)
+    with timing.Side("vae5", "ours", EMBEDDED) as side:
+        assert side.seconds() > 0
+        peak, began = side.memory()
     assert began < peak < began + ballast.nbytes
+
+
+def test_a_process_that_ends_is_told_of():
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        timing.Side("nothing", "ours", EMBEDDED)
 
 
 def test_a_data_root_without_the_sets_is_refused(tmp_path):
@@ -265,10 +276,13 @@ def test_what_is_taken_away_is_away(material):
         assert kinds().index("MaxPool2d") > kinds().index("LeakyReLU")
     with away["only the pixels that reach the end"]():
         assert "Crop" not in kinds()
-    with away["channels-last"]():
-        assert material.few_shot(None).start(build=material.build).conv2.weight.is_contiguous()
-    with away["convolutions of one pixel as products"]():
-        assert ToPixel.forward is torch.nn.Conv2d.forward
+    with away["channels-last, where PyTorch convolves or pools"]():
+        pooled = convolution.MaxPool2d(2)(torch.randn(2, 3, 4, 4))
+        assert pooled.is_contiguous()
+    with away["convolutions in fewer products"]():
+        assert convolution._pytorch_only
+        model = material.few_shot(None).start(build=material.build)
+        assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     with away["fused Adam"]():
         assert not torch.optim.Adam([torch.zeros(1)], lr=1.0, fused=True).defaults["fused"]
     with away["weights sampled once for all images"]():
@@ -283,3 +297,14 @@ def test_levers_print_every_row(capsys):
     lines = capsys.readouterr().out.splitlines()
     for lever in levers.LEVERS:
         assert sum(line.startswith(f"| {lever.title} |") for line in lines) == len(lever.works)
+
+
+def test_accuracy_prints_every_way(capsys):
+    accuracy.main([*WORDS[:1], *WORDS[3:], "--seeds", "2", "--steps", "4", "--source-steps", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    for work, how in accuracy.WAYS:
+        found = [line for line in lines if line.startswith(f"| {work} | {how} |")]
+        assert len(found) == 1
+        each = [float(value) for value in found[0].split("|")[-2].split()]
+        assert len(each) == 2
+        assert all(0 <= value <= 1 for value in each)

@@ -8,13 +8,11 @@ import scipy.stats
 import torch
 from prior_helpers import ERRORS, assert_mean, gaussian_kernels, posterior, seeded, vae
 from torch.distributions import Independent, Normal, kl_divergence
-from torch.nn import functional
 
 from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
 from dwp.priors import Bound
 from dwp.priors import vae as module
-from dwp.priors._pixel import FromPixel, ToPixel
 from dwp.priors.vae import VAE
 
 CODES = ["standard_normal", "vamp"]
@@ -386,17 +384,3 @@ def test_evaluation_is_repeatable_whatever_the_chunk(kernels):
     torch.rand(5)
     assert prior.evaluate(kernels) == found
     assert prior.evaluate(kernels, chunk=5) == pytest.approx(found, rel=1e-5)
-
-
-# Convolutions of one pixel
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_one_pixel_convolutions_are_those_of_pytorch(k):
-    torch.manual_seed(0)
-    down, up = ToPixel(4, 6, k).double(), FromPixel(6, 4, k).double()
-    x, z = torch.randn(7, 4, k, k, dtype=torch.float64), torch.randn(7, 6, 1, 1, dtype=torch.float64)
-    expected = functional.conv2d(x, down.weight, down.bias)
-    torch.testing.assert_close(down(x), expected, rtol=1e-12, atol=1e-12)
-    expected = functional.conv_transpose2d(z, up.weight, up.bias)
-    torch.testing.assert_close(up(z), expected, rtol=1e-12, atol=1e-12)

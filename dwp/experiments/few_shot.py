@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import bayes, last_layer_laplace, metrics, posteriors
+from dwp.convolution import pytorch_only
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import TRAINING, Task
@@ -105,7 +106,7 @@ def _model(task: Task, member: int) -> nn.Module:
                     reverse_model.requires_grad_(True)
         priors = {layer: copies[id(prior)] for layer, prior in chosen.items()}
         model = bayes.make_bayesian(model, priors, method["posterior"])
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
@@ -142,7 +143,9 @@ def _flops(
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)
     batch = [tensor[: task.settings["schedule"]["batch"]] for tensor in data]
-    with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
+    # As the sums are written: what fewer products make of them depends on the device.
+    fork = torch.random.fork_rng([task.device] if task.device.type == "cuda" else [])
+    with fork, pytorch_only():
         with FlopCounterMode(display=False) as training:
             loss(*batch)[0].backward()
         predictions = []

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from dwp.convolution import Conv2d, ConvTranspose2d
 from dwp.devices import widened
 from dwp.errors import InputError
-from dwp.priors._pixel import FromPixel, ToPixel
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
 
@@ -73,17 +74,15 @@ class VAE(Prior):
         widths = [padded[-1], *first, *[2 * hidden] * (len(steps) - 1)]
         encoder: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(padded):
-            encoder += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ELU()]
-        # The last convolution meets a map of its own size, and the first transposed one a pixel.
-        down, up = ([kind] * (len(steps) - 1) for kind in (nn.Conv2d, nn.ConvTranspose2d))
-        layers = list(zip(itertools.pairwise(widths), steps, [*down, ToPixel], [*up, FromPixel], strict=True))
-        for (inputs, outputs), step, convolution, _ in layers:
-            encoder += [convolution(inputs, outputs, **step), nn.ELU()]
-        self.encoder = nn.Sequential(*encoder, ToPixel(widths[-1], 2 * latent, 1))
-        decoder: list[nn.Module] = [ToPixel(latent, widths[-1], 1), nn.ELU()]
-        for (outputs, inputs), step, _, transposed in reversed(layers):
-            decoder += [transposed(inputs, max(outputs, hidden), **step), nn.ELU()]
-        self.decoder = nn.Sequential(*decoder, nn.Conv2d(hidden, 2, 1))
+            encoder += [Conv2d(inputs, outputs, 3, padding=1), _ELU()]
+        layers = list(zip(itertools.pairwise(widths), steps, strict=True))
+        for (inputs, outputs), step in layers:
+            encoder += [Conv2d(inputs, outputs, **step), _ELU()]
+        self.encoder = nn.Sequential(*encoder, Conv2d(widths[-1], 2 * latent, 1))
+        decoder: list[nn.Module] = [Conv2d(latent, widths[-1], 1), _ELU()]
+        for (outputs, inputs), step in reversed(layers):
+            decoder += [ConvTranspose2d(inputs, max(outputs, hidden), **step), _ELU()]
+        self.decoder = nn.Sequential(*decoder, Conv2d(hidden, 2, 1))
         if code_prior == "vamp":
             self.pseudo = nn.Parameter(torch.randn(pseudo_inputs, 1, kernel_size, kernel_size))
         self.register_buffer("_fixed", None, persistent=False)
@@ -218,6 +217,28 @@ class VAE(Prior):
         log_likelihood = torch.cat([pair[0] for pair in terms]).cpu().double().mean().item()
         kl = torch.cat([pair[1] for pair in terms]).cpu().double().mean().item()
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+
+
+class _ELU(nn.ELU):
+    """`nn.ELU` that keeps its result for the gradient, as the next layer does, instead of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to the same shape."""
+        return _ELUByResult.apply(x)
+
+
+class _ELUByResult(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        y = functional.elu(x)
+        context.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: object, dy: Tensor) -> Tensor:
+        (y,) = context.saved_tensors
+        return torch.ops.aten.elu_backward(dy, 1.0, 1.0, 1.0, True, y)
 
 
 def _down_to_one(size: int) -> Iterator[dict[str, int]]:
