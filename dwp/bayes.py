@@ -103,7 +103,7 @@ def kl(model: nn.Module, bound: Bound = ALL) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 125
+    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
 ) -> Tensor:
     """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
 
