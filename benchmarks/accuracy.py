@@ -22,7 +22,7 @@ from dwp import metrics, source
 from dwp.errors import InputError
 from dwp.init import start
 
-SOURCE_BATCH = 64
+SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
 HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
 
 
@@ -42,6 +42,7 @@ def main(words: list[str] | None = None) -> None:
             source=tuple(arguments.network),
             source_batch=min(SOURCE_BATCH, prepared.sizes.source_batch),
             source_steps=arguments.source_steps,
+            source_test_images=SOURCE_TEST_IMAGES,
             steps=arguments.steps,
             run_steps=arguments.steps,
             run_every=arguments.steps,
@@ -65,7 +66,7 @@ def source_recipe(m: Material) -> float:
     torch.manual_seed(m.seed)
     images, labels = m.source.train_images, m.source.train_labels
     model = baseline.ConvNet(*m.sizes.source).to(m.device)
-    works.copy_network(start(network(*m.sizes.source), m.source.image_shape, 10, m.seed), model)
+    works.copy_network(start(network(*m.sizes.source), m.source.image_shape, m.source.classes, m.seed), model)
     amount = m.sizes.source_batch * m.sizes.source_steps
     loader = baseline.image_loader(
         images[:amount], labels[:amount], m.sizes.source_batch, shuffle=True, workers=m.options.workers

@@ -25,6 +25,7 @@ class Sizes:
     source: tuple[int, int] = (256, 512)
     source_batch: int = 256
     source_steps: int = 2
+    source_test_images: int = 1  # speed needs none
     vaes: dict[int, dict] = field(
         default_factory=lambda: {7: {"hidden": 32, "latent": 2}, 5: {"hidden": 64, "latent": 4}}
     )
@@ -93,7 +94,7 @@ class Material:
     @functools.cached_property
     def source(self) -> Dataset:
         """The source set: notMNIST, or glyphs."""
-        return self._build("glyphs" if self.embedded else "notmnist", test=1)
+        return self._build("glyphs" if self.embedded else "notmnist", test=self.sizes.source_test_images)
 
     @functools.cached_property
     def target(self) -> Dataset:
@@ -106,7 +107,7 @@ class Material:
             raise InputError(f"--data-root: {root} has no folder {name}; give both notmnist and mnist")
         train = self.sizes.source_batch * self.sizes.source_steps
         if name == "glyphs":
-            options = {"train": 1_000, "test": 10}
+            options = {"train": 1_000, "test": max(10, test)}
         # Fewer images than the sizes ask for are repeated.
         built = data.build(name, data_root=root, downloads="results/downloads", options=options)
         rows = {
