@@ -113,6 +113,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stri
 def _small(x: Tensor, weight: Tensor, stride: _Pair, dilation: _Pair = (1, 1), groups: int = 1) -> bool:
     return (
         not _pytorch_only
+        and len(x) > 0
         and x.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
         and x.shape[2] == x.shape[3] <= LARGEST
@@ -166,7 +167,8 @@ def _copies(size: int, kernel: int, padding: int, dtype: torch.dtype) -> Tensor:
 class _InForm(torch.autograd.Function):
     """Convolve x [n, i, h, w] with kernels [k, k, i, o] in a form of their convolution, [n, o, h', w'].
 
-    In float32 whatever the precision: rounded to bfloat16, a change of basis loses too much.
+    In float32 under autocast, too: what a change of basis loses in bfloat16 was not measured.
+    It has no second derivatives; whoever needs them finds them within `pytorch_only`.
     """
 
     @staticmethod

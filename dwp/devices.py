@@ -82,7 +82,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which matrix products run in that precision; see `choose_precision`."""
+    """Return the context in which matrix products run in that precision; see `choose_precision`.
+
+    Those of small maps on a CPU (`dwp.convolution`) stay in float32.
+    """
     dtype = choose_precision(precision, device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 

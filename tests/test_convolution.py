@@ -192,3 +192,7 @@ def test_under_autocast_the_products_stay_in_float32():
         found = conv2d(x, weight, bias)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+
+
+def test_no_maps_give_no_results():
+    assert conv2d(torch.zeros(0, 64, 10, 10), torch.zeros(64, 64, 5, 5)).shape == (0, 64, 6, 6)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -235,7 +234,6 @@ class _ELUByResult(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(context: object, dy: Tensor) -> Tensor:
         (y,) = context.saved_tensors
         return torch.ops.aten.elu_backward(dy, 1.0, 1.0, 1.0, True, y)
