@@ -59,7 +59,11 @@ class Workflow:
         return found
 
     def training(self) -> tuple[str, Path] | None:
-        """Return the Slurm job and the log of a shard of source nets that has a checkpoint."""
+        """Return the Slurm job, suspended, and the log of a shard of source nets that has a checkpoint.
+
+        Suspended, since a shard of this configuration takes seconds, and might end before its turn;
+        Slurm ends only what it has resumed.
+        """
         for checkpoint in self.folder.glob("results/source/*/checkpoints/*.pt"):
             stem = "-".join(checkpoint.stem.split("-")[:3])
             shard = stem.removeprefix("nets-")
@@ -68,7 +72,10 @@ class Workflow:
             ).splitlines():
                 job, _, comment = line.partition(" ")
                 if "source" in comment and shard in comment:
-                    return job, checkpoint.parent.parent / f"{stem}.log"
+                    self.cluster.call("scontrol", "suspend", job)
+                    if checkpoint.exists():
+                        return job, checkpoint.parent.parent / f"{stem}.log"
+                    self.cluster.call("scontrol", "resume", job)
         return None
 
     def end(self) -> int:
@@ -83,11 +90,13 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
     with slurm_cluster.cluster() as cluster:
         run = Workflow(tmp_path, cluster)
         job, log = run.until(run.training)
-        cluster.call("scancel", job)
-        run.until(lambda: "Trying to restart job" in run.output())
-        # What an administrator does, or a job of higher priority.
         preempted, other_log = run.until(run.training)
+        cluster.call("scontrol", "resume", job)
+        cluster.call("scancel", job)
+        # What an administrator does, or a job of higher priority.
+        cluster.call("scontrol", "resume", preempted)
         cluster.call("scontrol", "requeue", preempted)
+        run.until(lambda: "Trying to restart job" in run.output())
         # The node's daemon crashes with jobs on it, and comes back.
         cluster.kill_node()
         time.sleep(30)
