@@ -23,7 +23,7 @@ from benchmarks.published import parser_of, prepare, row, spread
 from benchmarks.timing import Side, Spread, in_turns, seconds, with_memory_kept
 from benchmarks.works import WORKS
 from dwp import bayes, networks, training
-from dwp.convolution import Conv2d, ConvTranspose2d, pytorch_only
+from dwp.convolution import Conv2d, ConvTranspose2d, MaxPool2d, pytorch_only
 from dwp.devices import choose_precision
 from dwp.errors import InputError
 from dwp.stochastic import Noise
@@ -116,6 +116,15 @@ def contiguous() -> contextlib.AbstractContextManager:
     return patch.object(torch, "channels_last", torch.contiguous_format)
 
 
+def places_of_maxima() -> contextlib.AbstractContextManager:
+    """Let pooling look for the places of the maxima where nobody asks for them, too."""
+
+    def forward(self: MaxPool2d, x: Tensor) -> Tensor:
+        return nn.MaxPool2d.forward(self, x.to(memory_format=torch.channels_last))
+
+    return patch.object(MaxPool2d, "forward", forward)
+
+
 LEVERS = (
     Lever("images as tensors in memory", ("source",), transformed_images),
     Lever("channels-last, where PyTorch convolves or pools", (*STEPS, "evaluation"), contiguous),
@@ -134,6 +143,7 @@ LEVERS = (
         pytorch_convolutions,
     ),
     Lever("fused Adam", ("source", "vae7", "vae5", "step"), plain_adam),
+    Lever("pooling without places, where nobody asks for gradients", ("evaluation",), places_of_maxima),
     Lever("weights sampled once for all images", ("evaluation",), noise_for_each_image),
 )
 

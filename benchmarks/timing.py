@@ -76,10 +76,12 @@ class Side:
 
     def __init__(self, work: str, side: str, options: Options) -> None:
         arguments = json.dumps([work, side, dataclasses.asdict(options)])
-        kept = MEMORY if side == "ours" and options.keep_memory else {}
+        environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
+        if side == "ours" and options.keep_memory:
+            environment |= MEMORY
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.timing", arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | kept,
+            env=environment | {"PYTHONPATH": str(ROOT)},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -106,12 +106,17 @@ def test_what_is_taken_away_is_away(material):
     with away["only the pixels that reach the end"]():
         assert "Crop" not in kinds()
     with away["channels-last, where PyTorch convolves or pools"]():
-        pooled = convolution.MaxPool2d(2)(torch.randn(2, 3, 4, 4))
+        pooled = convolution.MaxPool2d(2)(torch.randn(2, 3, 4, 4, requires_grad=True))
         assert pooled.is_contiguous()
     with away["convolutions in fewer products"]():
         assert convolution._pytorch_only
         model = material.few_shot(None).start(build=material.build)
         assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(2, 3, 4, 4)
+    assert convolution.MaxPool2d(2)(maps).is_contiguous()
+    with away["pooling without places, where nobody asks for gradients"]():
+        pooled = convolution.MaxPool2d(2)(maps)
+        assert not pooled.is_contiguous()
     with away["fused Adam"]():
         assert not torch.optim.Adam([torch.zeros(1)], lr=1.0, fused=True).defaults["fused"]
     with away["weights sampled once for all images"]():

@@ -171,6 +171,21 @@ def test_layers_hold_the_parameters_of_pytorchs_and_do_the_same():
     torch.testing.assert_close(mine(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("window", [2, 3])
+def test_pooling_is_pytorchs_in_every_order_of_memory(window, gradients):
+    torch.manual_seed(0)
+    maps = torch.randn(4, 5, 8, 8)
+    maps[0, 0, 1, 1] = float("nan")
+    maps[1, 1, 0, 1] = float("inf")
+    pixels = maps.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    expected = functional.max_pool2d(maps, window)
+    for x in (maps, maps.contiguous(memory_format=torch.channels_last), pixels):
+        found = MaxPool2d(window)(x.requires_grad_(gradients))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert found.requires_grad == gradients
+
+
 def test_layers_start_as_pytorchs_do():
     for ours, theirs in ((Conv2d, nn.Conv2d), (ConvTranspose2d, nn.ConvTranspose2d)):
         torch.manual_seed(0)
