@@ -159,18 +159,17 @@ def main(words: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(f"error: {error}")
     print("\n".join(header), "", row(["lever", "work", "times"]), row(["---"] * 3), sep="\n", flush=True)
-    for work in arguments.only or WORKS:
+    wanted = arguments.only or tuple(WORKS)
+    for work in wanted:
         found = gain_of_memory(work, material.options, arguments.repeats)
         print(row(["freed memory kept", WORKS[work].title, spread(found)]), flush=True)
     for lever in LEVERS:
-        for work in lever.works:
-            if arguments.only and work not in arguments.only:
-                continue
+        for work in (work for work in lever.works if work in wanted):
             found = gain(work, material, material, lever.away, arguments.repeats)
             print(row([lever.title, WORKS[work].title, spread(found)]), flush=True)
     if choose_precision(material.precision, material.device) == torch.bfloat16:
         exact = Material(replace(material.options, precision="float32"))
-        for work in (*STEPS, "vae7", "vae5", "evaluation"):
+        for work in wanted:
             found = gain(work, material, exact, contextlib.nullcontext, arguments.repeats)
             print(row(["bfloat16", WORKS[work].title, spread(found)]), flush=True)
 
