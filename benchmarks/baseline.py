@@ -4,7 +4,7 @@ Written anew from the paper and from what is known of its code, and kept as it w
 written without a thought of speed: images go one by one from PIL through a transform in a
 DataLoader, everything is float32 and contiguous, activations come before pooling, every
 kernel passes the VAE in every step, and at test every image draws its own noise in every
-layer. It computes the same quantities as the library; `tests/test_benchmarks.py` holds it to that.
+layer. It computes the same quantities as the library; `tests/test_baseline.py` holds it to that.
 
 Nothing here is slowed down on purpose: PyTorch's own modules, threads and optimiser defaults.
 """
