@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import posteriors
-from dwp.convolution import conv2d
+from dwp.convolution import Conv2d, conv2d
+from dwp.devices import widened
 from dwp.distributions import noise_like
 from dwp.errors import InputError
 from dwp.networks import convolutions
@@ -36,6 +37,7 @@ class BayesConv2d(Stochastic):
         self.posterior = posteriors.build(form, convolution.weight, prior)
         self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
         self.arguments = {name: getattr(convolution, name) for name in ("stride", "dilation", "groups")}
+        self.has_fast_forms = isinstance(convolution, Conv2d)
         self.padding = convolution.padding
         self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
 
@@ -46,14 +48,21 @@ class BayesConv2d(Stochastic):
             x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), (0, 0)
         if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
             mean, log_variance = self.posterior.moments()
-            location = conv2d(x, mean, self.bias, padding=padding, **self.arguments)
-            variance = conv2d(x.square(), log_variance.exp(), None, padding=padding, **self.arguments)
-            # The floor keeps root and gradient finite where no input reaches an output, or rounding does.
-            return torch.addcmul(location, variance.clamp_min(1e-12).sqrt(), noise_like(location))
+            location = self._convolve(x, mean, self.bias, padding)
+            # As the plain sum, whose terms are not negative: rounding of a fast form may take it below zero.
+            squares, variances = widened(x).square(), widened(log_variance).exp()
+            variance = functional.conv2d(squares, variances, None, padding=padding, **self.arguments)
+            # The floor keeps root and gradient finite where no input reaches an output.
+            deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+            return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
         # Other posteriors have no law of the outputs to draw from: one sample of the weights for all images.
         sampled = self.noise is not Noise.NONE
         weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
-        return conv2d(x, weight, self.bias, padding=padding, **self.arguments)
+        return self._convolve(x, weight, self.bias, padding)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        convolve = conv2d if self.has_fast_forms else functional.conv2d
+        return convolve(x, weight, bias, padding=padding, **self.arguments)
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""

@@ -10,16 +10,23 @@ the o²·k² multiplications of the sum. Two ways to matrices with a small r:
   number of points.
 - Fourier: a circular convolution is the product of spectra. A product of complex numbers takes
   three real ones (Gauss), and rounding is near that of the sum.
+
+Either mixes all pixels of a map, so rounding is relative to the largest pixel of a map, where
+that of the sum is relative to the pixels under the kernel.
 """
 
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# With infinity, the points of Toom-Cook: so few that rounding stays within a few times that of the sum.
-POINTS = (0.0, 1.0, -1.0, 2.0)
+# Points of Toom-Cook beside infinity, by their number: those found to amplify rounding the least.
+POINTS = {1: (0.0,), 2: (2 / 3, -2 / 3), 3: (0.0, 1.0, -1.0), 4: (1.25, -1.25, 0.4, -0.4)}
+
+# Forms that amplify the sum's rounding more than this are not used, see `Bilinear.amplification`.
+MOST_AMPLIFICATION = 3.5
 
 # Operations of a form that take the time of one of PyTorch's own: a compromise, since for small maps it
 # is 0.8 to 1.9 of them, by shape.
@@ -28,7 +35,7 @@ SLOWER = 1.25
 
 @dataclass(frozen=True)
 class Bilinear:
-    """A convolution as y = C((A x) ⊙ (B w)).
+    """A convolution as y = C((A x) ⊙ (B w)), in double precision.
 
     Attributes:
         of_map: A, [r, h²].
@@ -36,9 +43,9 @@ class Bilinear:
         to_result: C, [o², r].
     """
 
-    of_map: Tensor
-    of_kernel: Tensor
-    to_result: Tensor
+    of_map: np.ndarray
+    of_kernel: np.ndarray
+    to_result: np.ndarray
 
     def transposed(self) -> "Bilinear":
         """Return the same of the transposed convolution, from o×o to h×h: the adjoint in x."""
@@ -47,13 +54,33 @@ class Bilinear:
     def operations(self, inputs: int, outputs: int, maps: int) -> float:
         """Return the multiply-adds for each map, where so many share their kernels."""
         products = len(self.of_map) * inputs * outputs
-        kernels = self.of_kernel.numel() * inputs * outputs / maps
-        return inputs * self.of_map.numel() + products + kernels + outputs * self.to_result.numel()
+        kernels = self.of_kernel.size * inputs * outputs / maps
+        return inputs * self.of_map.size + products + kernels + outputs * self.to_result.size
 
-    def to(self, dtype: torch.dtype) -> "Bilinear":
-        """Return the same in another dtype."""
-        matrices = self.of_map, self.of_kernel, self.to_result
-        return Bilinear(*(matrix.to(dtype, memory_format=torch.contiguous_format) for matrix in matrices))
+    def amplification(self) -> float:
+        """Return how many times the sum's the rounding errors are, in the worst of result and gradients.
+
+        Every product carries an independent relative error, and pixels, weights and gradients are
+        independent with unit variance: the ratio is that of root mean square errors at the worst pixel.
+        """
+        # The kernel's gradient is the form with kernel and result exchanged.
+        for_kernel = Bilinear(self.of_map, self.to_result.T, self.of_kernel.T)
+        pixels = [np.sqrt(len(matrix)) for matrix in (self.of_kernel.T, self.of_kernel.T, self.to_result)]
+        forms = self, self.transposed(), for_kernel
+        return max(form._error() / terms for form, terms in zip(forms, pixels, strict=True))
+
+    def _error(self) -> float:
+        products = np.square(self.of_map).sum(1) * np.square(self.of_kernel).sum(1)
+        return float(np.sqrt(np.square(self.to_result) @ products).max())
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of a `Bilinear`, as tensors of one dtype."""
+
+    of_map: Tensor
+    of_kernel: Tensor
+    to_result: Tensor
 
 
 @functools.lru_cache
@@ -67,7 +94,7 @@ def cheapest(
     dtype: torch.dtype,
     *,
     transposed: bool = False,
-) -> Bilinear | None:
+) -> Matrices | None:
     """Return the form of a convolution that takes the fewest operations; None where the sum is cheaper.
 
     Args:
@@ -81,44 +108,55 @@ def cheapest(
     """
     total = size + 2 * padding
     forms = [fourier(size, kernel, padding)]
-    if total <= len(POINTS) + 1:
+    if total - 1 in POINTS:
         forms.append(toom_cook(size, kernel, padding))
-    if transposed:
-        forms = [form.transposed() for form in forms]
-    best = min(forms, key=lambda form: form.operations(inputs, outputs, maps))
+    forms = [form.transposed() if transposed else form for form in forms if _is_accurate(form)]
+    best = min(forms, key=lambda form: form.operations(inputs, outputs, maps), default=None)
     of_the_sum = (total - kernel + 1) ** 2 * kernel**2 * inputs * outputs
-    return best.to(dtype) if best.operations(inputs, outputs, maps) < SLOWER * of_the_sum else None
+    if best is None or best.operations(inputs, outputs, maps) >= SLOWER * of_the_sum:
+        return None
+    # A tensor that is made in inference mode could not be used for training later.
+    with torch.inference_mode(False):
+        matrices = best.of_map, best.of_kernel, best.to_result
+        return Matrices(*(torch.from_numpy(np.array(matrix)).to(dtype) for matrix in matrices))
 
 
+def _is_accurate(form: Bilinear) -> bool:
+    return form.amplification() <= MOST_AMPLIFICATION
+
+
+@functools.lru_cache
 def toom_cook(size: int, kernel: int, padding: int = 0) -> Bilinear:
     """Return the convolution by values of polynomials at h + 2·padding points in either direction."""
     total = size + 2 * padding
 
-    def values(coefficients: int) -> Tensor:
-        rows = [[point**power for power in range(coefficients)] for point in POINTS[: total - 1]]
+    def values(coefficients: int) -> np.ndarray:
+        rows = [[point**power for power in range(coefficients)] for point in POINTS[total - 1]]
         at_infinity = [0.0] * (coefficients - 1) + [1.0]
-        return torch.tensor([*rows, at_infinity], dtype=torch.float64)
+        return np.array([*rows, at_infinity])
 
     # Polynomials f and w have the product V⁻¹((V f) ⊙ (V w)); the convolution is its transpose in f.
-    of_map = torch.linalg.inv(values(total)).T[:, padding : padding + size]
+    of_map = np.linalg.inv(values(total)).T[:, padding : padding + size]
     of_result = values(total - kernel + 1)
-    return Bilinear(*(torch.kron(matrix, matrix) for matrix in (of_map, values(kernel), of_result.T)))
+    return Bilinear(*(np.kron(matrix, matrix) for matrix in (of_map, values(kernel), of_result.T)))
 
 
+@functools.lru_cache
 def fourier(size: int, kernel: int, padding: int = 0) -> Bilinear:
     """Return the convolution by spectra of h + padding points: the zeros at one border serve the other."""
     points = size + padding
-    spectrum = torch.fft.fft(torch.eye(points, dtype=torch.float64))
-    places = (torch.arange(size + 2 * padding - kernel + 1) - padding) % points
+    spectrum = np.fft.fft(np.eye(points))
+    places = (np.arange(size + 2 * padding - kernel + 1) - padding) % points
     of_map, of_kernel, to_result = (
-        torch.kron(matrix, matrix)
+        np.kron(matrix, matrix)
         for matrix in (
             spectrum[:, :size],
-            spectrum[:, :kernel].conj(),
+            # A kernel that is larger than the circle goes round it.
+            spectrum[:, np.arange(kernel) % points].conj(),
             spectrum[places].conj() / points,
         )
     )
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index in range(points**2):
         first, second = divmod(index, points)
         opposite = -first % points * points + -second % points
@@ -132,5 +170,5 @@ def fourier(size: int, kernel: int, padding: int = 0) -> Bilinear:
             rows.append((x.real + x.imag, w.real, real + imaginary))
             rows.append((x.real, w.imag - w.real, imaginary))
             rows.append((x.imag, w.real + w.imag, -real))
-    of_map, of_kernel, to_result = (torch.stack(matrix) for matrix in zip(*rows, strict=True))
+    of_map, of_kernel, to_result = map(np.stack, zip(*rows, strict=True))
     return Bilinear(of_map, of_kernel, to_result.T)

@@ -129,13 +129,17 @@ def assert_convolves(form, size, kernel, padding):
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(1, 1, size, size, generator=generator, dtype=torch.float64)
     w = torch.randn(1, 1, kernel, kernel, generator=generator, dtype=torch.float64)
-    y = form.to_result @ ((form.of_map @ x.flatten()) * (form.of_kernel @ w.flatten()))
     expected = functional.conv2d(x, w, padding=padding)
-    torch.testing.assert_close(y.view_as(expected), expected, rtol=1e-12, atol=1e-12)
-    back = form.transposed()
-    z = back.to_result @ ((back.of_map @ y) * (back.of_kernel @ w.flatten()))
-    expected = functional.conv_transpose2d(y.view_as(expected), w, padding=padding)
-    torch.testing.assert_close(z.view_as(expected), expected, rtol=1e-12, atol=1e-12)
+    y = products(form, x, w).view_as(expected)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    expected = functional.conv_transpose2d(y, w, padding=padding)
+    z = products(form.transposed(), y, w).view_as(expected)
+    torch.testing.assert_close(z, expected, rtol=1e-12, atol=1e-12)
+
+
+def products(form, x, w):
+    y = form.to_result @ ((form.of_map @ x.numpy().ravel()) * (form.of_kernel @ w.numpy().ravel()))
+    return torch.from_numpy(y)
 
 
 def test_the_cheapest_form_is_the_sum_where_kernels_serve_a_single_map():
@@ -144,8 +148,8 @@ def test_the_cheapest_form_is_the_sum_where_kernels_serve_a_single_map():
     assert bilinear.cheapest(*shape, maps=256, dtype=torch.float32) is not None
 
 
-def test_it_takes_fewer_operations_than_the_sum(monkeypatch):
-    form = bilinear.cheapest(10, 5, 0, 256, 512, maps=256, dtype=torch.float32)
+def test_it_takes_fewer_operations_than_the_sum():
+    form = bilinear.fourier(10, 5, 0)
     of_the_sum = 6**2 * 5**2 * 256 * 512
     assert form.operations(256, 512, 256) < of_the_sum / 4
 
