@@ -1,7 +1,6 @@
 """What the works are done on: sizes, data, networks and priors, the same for both sides."""
 
 import functools
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,11 +169,7 @@ class Material:
 
     def bayesian(self) -> nn.Module:
         """Return the few-shot network with its own copies of the priors, as `few_shot.run` makes it."""
-        model = self.few_shot(None).start(build=self.build)
-        priors = {size: deepcopy(prior).to(self.device) for size, prior in self.priors.items()}
-        for prior in priors.values():
-            prior.reverse_model().requires_grad_(True)
-        return bayes.make_bayesian(model, priors, "additive")
+        return bayes.make_bayesian(self.few_shot(None).start(build=self.build), self.priors, "additive")
 
     def examples(self) -> Tensor:
         """Return the indices of the few training examples."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
@@ -27,6 +28,7 @@ from dwp import experiments, source
 from dwp.devices import choose_precision
 from dwp.environment import MEMORY
 from dwp.errors import InputError
+from dwp.experiments import few_shot
 from dwp.objectives import elbo
 from dwp.priors.base import Bound
 from dwp.priors.vae import VAE
@@ -127,11 +129,12 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
     total = m.sizes.target[0] * m.sizes.target[1]
     for subset in (total // 64 or 1, total // 16, total // 4, total):
         model = m.bayesian()
+        trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
         loss = elbo(model, len(labels), Bound(subset))
         schedule = Schedule(lr=LR, steps=2, precision=m.precision)
 
-        def call(model=model, loss=loss, schedule=schedule):
-            fit(model, loss, (images, labels), schedule, seed=m.seed)
+        def call(trained=trained, loss=loss, schedule=schedule):
+            fit(trained, loss, (images, labels), schedule, seed=m.seed)
 
         growth(subset, call, 2, repeats, m.device)
 

@@ -1,7 +1,7 @@
 """Bayesian convolutions: any ordinary model made Bayesian, its ELBO, its predictions."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +12,37 @@ from dwp.convolution import Conv2d, conv2d
 from dwp.devices import widened
 from dwp.distributions import noise_like
 from dwp.errors import InputError
-from dwp.networks import convolutions
+from dwp.matching import Priors, match_layers, title
 from dwp.posteriors import ALL, Factorised
 from dwp.priors.base import Bound, Prior
-from dwp.stochastic import Noise, Stochastic, holding, set_noise, stochastic_layers
+from dwp.stochastic import Noise, Stochastic, evaluating, holding, set_noise, stochastic_layers
 
-__all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "predict", "set_noise"]
+__all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "predict", "priors", "set_noise"]
 
 
 class BayesConv2d(Stochastic):
     """A convolution with a posterior over its kernels and a prior that they pay for.
 
-    Every argument of the convolution it replaces is kept; the bias stays
-    deterministic and outside the variance.
+    Every argument of the convolution it replaces is kept, and so are its training mode and which
+    of weight and bias are trained; the bias stays deterministic and outside the variance.
 
     Args:
         convolution: what to replace; the posterior starts from its weight [o, i, k, k].
-        prior: over k×k kernels, shared by all (out, in) pairs.
+        prior: over k×k kernels, shared by all (out, in) pairs; held as it is, see `Posterior`.
         form: name of the posterior's form, see `dwp.posteriors`.
     """
 
     def __init__(self, convolution: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
         super().__init__()
         self.posterior = posteriors.build(form, convolution.weight, prior)
-        self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
+        self.posterior.requires_grad_(convolution.weight.requires_grad)
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
         self.arguments = {name: getattr(convolution, name) for name in ("stride", "dilation", "groups")}
         self.has_fast_forms = isinstance(convolution, Conv2d)
         self.padding = convolution.padding
         self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
+        self.train(convolution.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
@@ -69,35 +72,59 @@ class BayesConv2d(Stochastic):
         return self.posterior.kl(bound)
 
 
-def make_bayesian(model: nn.Module, priors: Mapping[int | str, Prior], form: str = "additive") -> nn.Module:
+def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> nn.Module:
     """Replace every convolution of a model, in place, by a Bayesian one that starts from its weights.
+
+    The model keeps a frozen copy of each prior, see `priors`. A layer at several places of the
+    model is replaced by one Bayesian layer.
 
     Args:
         model: any module with `nn.Conv2d` layers.
-        priors: by kernel size, or by name of the layer, which goes first; layers of one
-            size share one prior.
+        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
+            name, which goes first, to a prior or None, which leaves layers as they are.
         form: of the posterior, see `dwp.posteriors`.
 
+    Returns:
+        The model, or the Bayesian layer if the model is a convolution itself.
+
     Raises:
-        InputError: a convolution has a kernel size without a prior, or is not square, or a
+        InputError: a convolution has no prior of its kernel size, cannot be replaced without loss
+            (see `matching.match_layers`; a subclass of `nn.Conv2d` with a forward of its own; hooks), or a
             prior does not go with the form; the model is then left as it was.
     """
+    posteriors.find(form)
+    matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
+    own: dict[Prior, Prior] = {}
     layers = []
-    for name, convolution in convolutions(model):
-        height, width = convolution.kernel_size
-        prior = priors.get(name, priors.get(height)) if height == width else None
-        if prior is None or prior.kernel_size != height:
-            sizes = ", ".join(f"{k}×{k}" for k in sorted({p.kernel_size for p in priors.values()}))
-            raise InputError(
-                f"layer {name}: there is no prior over {height}×{width} kernels; "
-                f"there are priors for {sizes or 'no size'}"
-            )
-        layers.append((name, BayesConv2d(convolution, prior, form)))
-    for name, layer in layers:
-        if not name:
-            return layer
-        model.set_submodule(name, layer)
+    for one in matches:
+        _check_replaceable(one.names[0], one.layer)
+        if one.prior not in own:
+            own[one.prior] = posteriors.own(one.prior, one.layer.weight)
+        layers.append((one.names, BayesConv2d(one.layer, own[one.prior], form)))
+    for names, layer in layers:
+        for name in names:
+            if not name:
+                return layer
+            model.set_submodule(name, layer)
     return model
+
+
+def _check_replaceable(name: str, convolution: nn.Conv2d) -> None:
+    # As the instance has them: some libraries replace the method of a single layer.
+    forward, inner = (
+        getattr(getattr(convolution, name), "__func__", None) for name in ("forward", "_conv_forward")
+    )
+    if forward not in (nn.Conv2d.forward, Conv2d.forward) or inner is not nn.Conv2d._conv_forward:
+        raise InputError(
+            f"{title(name)}: a {type(convolution).__name__} computes something else than nn.Conv2d, which a "
+            f"Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
+        )
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    if any(getattr(convolution, f"_{kind}") for kind in kinds):
+        raise InputError(
+            f"{title(name)}: it has hooks, which a Bayesian layer would lose; remove them, and register "
+            "them anew on what replaces it"
+        )
 
 
 def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
@@ -105,9 +132,31 @@ def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
     return [module for module in model.modules() if isinstance(module, BayesConv2d)]
 
 
+def priors(model: nn.Module) -> list[Prior]:
+    """Return the priors that a Bayesian model holds, each once, in the order of its layers.
+
+    They are the model's own, frozen, and neither among its parameters and submodules nor in its
+    state dict. They follow it to another device, not to another dtype, and copies and pickles of the
+    model include them.
+    """
+    return list(dict.fromkeys(layer.posterior.prior for layer in bayesian_layers(model)))
+
+
 def kl(model: nn.Module, bound: Bound = ALL) -> Tensor:
-    """Return the KL of all Bayesian layers, in nats, summed; each layer's is estimated as `bound` says."""
-    return sum((layer.kl(bound) for layer in bayesian_layers(model)), torch.zeros(()))
+    """Return the KL of all Bayesian layers, in nats, summed; each layer's is estimated as `bound` says.
+
+    It is computed in the dtype of each prior, or that of the layer if the prior has no tensors, and
+    in float32 at least.
+
+    Raises:
+        InputError: the model has no Bayesian layers.
+    """
+    layers = bayesian_layers(model)
+    if not layers:
+        raise InputError(
+            f"kl: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
+        )
+    return sum(layer.kl(bound) for layer in layers)
 
 
 @torch.no_grad()
@@ -117,14 +166,15 @@ def predict(
     """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
 
     Args:
-        model: from images [n, c, h, w] to logits; left in the noise mode and training mode it had.
+        model: from images [n, c, h, w] to logits; every module is left in the noise mode and training mode
+            that it had, also when the model fails.
         images: [n, c, h, w].
         samples: members of the ensemble; 0 predicts with the posterior mean.
         generator_seed: of the noise; member i is the same whatever the number of images.
         chunk: images at a time.
 
     Returns:
-        Probabilities [members, n, classes]; the mean over members is the prediction.
+        Probabilities [members, n, classes], in float32 or wider; the mean over members is the prediction.
     """
     members = []
     devices = [images.device] if images.device.type == "cuda" else []
@@ -133,7 +183,7 @@ def predict(
             torch.manual_seed(generator_seed * 1_000_003 + member)
             # One sample of the weights serves all images.
             with holding(model):
-                logits = [model(part).float() for part in images.split(chunk)]
+                logits = [widened(model(part)) for part in images.split(chunk)]
             members.append(torch.cat(logits).softmax(1))
     return torch.stack(members)
 
@@ -141,12 +191,11 @@ def predict(
 @contextlib.contextmanager
 def _predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
     layers = stochastic_layers(model)
-    before, training = [layer.noise for layer in layers], model.training
-    model.eval()
+    before = [layer.noise for layer in layers]
     set_noise(model, noise)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for layer, own in zip(layers, before, strict=True):
             layer.noise = own
-        model.train(training)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from dwp.devices import widened
 from dwp.errors import InputError
 from dwp.networks import build
+from dwp.stochastic import evaluating
 
 # Keeps the logarithm of a variance finite where softplus is zero to rounding.
 VARIANCE_FLOOR = 1e-6
@@ -72,14 +73,12 @@ class ImageVAE(nn.Module):
     def evaluate(self, images: Tensor, chunk: int = 500) -> dict[str, float]:
         """Return lower_bound and its parts, reconstruction and code_kl: means over images, in nats.
 
-        The noise is the same at every call; the training mode is left as it was.
+        The noise is the same at every call; every module is left in the training mode that it had.
         """
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(len(images), self.latent, generator=generator).to(images)
-        training = self.training
-        self.eval()
-        parts = [self.bound(*pair) for pair in zip(images.split(chunk), noise.split(chunk), strict=True)]
-        self.train(training)
+        with evaluating(self):
+            parts = [self.bound(*pair) for pair in zip(images.split(chunk), noise.split(chunk), strict=True)]
         reconstruction, code_kl = (
             torch.cat(part).cpu().double().mean().item() for part in zip(*parts, strict=True)
         )

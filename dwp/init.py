@@ -1,11 +1,12 @@
 """Initialise the convolutions of any model, from a prior or by a classical rule."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dwp.errors import InputError
+from dwp.matching import Priors, match_layers, title
 from dwp.networks import build, kernel_layers
 from dwp.priors.base import Prior
 
@@ -15,7 +16,7 @@ RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
 @torch.no_grad()
 def init_(
     model: nn.Module,
-    priors: Iterable[Prior],
+    priors: Priors,
     *,
     mean: bool = False,
     generator: torch.Generator | None = None,
@@ -23,42 +24,32 @@ def init_(
     """Draw the kernels of a model's convolutions from priors, in place.
 
     Args:
-        model: any module; each square `nn.Conv2d` and `nn.ConvTranspose2d` whose kernel
-            size a prior has is filled, every other layer is left as it is.
-        priors: one for each kernel size.
+        model: any module that is not Bayesian yet; each `nn.Conv2d` and `nn.ConvTranspose2d` that a
+            prior is for is filled, every other layer is left as it is.
+        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
+            name, which goes first, to a prior or None, which leaves layers as they are.
         mean: draw without the last layer of noise (the VAE's decoder means).
         generator: of the draws; None uses torch's own.
 
     Returns:
-        The names of the layers that were filled.
+        The names of the layers that were filled, each once.
 
     Raises:
-        InputError: two priors share a size, or a prior's size is nowhere in the model.
+        InputError: a prior or key belongs to no layer, a prior cannot be sampled from, or the weight of a
+            layer is not its own to fill, see `matching.match_layers`; the model is then left as it was.
     """
-    by_size: dict[int, Prior] = {}
-    for prior in priors:
-        if prior.kernel_size in by_size:
+    matches = match_layers(model, priors, (nn.Conv2d, nn.ConvTranspose2d))
+    drawn = []
+    for one in matches:
+        weight = one.layer.weight
+        if weight.is_meta:
             raise InputError(
-                f"init_: two priors over {prior.kernel_size}×{prior.kernel_size} kernels; give one"
+                f"{title(one.names[0])}: its weight is on the device meta, where nothing is kept"
             )
-        by_size[prior.kernel_size] = prior
-    layers = list(kernel_layers(model))
-    sizes = {layer.kernel_size for _, layer in layers}
-    for size in by_size:
-        if (size, size) not in sizes:
-            there = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)) or "none"
-            raise InputError(
-                f"init_: the model has no {size}×{size} convolution for this prior; it has {there}"
-            )
-    filled = []
-    for name, layer in layers:
-        height, width = layer.kernel_size
-        if height == width and height in by_size:
-            weight = layer.weight
-            kernels = by_size[height].sample(weight.shape[0] * weight.shape[1], generator, mean=mean)
-            weight.copy_(kernels.view(weight.shape))
-            filled.append(name)
-    return filled
+        drawn.append(one.prior.sample(weight.shape[:2].numel(), generator, mean=mean))
+    for one, kernels in zip(matches, drawn, strict=True):
+        one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
+    return [one.names[0] for one in matches]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import bayes
+from dwp.devices import widened
 from dwp.networks import squared_norm
 from dwp.priors.base import Bound
 
@@ -20,7 +21,7 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
     """Return mean cross-entropy in nats, plus `l2` times the squared norm of the convolution kernels."""
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        nll = functional.cross_entropy(model(images).float(), labels)
+        nll = functional.cross_entropy(widened(model(images)), labels)
         return (nll + l2 * squared_norm(model) if l2 else nll), {"train_nll": nll}
 
     return loss
@@ -35,7 +36,7 @@ def elbo(model: nn.Module, examples: int, bound: Bound = Bound()) -> Loss:
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        nll = functional.cross_entropy(model(images).float(), labels)
+        nll = functional.cross_entropy(widened(model(images)), labels)
         kl = bayes.kl(model, bound)
         return nll + kl / examples, {"train_nll": nll, "kl": kl}
 

@@ -4,6 +4,12 @@ Each form is a module that starts from a weight, samples weights and knows what 
 cost under its prior; forms are found by name.
 """
 
+import functools
+import itertools
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,12 +24,21 @@ ALL = Bound()
 class Posterior(nn.Module):
     """A distribution over a weight [o, i, k, k], with the prior that its kernels pay for.
 
-    Subclasses take (weight, prior) and start from that weight.
+    Subclasses take (weight, prior) and start from that weight. The prior is no submodule, so that
+    it is not trained, cast or saved with the posterior; it only moves along to other devices.
     """
+
+    prior: Prior
 
     def __init__(self, prior: Prior) -> None:
         super().__init__()
-        self.prior = prior
+        # Past `nn.Module`, which would take it for a submodule.
+        self.__dict__["prior"] = prior
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        _beside(self.prior, next(self.parameters()))
+        return self
 
     @classmethod
     def check(cls, prior: type[Prior]) -> None:
@@ -41,10 +56,12 @@ class Posterior(nn.Module):
 
 
 class Factorised(Posterior):
-    """A Gaussian over every weight: subclasses give its `moments`."""
+    """A Gaussian over every weight: subclasses have a `mean` and give the `moments`."""
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, shaped like the weight."""
+    mean: nn.Parameter
+
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight, in a dtype; None: that of the parameters."""
         raise NotImplementedError
 
     def weight(self, *, sampled: bool) -> Tensor:
@@ -53,8 +70,9 @@ class Factorised(Posterior):
         return mean + (0.5 * log_variance).exp() * noise_like(mean) if sampled else mean
 
     def kernels(self) -> GaussianPosterior:
-        """Return the posterior as M = o·i kernels, [M, 1, k, k]."""
-        return GaussianPosterior(*map(_as_kernels, self.moments()))
+        """Return the posterior as M = o·i kernels, [M, 1, k, k], in the dtype that costs are computed in."""
+        dtype = _dtype(self.prior, self.mean.dtype)
+        return GaussianPosterior(*map(_as_kernels, self.moments(dtype)))
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return KL(q || prior) in nats, summed over all kernels; see `Prior.kl`."""
@@ -68,12 +86,12 @@ class Additive(Factorised):
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__(prior)
-        self.mean = nn.Parameter(weight.detach().clone())
-        self.log_variance = nn.Parameter(torch.full_like(weight, self.initial_log_variance))
+        self.mean = nn.Parameter(_copy(weight))
+        self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, shaped like the weight."""
-        return self.mean, self.log_variance
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
+        return self.mean.to(dtype or self.mean.dtype), self.log_variance.to(dtype or self.log_variance.dtype)
 
 
 class TruncatedAlpha(Factorised):
@@ -86,12 +104,17 @@ class TruncatedAlpha(Factorised):
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__(prior)
-        self.mean = nn.Parameter(weight.detach().clone())
-        self.a = nn.Parameter(torch.full_like(weight, self.initial_a))
+        self.mean = nn.Parameter(_copy(weight))
+        self.a = nn.Parameter(torch.full_like(self.mean, self.initial_a))
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, shaped like the weight."""
-        return self.mean, functional.logsigmoid(self.a) + (self.mean.square() + 1e-16).log()
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
+        dtype = dtype or self.mean.dtype
+        # Half precision does not hold the floor.
+        wide = torch.promote_types(dtype, torch.float32)
+        mean = self.mean.to(wide)
+        log_variance = functional.logsigmoid(self.a.to(wide)) + (mean.square() + 1e-16).log()
+        return mean.to(dtype), log_variance.to(dtype)
 
 
 class Point(Posterior):
@@ -102,7 +125,7 @@ class Point(Posterior):
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__(prior)
-        self.value = nn.Parameter(weight.detach().clone())
+        self.value = nn.Parameter(_copy(weight))
 
     @classmethod
     def check(cls, prior: type[Prior]) -> None:
@@ -116,7 +139,8 @@ class Point(Posterior):
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return -log p(w) in nats, summed over all kernels (an upper bound where `log_prob` is a lower)."""
-        return self.prior.cross_entropy(PointMass(_as_kernels(self.value)), bound)
+        value = self.value.to(_dtype(self.prior, self.value.dtype))
+        return self.prior.cross_entropy(PointMass(_as_kernels(value)), bound)
 
 
 class Latent(Posterior):
@@ -130,10 +154,15 @@ class Latent(Posterior):
     def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__(prior)
         with torch.no_grad():
-            code = prior.encode(_as_kernels(weight.detach()))[0]
+            code = prior.encode(_as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
         self.shape = weight.shape
-        self.mean = nn.Parameter(code)
-        self.log_variance = nn.Parameter(torch.full_like(code, self.initial_log_variance))
+        self.mean = nn.Parameter(_copy(code.to(weight.dtype)))
+        self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of the codes, each [o·i, latent], in the dtype of the prior."""
+        dtype = _dtype(self.prior, self.mean.dtype)
+        return self.mean.to(dtype), self.log_variance.to(dtype)
 
     @classmethod
     def check(cls, prior: type[Prior]) -> None:
@@ -143,14 +172,15 @@ class Latent(Posterior):
 
     def weight(self, *, sampled: bool) -> Tensor:
         """Return what the decoder makes of a sample of the codes, or of their means, [o, i, k, k]."""
-        code = self.mean
+        code, log_variance = self.codes()
         if sampled:
-            code = code + (0.5 * self.log_variance).exp() * torch.randn_like(code)
-        return self.prior.decode(code)[0].view(self.shape)
+            code = code + (0.5 * log_variance).exp() * torch.randn_like(code)
+        return self.prior.decode(code)[0].view(self.shape).to(self.mean.dtype)
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return KL(q(z) || p(z)) in nats, summed over all kernels."""
-        return self.prior.code_kl(self.mean, self.log_variance.exp()).sum()
+        mean, log_variance = self.codes()
+        return self.prior.code_kl(mean, log_variance.exp()).sum()
 
 
 FORMS: dict[str, type[Posterior]] = {
@@ -184,6 +214,29 @@ def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
     except InputError as error:
         raise InputError(f"posterior {form}: prior {error}") from None
     return cls(weight, prior)
+
+
+def own(prior: Prior, weight: Tensor) -> Prior:
+    """Return a copy of a prior for a model to keep: frozen, where the weight is, in float32 or wider."""
+    copy = deepcopy(prior).eval().requires_grad_(False)
+    return _beside(copy.to(_dtype(copy, torch.float32)), weight)
+
+
+def _beside(prior: Prior, tensor: Tensor) -> Prior:
+    # A prior on the meta device would have lost what it was fitted to.
+    return prior if tensor.is_meta else prior.to(tensor.device)
+
+
+def _dtype(prior: Prior, otherwise: torch.dtype) -> torch.dtype:
+    """Return the dtype that a prior computes in, `otherwise` if it has no tensors; float32 at least."""
+    tensors = itertools.chain(prior.parameters(), prior.buffers())
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {otherwise}
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def _copy(weight: Tensor) -> Tensor:
+    # In the order of its shape, which files of safetensors ask for.
+    return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _as_kernels(weight: Tensor) -> Tensor:

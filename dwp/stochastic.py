@@ -88,3 +88,17 @@ def holding(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.held = None
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, a model is in evaluation mode; afterwards every module is in the mode that it had."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        # By its own method first, for modules that do more in it than set the flag.
+        model.train(before[0][1])
+        for module, training in before:
+            module.training = training

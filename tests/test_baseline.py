@@ -6,6 +6,7 @@ import torch
 from benchmarks import baseline, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
 from dwp import bayes, objectives
+from dwp.experiments import few_shot
 from dwp.init import start
 from dwp.priors.vae import VAE
 from dwp.training import Schedule, fit
@@ -118,15 +119,18 @@ def test_few_shot_loss_in_expectation(material):
 def test_only_posterior_and_reverse_model_are_trained(material):
     _, priors = works.baseline_bayesian(material)
     ours = material.bayesian()
+    reverse_models = few_shot.reverse_models(ours)
     for size, prior in priors.items():
         trained = sum(parameter.numel() for parameter in baseline.reverse_model(prior))
         assert trained == sum(
             parameter.numel()
-            for layer in bayes.bayesian_layers(ours)
-            if layer.posterior.prior.kernel_size == size
-            for parameter in layer.posterior.prior.parameters()
+            for held in bayes.priors(ours)
+            if held.kernel_size == size
+            for parameter in held.parameters()
             if parameter.requires_grad
         )
+    trained = sum(parameter.numel() for reverse in reverse_models for parameter in reverse.parameters())
+    assert trained == sum(sum(p.numel() for p in baseline.reverse_model(prior)) for prior in priors.values())
 
 
 def test_predictions_agree(material):

@@ -1,11 +1,13 @@
 """Bayesian layers, the ELBO, predictive sampling: against closed forms and the layers that they replace."""
 
+import contextlib
 import copy
 import math
 
 import pytest
 import scipy.stats
 import torch
+from prior_helpers import vae
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
@@ -226,12 +228,12 @@ def test_make_bayesian_replaces_every_convolution_of_any_model():
     found = [name for name, module in model.named_modules() if isinstance(module, BayesConv2d)]
     assert found == names == ["conv1", "conv2", "extra.inner.0"]
     assert not any(isinstance(module, nn.Conv2d) for module in model.modules())
-    assert [layer.posterior.prior for layer in bayesian_layers(model)] == [PRIORS[5], PRIORS[3], PRIORS[3]]
+    assert [layer.posterior.prior.kernel_size for layer in bayesian_layers(model)] == [5, 3, 3]
 
 
 def test_a_convolution_by_itself_becomes_bayesian():
     convolution = nn.Conv2d(2, 2, 3)
-    assert isinstance(make_bayesian(convolution, PRIORS), BayesConv2d)
+    assert isinstance(make_bayesian(convolution, PRIORS[3]), BayesConv2d)
 
 
 def test_make_bayesian_without_noise_is_the_model():
@@ -268,12 +270,11 @@ def test_state_dict_round_trip(form):
     five = VAE(5, hidden=4, latent=2).requires_grad_(False)
     one, other = (make_bayesian(small_net(), {3: vae, 5: five}, form) for _ in range(2))
     for parameter in one.parameters():
-        if parameter.requires_grad:
-            parameter.data.normal_()
+        parameter.data.normal_()
     other.load_state_dict(one.state_dict())
     x = torch.randn(6, 1, 12, 12)
     assert torch.equal(predict(one, x, 3), predict(other, x, 3))
-    names = {name for name, parameter in one.named_parameters() if parameter.requires_grad}
+    names = set(one.state_dict())
     fields = {"truncated_alpha": ("mean", "a"), "point": ("value",)}.get(form, ("mean", "log_variance"))
     assert {f"conv{number}.posterior.{field}" for number in (1, 2) for field in fields} < names
     assert not any("prior." in name for name in names)
@@ -294,7 +295,11 @@ def test_kl_is_the_sum_over_all_weights():
         by_kernel = sum(prior.kl(kernels[torch.tensor([m])]) for m in range(len(kernels)))
         assert layer.kl().item() == pytest.approx(by_kernel.item(), rel=1e-9)
     assert dwp.kl(model).item() == pytest.approx(total, rel=1e-9)
-    assert dwp.kl(small_net()).item() == 0
+
+
+def test_there_is_no_kl_without_bayesian_layers():
+    with pytest.raises(InputError, match="kl: a Sequential without Bayesian layers; convert it by make_baye"):
+        dwp.kl(small_net())
 
 
 def test_elbo_is_nll_plus_kl_per_example_whatever_the_batch():
@@ -351,6 +356,74 @@ def test_variational_inference_finds_the_posterior_of_a_linear_gaussian_model():
     assert math.exp(log_variance) == pytest.approx(1 / precision, rel=0.1)
 
 
+# Precision
+
+CASTS = [
+    lambda net: make_bayesian(net, MIXED).half(),
+    lambda net: make_bayesian(net.half(), MIXED),
+    lambda net: make_bayesian(net, MIXED).bfloat16(),
+    lambda net: make_bayesian(net.bfloat16(), MIXED),
+    lambda net: make_bayesian(net, MIXED).double(),
+    lambda net: make_bayesian(net.double(), MIXED),
+]
+MIXED = {3: vae(3), 5: StandardNormal(5)}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_models_of_every_precision(cast):
+    model = cast(small_net())
+    dtype = model.classifier.weight.dtype
+    x = torch.randn(4, 1, 12, 12).to(dtype)
+    value, terms = objectives.elbo(model, 10)(x, torch.arange(4))
+    value.backward()
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert terms["kl"].dtype == value.dtype == wide
+    assert terms["kl"].shape == ()
+    for parameter in model.parameters():
+        assert parameter.dtype == parameter.grad.dtype == dtype
+        assert parameter.grad.isfinite().all()
+    members = predict(model, x, 2)
+    assert members.dtype == wide
+    torch.testing.assert_close(members.sum(2), torch.ones(2, 4, dtype=wide), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("prior_dtype", [torch.float16, torch.float32, torch.float64])
+def test_costs_are_computed_in_the_dtype_of_the_prior(form, dtype, prior_dtype):
+    given = vae(3).to(prior_dtype)
+    model = make_bayesian(nn.Sequential(nn.Conv2d(2, 3, 3)).to(dtype), given, form)
+    found = dwp.kl(model)
+    assert found.dtype == torch.promote_types(prior_dtype, torch.float32)
+    found.backward()
+    # The same parameters in that dtype throughout, without a cast on the way.
+    exact = copy.deepcopy(model).to(found.dtype)
+    torch.manual_seed(0)
+    found = dwp.kl(model)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, dwp.kl(exact), rtol=1e-6, atol=0)
+    assert given.encoder[0].weight.dtype == prior_dtype
+
+
+@pytest.mark.parametrize("form", ["additive", "truncated_alpha"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_double_model_with_an_analytic_prior_is_exact(form, after):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3))
+    model = (
+        make_bayesian(net, PRIORS[3], form).double()
+        if after
+        else make_bayesian(net.double(), PRIORS[3], form)
+    )
+    mean, log_variance = model[0].posterior.moments()
+    q = Normal(mean, (log_variance / 2).exp())
+    expected = kl_divergence(q, Normal(torch.zeros((), dtype=torch.float64), 1.0)).sum()
+    torch.testing.assert_close(dwp.kl(model), expected, rtol=1e-13, atol=0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3)).double()
+    point = make_bayesian(net, PRIORS[3], "point")
+    expected = -Normal(0.0, torch.ones((), dtype=torch.float64)).log_prob(point[0].posterior.value).sum()
+    torch.testing.assert_close(dwp.kl(point), expected, rtol=1e-13, atol=0)
+
+
 # Prediction
 
 
@@ -404,6 +477,28 @@ def test_prediction_restores_the_model(bayesian, training):
     assert {module.training for module in model.children()} | {model.training} == {training}
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_prediction_restores_the_mode_of_every_module(bayesian, channels):
+    model = copy.deepcopy(bayesian).train()
+    model.norm1.eval()
+    model.conv2.posterior.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    with contextlib.nullcontext() if channels == 1 else pytest.raises(RuntimeError):
+        predict(model, torch.randn(3, channels, 12, 12), 2)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_prediction_goes_through_a_module_s_own_switch():
+    class Merged(nn.Flatten):
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(nn.Linear(3, 3), Merged()).train()
+    predict(model, torch.randn(2, 3), 0)
+    assert not model[1].merged
 
 
 def test_prediction_restores_the_model_when_it_fails(bayesian):

@@ -1,5 +1,6 @@
 """The VAE over images: its bound, its mirror image, its initialisation."""
 
+import contextlib
 import math
 from collections import OrderedDict
 
@@ -153,6 +154,16 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_convolution_with_the_sam
         back.bias.zero_()
     x, y = torch.randn(1, 1, 28, 28, dtype=torch.float64), torch.randn(1, 4, 22, 22, dtype=torch.float64)
     assert (there(x) * y).sum().item() == pytest.approx((x * back(y)).sum().item())
+
+
+@pytest.mark.parametrize("size", [28, 9])
+def test_evaluation_restores_the_mode_of_every_module(size):
+    model = ImageVAE(PAPER | {"batch_norm": True}, (1, 28, 28), latent=3).train()
+    model.encoder.norm1.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    with contextlib.nullcontext() if size == 28 else pytest.raises(RuntimeError):
+        model.evaluate(torch.rand(7, 1, size, size))
+    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_layers_without_a_mirror_image_are_refused(monkeypatch):

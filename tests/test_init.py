@@ -97,6 +97,14 @@ def test_refusals(priors, message):
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
 
 
+def test_a_prior_that_cannot_be_sampled_from_leaves_the_other_layers_alone():
+    model = Users()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="log_uniform cannot be sampled from"):
+        init_(model, [vae(3), LogUniform(1)])
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+
+
 def test_a_model_without_convolutions_is_refused():
     with pytest.raises(InputError, match="it has none"):
         init_(nn.Linear(3, 3), [vae(3)])

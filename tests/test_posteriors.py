@@ -130,7 +130,7 @@ def test_forms_refuse_priors_that_do_not_go_with_them(form, prior, message):
 def test_a_layer_of_its_own_prior_goes_before_the_size():
     own, shared = StandardNormal(3, scale=2.0), StandardNormal(3)
     model = make_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), {3: shared, "1": own})
-    assert [layer.posterior.prior for layer in model] == [shared, own]
+    assert [layer.posterior.prior.scale for layer in model] == [shared.scale, own.scale]
 
 
 # Dropout

@@ -6,8 +6,6 @@ weight of an L2 penalty on them, the rate of dropout (at test MC dropout), how m
 networks vote (a deep ensemble), and whether the last layer gets a Laplace approximation.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -80,7 +78,8 @@ def run(task: Task) -> list[dict]:
             "mean_accuracy": metrics.accuracy(mean, labels),
         }
 
-    rows = task.fit(models, loss, data, evaluate)
+    trained = nn.ModuleList([*models, *(reverse_models(models) if settings["train_reverse_model"] else [])])
+    rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
         # Resumed from what was finished already.
         evaluate()
@@ -96,17 +95,14 @@ def run(task: Task) -> list[dict]:
 def _model(task: Task, member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if is_bayesian(method):
-        # Copies, since the model takes them over and the next seed needs them as they were;
-        # one copy for all layers of a size, and none of a prior twice.
-        chosen = task.by_layer(method["prior"])
-        copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
-        if task.settings["train_reverse_model"]:
-            for prior in copies.values():
-                if reverse_model := prior.reverse_model():
-                    reverse_model.requires_grad_(True)
-        priors = {layer: copies[id(prior)] for layer, prior in chosen.items()}
-        model = bayes.make_bayesian(model, priors, method["posterior"])
+        model = bayes.make_bayesian(model, task.by_layer(method["prior"]), method["posterior"])
     return model
+
+
+def reverse_models(model: nn.Module) -> list[nn.Module]:
+    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
+    found = [prior.reverse_model() for prior in bayes.priors(model)]
+    return [reverse_model.requires_grad_(True) for reverse_model in found if reverse_model is not None]
 
 
 def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
