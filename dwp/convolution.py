@@ -50,7 +50,6 @@ class Conv2d(nn.Conv2d):
         super().__init__(*arguments, **options)
         kernels = self.weight.data.permute(2, 3, 1, 0)
         self.weight.data = kernels.contiguous().permute(3, 2, 0, 1)
-        self.register_state_dict_post_hook(_make_contiguous)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
@@ -65,7 +64,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
         self.weight.data = _maps(pixels_first(self.weight.data).contiguous())
-        self.register_state_dict_post_hook(_make_contiguous)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
@@ -73,13 +71,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         if unpadded and self.dilation == (1, 1) and self.groups == 1:
             return conv_transpose2d(x, self.weight, self.bias, self.stride)
         return super().forward(x, output_size)
-
-
-def _make_contiguous(layer: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
-    # As safetensors wants it; a parameter that is asked for itself (keep_vars) stays one.
-    name = f"{prefix}weight"
-    if not state[name].requires_grad:
-        state[name] = state[name].contiguous()
 
 
 class MaxPool2d(nn.MaxPool2d):

