@@ -28,7 +28,10 @@ def validate(config: dict, schema_file: str | Path) -> None:
         InputError: names the key's path, the value, and what is allowed.
     """
     schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
-    schema["$defs"]["dataset"] |= {"enum": [*data.NAMES], "description": f"one of {', '.join(data.NAMES)}"}
+    schema["properties"]["data"]["properties"]["options"]["propertyNames"] = {
+        "enum": [*data.NAMES],
+        "description": f"one of {', '.join(data.NAMES)}; a set of your own has no options",
+    }
     for section, extension in (("priors", _prior_schema), ("experiments", _experiment_schema)):
         entries = config.get(section)
         for name, settings in (entries if isinstance(entries, dict) else {}).items():
@@ -103,8 +106,18 @@ def _experiment_schema(name: str, settings: dict) -> dict:
     }
 
 
-def _check_outliers(where: str, experiment: dict, chosen: dict) -> None:
-    shapes = {name: data.image_shape(chosen[name]) for name in ("source", "target")}
+def _image_shapes(config: dict) -> dict[str, tuple[int, int, int]]:
+    """Return the shapes of the images of source and target; refuse what is no data set."""
+    shapes = {}
+    for which in ("source", "target"):
+        try:
+            shapes[which] = data.image_shape(config["data"][which], data_root=config["data_root"])
+        except InputError as error:
+            raise InputError(f"config: data.{which}: {error}") from None
+    return shapes
+
+
+def _check_outliers(where: str, experiment: dict, chosen: dict, shapes: dict) -> None:
     if experiment.get("outliers") and shapes["source"] != shapes["target"]:
         raise InputError(
             f"config: {where}.outliers: true needs images of one shape; {chosen['source']} has "
@@ -139,11 +152,12 @@ def check(config: dict) -> None:
     root = config["data_root"]
     if root is not None and not Path(root).is_dir():
         raise InputError(f"config: data_root: there is no folder {root}; give one, or null")
+    shapes = _image_shapes(config)
     for file in config["kernels"]["files"] or []:
         if not Path(file).is_file():
             raise InputError(f"config: kernels.files: there is no file {file}")
     if not config["kernels"]["files"]:
-        _check_network("source", config["source"]["network"], config["data"]["source"])
+        _check_network("source", config["source"]["network"], config["data"]["source"], shapes["source"])
     if not config["experiments"]:
         raise InputError("config: experiments: none is left; expected at least one that is not null")
     networks = [experiment["network"] for experiment in config["experiments"].values()]
@@ -154,9 +168,9 @@ def check(config: dict) -> None:
         where = f"experiments.{name}"
         if not experiment["methods"]:
             raise InputError(f"config: {where}.methods: none is left; expected at least one that is not null")
-        _check_network(where, experiment["network"], config["data"]["target"])
+        _check_network(where, experiment["network"], config["data"]["target"], shapes["target"])
         _check_sizes(where, experiment["network"], config)
-        _check_outliers(where, experiment, config["data"])
+        _check_outliers(where, experiment, config["data"], shapes)
         for method, choices in experiment["methods"].items():
             methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
     _check_examples(config)
@@ -187,10 +201,10 @@ def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
             raise InputError(f"{where}: {error}") from None
 
 
-def _check_network(where: str, network: dict, dataset: str) -> None:
+def _check_network(where: str, network: dict, dataset: str, image_shape: tuple[int, int, int]) -> None:
     try:
         with torch.device("meta"):
-            build(network, data.image_shape(dataset), 10)
+            build(network, image_shape, classes=1)  # any number of classes fits
     except InputError as error:
         raise InputError(f"config: {where}.{error} (images of {dataset})") from None
 

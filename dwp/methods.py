@@ -166,7 +166,10 @@ def _check_pretrained(where: str, origin: object, members: int, experiment: dict
         source[key] for key in ("layers", "batch_norm")
     ]:
         raise InputError(f"{where}: {PRETRAINED!r} needs the network of source.network; this one differs")
-    if data.image_shape(chosen["source"]) != data.image_shape(chosen["target"]):
+    shapes = {
+        data.image_shape(chosen[which], data_root=config["data_root"]) for which in ("source", "target")
+    }
+    if len(shapes) > 1:
         raise InputError(
             f"{where}: {PRETRAINED!r} needs images of one shape; {chosen['source']} and "
             f"{chosen['target']} differ"

@@ -210,6 +210,7 @@ def test_published_numbers(experiment, data, method, setting, step, value, from_
 
 def test_nothing_is_published_on_other_data():
     assert paper.published("few_shot", "glyphs", "digits").empty
+    assert paper.published("few_shot", "my-notmnist", "my-mnist").empty
     assert paper.published("unheard_of", "notmnist", "mnist").empty
     assert tuple(paper.published("few_shot", "glyphs", "digits").columns) == paper.COLUMNS
 

@@ -1,10 +1,12 @@
 """Read a data set of one's own: four NumPy arrays, without unpickling anything.
 
-`train_images.npy` and `test_images.npy`, uint8 [n, c, h, w], with `train_labels.npy` and
-`test_labels.npy`, integers [n] from 0.
+`train_images.npy` and `test_images.npy`, uint8 [n, c, h, w] with h = w, `train_labels.npy` and
+`test_labels.npy`, integers [n]. The labels of C classes are 0 to C - 1, each with training images.
+The folder's name is that of the data set.
 """
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +25,22 @@ class ArraySet:
     """A set in a local folder that holds four arrays; see the module.
 
     Args:
-        name: of the data set that the arrays stand for.
-        image_shape: [c, h, w] of its images.
+        name: of the data set.
+        image_shape: (c, h, w) of its images.
     """
 
     options: dict[str, Option] = {}  # noqa: RUF012
 
     def __init__(self, name: str, image_shape: tuple[int, int, int]):
         self.name, self.image_shape = name, image_shape
+
+    @classmethod
+    def of(cls, folder: Path) -> "ArraySet":
+        """Return the set of a folder, its image shape read from a header; InputError for other images."""
+        path, images = _map(folder, "train_images")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+            raise InputError(f"{path}: images are {_described(images)}; allowed is uint8 [n, c, h, h]")
+        return cls(folder.name, images.shape[1:])
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -63,34 +73,51 @@ class ArraySet:
         """Return the arrays, mapped and not read; raise InputError naming the file for what is wrong."""
         arrays = {}
         for field in FIELDS:
-            path = folder / f"{field}.npy"
-            if not path.is_file():
-                raise InputError(f"{path} is missing; expected {', '.join(f'{name}.npy' for name in FIELDS)}")
-            try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise InputError(f"{path}: cannot be read as an array ({error})") from error
-            self._check(path, array, field)
-            arrays[field] = array
+            path, arrays[field] = _map(folder, field)
+            self._check(path, arrays[field], field)
         for split in ("train", "test"):
             images, labels = len(arrays[f"{split}_images"]), len(arrays[f"{split}_labels"])
             if images != labels:
                 path = folder / f"{split}_labels.npy"
                 raise InputError(f"{path}: {labels} labels for the {images} images of {split}_images.npy")
+        _check_classes(folder, np.unique(arrays["train_labels"]), np.unique(arrays["test_labels"]))
         return arrays
 
     def _check(self, path: Path, array: np.ndarray, field: str) -> None:
-        found = f"{array.dtype} {list(array.shape)}"
         if field.endswith("images"):
             if array.dtype != np.uint8 or array.shape[1:] != self.image_shape:
-                raise InputError(
-                    f"{path}: images are {found}; allowed is uint8 [n, {_list(self.image_shape)}]"
-                )
+                allowed = ", ".join(map(str, self.image_shape))
+                raise InputError(f"{path}: images are {_described(array)}; allowed is uint8 [n, {allowed}]")
         elif array.dtype.kind not in "iu" or array.ndim != 1:
-            raise InputError(f"{path}: labels are {found}; allowed are integers [n]")
-        if len(array) == 0:
-            raise InputError(f"{path}: empty; at least one image is needed")
+            raise InputError(f"{path}: labels are {_described(array)}; allowed are integers [n]")
 
 
-def _list(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
+def _map(folder: Path, field: str) -> tuple[Path, np.ndarray]:
+    """Return a file and its array, mapped and not read; raise InputError where there is none, or no pixel."""
+    path = folder / f"{field}.npy"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; expected {', '.join(f'{name}.npy' for name in FIELDS)}")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, SyntaxError, TokenError) as error:  # the last two: from a damaged header
+        raise InputError(f"{path}: cannot be read as an array ({error})") from error
+    if array.size == 0:
+        raise InputError(f"{path}: empty, {list(array.shape)}; at least one image is needed")
+    return path, array
+
+
+def _check_classes(folder: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuse other labels than 0 to C - 1; both are distinct and ascending."""
+    if not np.array_equal(train, np.arange(len(train))):
+        raise InputError(
+            f"{folder / 'train_labels.npy'}: there are {len(train)} classes, with labels from {train[0]} "
+            f"to {train[-1]}; allowed are 0 to {len(train) - 1}"
+        )
+    if unknown := sorted({*test.tolist()} - {*train.tolist()}):
+        raise InputError(
+            f"{folder / 'test_labels.npy'}: has label {unknown[0]}; the train labels go from 0 to {train[-1]}"
+        )
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
