@@ -125,7 +125,7 @@ def predict(
             # One sample of the weights serves all images.
             with holding(model):
                 logits = [model(part).float() for part in images.split(chunk)]
-            members.append(torch.cat(logits).softmax(1))
+            members.append(torch.cat(logits).cpu().double().softmax(1))
     return torch.stack(members)
 
 
