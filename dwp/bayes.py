@@ -174,7 +174,7 @@ def predict(
         chunk: images at a time.
 
     Returns:
-        Probabilities [members, n, classes], in float32 or wider; the mean over members is the prediction.
+        Probabilities [members, n, classes] in float64; the mean over members is the prediction.
     """
     members = []
     devices = [images.device] if images.device.type == "cuda" else []
@@ -183,8 +183,10 @@ def predict(
             torch.manual_seed(generator_seed * 1_000_003 + member)
             # One sample of the weights serves all images.
             with holding(model):
-                logits = [widened(model(part)) for part in images.split(chunk)]
-            members.append(torch.cat(logits).softmax(1))
+                logits = torch.cat([model(part) for part in images.split(chunk)])
+            # Twice the precision, for probabilities below those of float32, where the device has it.
+            wide = logits.cpu() if logits.device.type == "mps" else logits
+            members.append(wide.double().softmax(1))
     return torch.stack(members)
 
 

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 
 from dwp.data.torchvision_import import torchvision_datasets
@@ -12,7 +13,7 @@ from dwp.data.torchvision_import import torchvision_datasets
 def predict(
     model: nn.Module, images: Tensor, labels: Tensor, test_images: Tensor, samples: int, seed: int = 0
 ) -> Tensor:
-    """Return class probabilities of samples from the posterior of the last layer, [samples, n, classes].
+    """Return class probabilities of samples from the posterior of the last layer, as `bayes.predict` does.
 
     The posterior is Gaussian around the trained weights, its covariance a Kronecker-factored
     generalised Gauss-Newton; the precision of the prior maximises the marginal likelihood.
@@ -23,6 +24,9 @@ def predict(
         test_images: to predict, [n, c, h, w].
         samples: members of the ensemble.
         seed: of the samples.
+
+    Returns:
+        Probabilities [samples, n, classes], in double precision on the CPU.
     """
     # Imported by one of laplace-torch's dependencies, and it does not load everywhere by itself.
     torchvision_datasets()
@@ -38,8 +42,10 @@ def predict(
         posterior = Laplace(copy, "classification", subset_of_weights="last_layer", hessian_structure="kron")
         posterior.fit(DataLoader(TensorDataset(images, labels), batch_size=256))
         posterior.optimize_prior_precision(method="marglik")
-        parts = [
-            posterior.predictive_samples(part, pred_type="nn", n_samples=samples)
-            for part in test_images.split(len(test_images))
-        ]
-    return torch.cat(parts, 1).float()
+        # Laplace's own `predictive_samples` rounds small probabilities to zero, in single precision.
+        layer, features = posterior.model.last_layer, posterior.model.forward_with_features(test_images)[1]
+        logits = []
+        for sample in posterior.sample(samples):
+            vector_to_parameters(sample, layer.parameters())
+            logits.append(layer(features).detach())
+    return torch.stack(logits).cpu().double().softmax(2)

@@ -2,30 +2,32 @@
 
 `probabilities` are [n, classes] (rows sum to one), `labels` [n] int64. All logs
 are natural; every function returns a mean over the examples, as a float. Sums are in
-double precision, which not every device has, so they are made on the CPU.
+double precision, which not every device has, so they are made on the CPU. Predictions
+that hold NaN, or numbers below 0, raise InputError.
 """
 
 import torch
 from torch import Tensor
+
+from dwp.errors import InputError
 
 ECE_BINS = 15
 
 
 def accuracy(probabilities: Tensor, labels: Tensor) -> float:
     """Return the fraction of examples whose most probable class is the label."""
-    return (probabilities.argmax(1) == labels).cpu().double().mean().item()
+    return (_checked(probabilities).argmax(1) == labels.cpu()).double().mean().item()
 
 
 def nll(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the mean negative log-likelihood, in nats."""
-    chosen = probabilities.cpu().double().gather(1, labels.cpu()[:, None])
-    return -chosen.clamp_min(torch.finfo(torch.float32).tiny).log().mean().item()
+    """Return the mean negative log-likelihood, in nats; infinite where a label has probability 0."""
+    return -_checked(probabilities).gather(1, labels.cpu()[:, None]).log().mean().item()
 
 
 def brier(probabilities: Tensor, labels: Tensor) -> float:
     """Return the mean squared distance to the one-hot label, summed over classes (0 to 2)."""
     one_hot = torch.nn.functional.one_hot(labels.cpu(), probabilities.shape[1])
-    return (probabilities.cpu().double() - one_hot).square().sum(1).mean().item()
+    return (_checked(probabilities) - one_hot).square().sum(1).mean().item()
 
 
 def ece(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
@@ -33,7 +35,7 @@ def ece(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
 
     Confidence 1.0 falls in the last bin (Guo et al. 2017, eq. 3).
     """
-    confidence, predicted = probabilities.cpu().double().max(1)
+    confidence, predicted = _checked(probabilities).max(1)
     index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64)
     gap.index_add_(0, index, (predicted == labels.cpu()).double() - confidence)
@@ -46,7 +48,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
     For each bin b that is not empty `reliability/<b>/confidence` and `/accuracy`, means
     over its examples, and `/fraction`, its share of all examples.
     """
-    confidence, predicted = probabilities.cpu().double().max(1)
+    confidence, predicted = _checked(probabilities).max(1)
     index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     found = {}
     for number in index.unique().tolist():
@@ -59,7 +61,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
 
 def predictive_entropy(members: Tensor) -> Tensor:
     """Return the entropy of the mean prediction of an ensemble [members, n, classes], [n], in nats."""
-    return torch.special.entr(members.cpu().double().mean(0)).sum(1)
+    return torch.special.entr(_checked(members).mean(0)).sum(1)
 
 
 def mutual_information(members: Tensor) -> Tensor:
@@ -67,12 +69,18 @@ def mutual_information(members: Tensor) -> Tensor:
 
     The entropy of their mean less the mean of their entropies: what more data would remove.
     """
-    return predictive_entropy(members) - torch.special.entr(members.cpu().double()).sum(2).mean(0)
+    return predictive_entropy(members) - torch.special.entr(_checked(members)).sum(2).mean(0)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Return the probability that a score is higher outside [m] than inside [n], ties counted half."""
+    """Return the probability that a score is higher outside [m] than inside [n], ties counted half.
+
+    Raises:
+        InputError: a score is NaN.
+    """
     scores = torch.cat([inside, outside]).cpu().double()
+    if scores.isnan().any():
+        raise InputError(f"auroc: {int(scores.isnan().sum())} of {len(scores)} scores are NaN")
     _, index, counts = scores.unique(return_inverse=True, return_counts=True)
     counts = counts.double()
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[index]
@@ -83,3 +91,15 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """Return accuracy, nll, brier and ece by name."""
     return {metric.__name__: metric(probabilities, labels) for metric in (accuracy, nll, brier, ece)}
+
+
+def _checked(probabilities: Tensor) -> Tensor:
+    """Return probabilities [..., n, classes] on the CPU, in double precision."""
+    probabilities = probabilities.cpu().double()
+    wrong = ~(probabilities >= 0).all(-1)
+    if wrong.any():
+        raise InputError(
+            f"predictions: {int(wrong.sum())} of {wrong.numel()} are no probabilities, the first "
+            f"{probabilities[wrong][0].tolist()}; where they are NaN the network has diverged"
+        )
+    return probabilities

@@ -24,6 +24,7 @@ PACKAGES = (
     "h5py",
     "safetensors",
     "scikit-learn",
+    "scipy",
     "pandas",
     "matplotlib",
     "snakemake",

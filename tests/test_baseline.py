@@ -144,7 +144,7 @@ def test_predictions_agree(material):
     device, images = torch.device("cpu"), material.target.images("test")[:20]
     mean, found = baseline.predict(theirs, loader, device, noisy=False)
     assert torch.equal(found, labels)
-    torch.testing.assert_close(mean, bayes.predict(ours, images, samples=0)[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mean, bayes.predict(ours, images, samples=0)[0].float(), rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         theirs_noisy = torch.stack([baseline.predict(theirs, loader, device)[0] for _ in range(200)])
         bayes.set_noise(ours, bayes.Noise.OUTPUTS)

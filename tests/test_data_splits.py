@@ -48,6 +48,38 @@ def test_splits_of_one_seed_are_nested():
 
 
 @pytest.mark.parametrize(
+    ("n", "seed", "chosen"),
+    [
+        (10, 0, [4, 17, 87, 93, 96, 117, 124, 141, 177, 189]),
+        (13, 1, [2, 39, 47, 51, 52, 58, 59, 70, 100, 108, 142, 172, 192]),
+        (16, 5, [33, 37, 46, 52, 54, 65, 73, 74, 83, 86, 93, 113, 152, 158, 181, 183]),
+    ],
+)
+def test_splits_are_those_of_earlier_versions(n, seed, chosen):
+    labels = torch.arange(200) * 7919 % 11 % 10
+    assert few_shot(labels, n, seed).tolist() == chosen
+
+
+def test_whether_a_split_is_possible_does_not_depend_on_the_seed():
+    labels = torch.tensor([0] * 5 + [1] + [2] * 7 + [3] * 3)
+    for seed in range(30):
+        for n in range(1, 8):
+            counts = labels[few_shot(labels, n, seed)].bincount(minlength=4)
+            assert counts.sum() == n
+            assert counts.max() - counts.min() <= 1
+        # Three classes have a second example, no more.
+        with pytest.raises(InputError, match="n = 8 needs 2 examples of class 1, which has 1"):
+            few_shot(labels, 8, seed)
+
+
+def test_fewer_examples_than_classes_are_of_different_classes():
+    labels = torch.arange(100) % 10
+    chosen = {tuple(labels[few_shot(labels, 3, seed)].sort().values.tolist()) for seed in range(30)}
+    assert all(len(set(classes)) == 3 for classes in chosen)
+    assert len(chosen) > 10
+
+
+@pytest.mark.parametrize(
     ("n", "seed", "message"),
     [
         (0, 0, "n is 0; allowed are at least 1"),

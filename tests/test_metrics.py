@@ -9,8 +9,10 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from dwp import metrics
+from dwp import last_layer_laplace, metrics, predict
+from dwp.errors import InputError
 
 
 @pytest.fixture
@@ -66,13 +68,49 @@ def test_ece_against_a_loop_over_bins(predictions):
     assert metrics.ece(*predictions) == pytest.approx(expected, rel=1e-9)
 
 
-def test_probabilities_of_zero_and_one_give_finite_numbers():
+def test_probabilities_of_zero_and_one():
     p = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     wrong, right = torch.tensor([1, 0]), torch.tensor([0, 1])
     assert metrics.summary(p, right) == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0}
-    found = metrics.summary(p, wrong)
-    assert (found["accuracy"], found["brier"], found["ece"]) == (0, 2, 1)
-    assert 80 < found["nll"] < 100
+    assert metrics.summary(p, wrong) == {"accuracy": 0, "nll": math.inf, "brier": 2, "ece": 1}
+
+
+@pytest.mark.parametrize("gap", [50.0, 87.0, 100.0, 200.0, 700.0])
+def test_nll_of_sure_and_wrong_predictions(gap):
+    model, x, y = nn.Linear(1, 2), torch.ones(3, 1), torch.tensor([1, 1, 1])
+    nn.init.zeros_(model.weight)
+    model.bias.data.copy_(torch.tensor([gap, 0.0]))
+    assert metrics.nll(predict(model, x, samples=0)[0], y) == pytest.approx(gap, rel=1e-6)
+    assert metrics.nll(predict(model, x, samples=0)[0], 1 - y) == pytest.approx(math.exp(-gap), abs=1e-12)
+
+
+def test_nll_of_sure_and_wrong_predictions_under_laplace():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    model[1].weight.data.copy_(torch.tensor([[200.0, 0.0], [0.0, 200.0]]))
+    images = torch.eye(2).repeat(10, 1)
+    labels = torch.arange(2).repeat(10)
+    members = last_layer_laplace.predict(model, images, labels, images, 3)
+    assert members.shape == (3, 20, 2)
+    torch.testing.assert_close(members.sum(2), torch.ones(3, 20, dtype=torch.float64))
+    assert 110 < metrics.nll(members.mean(0), 1 - labels) < math.inf
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.1])
+def test_predictions_that_are_no_probabilities_are_refused(value):
+    p = torch.tensor([[0.5, 0.5], [value, 1.0], [0.3, 0.7]])
+    y = torch.tensor([0, 0, 1])
+    message = rf"predictions: 1 of 3 are no probabilities, the first \[{value:.1f}"
+    for metric in (metrics.accuracy, metrics.nll, metrics.brier, metrics.ece, metrics.reliability):
+        with pytest.raises(InputError, match=message):
+            metric(p, y)
+    for score in (metrics.predictive_entropy, metrics.mutual_information):
+        with pytest.raises(InputError, match="predictions: 1 of 6 are no probabilities"):
+            score(torch.stack([p, y[:, None].expand(3, 2)]))
+
+
+def test_scores_that_are_nan_are_refused():
+    with pytest.raises(InputError, match="auroc: 1 of 5 scores are NaN"):
+        metrics.auroc(torch.tensor([0.1, math.nan]), torch.rand(3))
 
 
 @settings(max_examples=50, deadline=None)

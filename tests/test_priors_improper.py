@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
+import scipy.special
 import scipy.stats
 import torch
 from prior_helpers import posterior
@@ -64,6 +65,14 @@ def test_log_uniform_depends_on_alpha_alone_and_sums(approximation):
     assert prior.kl(q, Bound(subset=3)).item() == prior.kl(q).item()
 
 
+@pytest.mark.parametrize("alpha", [1e2, 1e4, 1e8, 1e12])
+def test_molchanov_in_single_precision_does_not_round_a_small_kl_to_zero(alpha):
+    k1, k2, k3 = 0.63576, 1.87320, 1.48695
+    expected = k1 * scipy.special.expit(-k2 - k3 * math.log(alpha)) + 0.5 * math.log1p(1 / alpha)
+    found = log_uniform_kl("molchanov", alpha, dtype=torch.float32).item()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("approximation", ["kingma", "molchanov"])
 @pytest.mark.parametrize("log_variance", [-80.0, -10.0, 0.0, 20.0, 80.0])
 @pytest.mark.parametrize("mean", [0.0, 1e-20, 1e-4, 1.0, 1e3])
@@ -104,6 +113,42 @@ def test_ard_is_the_least_kl_over_the_priors_variance():
     )
     assert ARD(3).kl(q).item() == pytest.approx(least, rel=1e-9)
     assert ARD(3).kl(q, Bound(subset=1)).item() == ARD(3).kl(q).item()
+
+
+@pytest.mark.parametrize("log_variance", [-60.0, -20.0, 0.0, 20.0])
+def test_ard_in_single_precision_from_tiny_to_huge_ratios(log_variance):
+    # The closed form in double precision, of the numbers as single precision holds them.
+    ratios = torch.logspace(-12, 12, 97, dtype=torch.float64) * math.exp(log_variance / 2)
+    mean = torch.cat([ratios, -ratios]).float().view(-1, 1, 1, 1).requires_grad_()
+    log_variance = torch.full_like(mean, log_variance).requires_grad_()
+    squares = mean.detach().double().square() * (-log_variance.detach().double()).exp()
+    expected = (
+        0.5 * squares.log1p(),
+        squares / (1 + squares) / mean.detach().double(),
+        -0.5 * squares / (1 + squares),
+    )
+    values = torch.stack(
+        [ARD(1).kl(GaussianPosterior(*pair)) for pair in zip(mean, log_variance, strict=True)]
+    )
+    found = (values.view_as(mean), *torch.autograd.grad(values.sum(), (mean, log_variance)))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-37)
+
+
+def test_ard_in_double_precision_is_the_closed_form():
+    mean = torch.logspace(-100, 100, 401, dtype=torch.float64).view(-1, 1, 1, 1)
+    kl = [ARD(1).kl(GaussianPosterior(one[None], torch.zeros_like(one[None]))).item() for one in mean]
+    np.testing.assert_allclose(kl, 0.5 * np.log1p(mean.flatten().numpy() ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("log_variance", [-1e30, -1000.0, -200.0, 0.0, 200.0, 1e30])
+@pytest.mark.parametrize("mean", [0.0, 1e-30, 1e-12, 1.0, 1e12])
+def test_ard_at_extremes_is_finite(mean, log_variance):
+    tensors = [torch.full((1, 1, 1, 1), value, requires_grad=True) for value in (mean, log_variance)]
+    value = ARD(1).kl(GaussianPosterior(*tensors))
+    gradients = torch.autograd.grad(value, tensors)
+    assert all(math.isfinite(number.item()) for number in (value, *gradients))
+    assert mean != 0 or all(number.item() == 0 for number in (value, *gradients))
 
 
 def test_ard_ignores_weights_at_zero():

@@ -17,7 +17,8 @@ class ARD(Prior):
 
     def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
         """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `bound` is not needed."""
-        # The clamp keeps 0·∞ out, at variances that float32 cannot hold.
-        ratio = q.mean * (-0.5 * q.log_variance).clamp(max=80).exp()
-        # log of √(1 + r²), without the overflow of r².
-        return torch.hypot(ratio, torch.ones_like(ratio)).log().sum()
+        # Beyond the clamp are variances that float32 cannot hold; without it 0·∞ would come.
+        ratio = q.mean * (-0.5 * q.log_variance).clamp(max=60).exp()
+        # √(1 + r²) - 1, without the overflow of r² and without the 1 that a small r² would drown in.
+        excess = ratio * (ratio / (1 + torch.hypot(ratio, torch.ones_like(ratio))))
+        return excess.log1p().sum()

@@ -49,7 +49,6 @@ class LogUniform(Prior):
             c1, c2, c3 = KINGMA
             return -(0.5 * log_alpha + c1 * alpha + c2 * alpha**2 + c3 * alpha**3).sum()
         k1, k2, k3 = MOLCHANOV
-        negative = (
-            k1 * torch.sigmoid(k2 + k3 * log_alpha) - 0.5 * torch.nn.functional.softplus(-log_alpha) - k1
-        )
-        return -negative.sum()
+        # k1·(1 - sigmoid), which for a large α the difference would round to zero.
+        above = k1 * torch.sigmoid(-(k2 + k3 * log_alpha))
+        return (above + 0.5 * torch.nn.functional.softplus(-log_alpha)).sum()

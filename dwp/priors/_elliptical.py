@@ -1,0 +1,98 @@
+"""Elliptical distributions over whole kernels: what those that are fitted to learned ones share."""
+
+import torch
+from torch import Tensor
+
+from dwp.devices import widened
+from dwp.priors.base import Prior
+
+# Added to every variance: a weight that never varies is known no better than to 0.001, or where kernels
+# have a standard deviation above 1, to 0.001 of it.
+VARIANCE_FLOOR = 1e-6
+
+# Strengths of shrinkage to choose from, κ/k²: the strongest first.
+STRENGTHS = [10 ** (exponent / 2) for exponent in range(6, -9, -1)]
+FOLDS = 5
+# Kernels that are enough to choose it by: the more there are, the less it matters.
+CROSS_VALIDATED = 2000
+
+
+class Elliptical(Prior):
+    """A distribution over the k² weights of a kernel with a location μ and a full scale matrix Σ.
+
+    The fit maximises the likelihood of n training kernels with a penalty that shrinks Σ, from
+    their scatter S towards a sphere s²·I: to (n·S + κ·s²·I) / (n + κ), as if κ kernels more had
+    been seen, and they were spread spherically. Cross-validation on the training kernels chooses κ
+    from k² times `STRENGTHS`: each fold is judged by its log density after a fit to the others.
+    Of equals, and for fewer than three kernels, it is the strongest. Nothing is drawn at random.
+
+    Subclasses define `maximise` and `log_prob`.
+
+    Args:
+        kernel_size: k.
+    """
+
+    fitted = True
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__(kernel_size)
+        self.register_buffer("mean", torch.zeros(kernel_size**2))
+        self.register_buffer("factor", torch.eye(kernel_size**2))
+        """Lower Cholesky factor of Σ, [k², k²]."""
+
+    @classmethod
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: object
+    ) -> tuple["Elliptical", list[dict]]:
+        """Maximise the penalised likelihood; record the held-out log-likelihood. See `Prior.fit`."""
+        # On the CPU, since not every device has double precision.
+        prior, w = cls(train.shape[-1], **settings).double(), train.cpu().double()
+        prior.maximise(w, prior._cross_validated(w))
+        prior = prior.to(train)
+        metrics = prior.evaluate(test)
+        return prior, [{"step": 0, "metric": name, "value": value} for name, value in metrics.items()]
+
+    def maximise(self, w: Tensor, strength: float) -> None:
+        """Set the parameters to those of the greatest penalised likelihood.
+
+        Args:
+            w: kernels [n, 1, k, k], in double precision on the CPU, as the prior is.
+            strength: κ, how many kernels the sphere counts for.
+        """
+        raise NotImplementedError
+
+    def _cross_validated(self, w: Tensor) -> float:
+        """Return the κ under which kernels [n, 1, k, k] are likeliest when each fold is held out in turn."""
+        order = torch.randperm(len(w), generator=torch.Generator().manual_seed(0))[:CROSS_VALIDATED]
+        folds = torch.arange(len(order)) % FOLDS
+        totals = {strength * len(self.mean): 0.0 for strength in STRENGTHS}
+        for fold in range(min(FOLDS, len(w)) if len(w) > 2 else 0):
+            rest, held_out = w[order[folds != fold]], w[order[folds == fold]]
+            for strength in totals:
+                self.maximise(rest, strength)
+                totals[strength] += self.log_prob(held_out).sum().item()
+        return max(totals, key=totals.__getitem__)
+
+    def squared_distance(self, w: Tensor) -> Tensor:
+        """Return (w - μ)ᵀ Σ⁻¹ (w - μ) of kernels [n, 1, k, k], [n]."""
+        centred = (widened(w).flatten(1) - self.mean).T
+        return torch.linalg.solve_triangular(self.factor, centred, upper=False).square().sum(0)
+
+    def precisions(self) -> Tensor:
+        """Return the diagonal of Σ⁻¹, [k²]."""
+        identity = torch.eye(len(self.mean), dtype=self.factor.dtype, device=self.factor.device)
+        return torch.linalg.solve_triangular(self.factor, identity, upper=False).square().sum(0)
+
+    def log_determinant(self) -> Tensor:
+        """Return log |Σ|, a scalar."""
+        return 2 * self.factor.diagonal().log().sum()
+
+
+def floor(variance: float) -> float:
+    """Return what is added to every variance, for kernels whose weights have this one in the mean."""
+    return VARIANCE_FLOOR * max(1.0, variance)
+
+
+def plus_sphere(matrix: Tensor, variance: float) -> Tensor:
+    """Return a matrix [k², k²] plus a variance times the identity."""
+    return matrix + variance * torch.eye(len(matrix), dtype=matrix.dtype)
