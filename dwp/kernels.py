@@ -121,7 +121,8 @@ def collect(
         if not all(sizes.values()):
             raise InputError(
                 f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
-                f"{sizes['test']} for testing; neither may be empty ({duplicates} repeat another)"
+                f"{sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
+                "give more kernels, or change kernels.threshold or kernels.test_fraction"
             )
     if threshold == "otsu" and found.modes == 1:
         logger.warning(

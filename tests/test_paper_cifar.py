@@ -24,8 +24,8 @@ FEW = "{steps: 4, epochs: null, batch: 10}"
 SMALL = f"""
 data_root: data
 source:
-  nets: 2
-  shard: 2
+  nets: 12
+  shard: 12
   network: &network
     layers: {LAYERS}
   schedule: {FEW}
@@ -114,5 +114,5 @@ def test_a_scaled_down_run_goes_to_the_end(tmp_path):
     with h5py.File(store, "r") as file:
         assert list(file.attrs["layers"]) == ["conv2", "conv3"]
         assert file.attrs["rule"] == "otsu"
-        assert file.attrs["before"] == 2 * (2 * 3 + 3 * 3)
+        assert file.attrs["before"] == 12 * (2 * 3 + 3 * 3)
     assert (latest / "report" / "figures" / "few_shot.png").exists()
