@@ -1,12 +1,14 @@
 """Kernels of trained networks: prune the near-zero ones, split, store.
 
 Everything streams: the kernels of one layer of one network (or one chunk of an array) are
-in memory at a time; the norms of all are in a temporary file.
+in memory at a time; the norms of all, and hashes of those kept, are in temporary files.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -16,11 +18,11 @@ from torch import Tensor
 from dwp.errors import InputError
 from dwp.files import reserve, whole
 from dwp.kernel_files import Batch, read
+from dwp.pruning import choose_threshold, histogram, parts
 
-HISTOGRAM_BINS = 100
-NORMS = 1_000_000  # in memory at a time
-RULES = ("otsu", "valley")
 SPLITS = ("train", "test")
+
+logger = logging.getLogger(__name__)
 
 
 def norms(kernels: np.ndarray) -> np.ndarray:
@@ -29,68 +31,18 @@ def norms(kernels: np.ndarray) -> np.ndarray:
         return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
 
 
-def log_histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return counts [b] and log10 edges [b + 1] of norms; those under a tenth of the largest count as that.
+def hashes(kernels: np.ndarray, seed: int) -> np.ndarray:
+    """Return a hash of each kernel [n, 1, k, k] float32, [n] uint64: equal kernels have equal ones.
 
-    Weight decay takes unused kernels to arbitrarily small norms; without a floor
-    that tail would pull the threshold far below the kernels in use.
+    This is multilinear hashing: the bits of each number, as an integer, times a random factor of
+    its place and the seed, summed modulo 2⁶⁴. Over random factors, the upper halves of the hashes
+    of two different kernels are independent and uniform. It is not cryptographic.
     """
-    top = float(values.max())
-    if top == 0:
-        raise InputError("kernels: every kernel is zero; there is nothing to keep")
-    low, high = np.log10(top) - 1, np.log10(top)
-    edges = np.histogram_bin_edges([], HISTOGRAM_BINS, range=(low, high))
-    counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
-    for part in _parts(values):
-        # Clipped after the logarithm, so that rounding puts none outside the range.
-        logs = np.clip(np.log10(np.maximum(part, top / 100, dtype=np.float64)), low, high)
-        counts += np.histogram(logs, edges)[0]
-    return counts, edges
-
-
-def _parts(values: np.ndarray) -> Iterator[np.ndarray]:
-    return (values[first : first + NORMS] for first in range(0, len(values), NORMS))
-
-
-def choose_threshold(values: np.ndarray, rule: str | float) -> float:
-    """Return the norm below which kernels are dropped.
-
-    Args:
-        values: norms, [n].
-        rule: a number is taken as it is; 'otsu' maximises the variance between the
-            two classes of log-norms (Otsu 1979); 'valley' is the lowest point between
-            the two highest peaks of the smoothed histogram of log-norms.
-
-    Raises:
-        InputError: 'valley' is asked of norms with a single mode, or the rule is not known.
-    """
-    if isinstance(rule, int | float):
-        return float(rule)
-    if rule not in RULES:
-        raise InputError(
-            f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}"
-        )
-    counts, edges = log_histogram(values)
-    centres = (edges[:-1] + edges[1:]) / 2
-    if rule == "otsu":
-        below, total = np.cumsum(counts)[:-1], counts.sum()
-        sums = np.cumsum(counts * centres)
-        mean_below = sums[:-1] / np.maximum(below, 1)
-        mean_above = (sums[-1] - sums[:-1]) / np.maximum(total - below, 1)
-        between = below * (total - below) * np.square(mean_above - mean_below)
-        # Bins of a gap are equally good: the middle of them is farthest from both classes.
-        best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
-        return float(10 ** edges[1 + best[[0, -1]]].mean())
-    width = np.hanning(15) / np.hanning(15).sum()
-    smooth = np.convolve(np.pad(counts, 7, mode="edge"), width, mode="valid")
-    padded = np.pad(smooth, 1, constant_values=-1.0)
-    peaks = np.flatnonzero((smooth > padded[:-2]) & (smooth >= padded[2:]) & (smooth > 0.02 * smooth.max()))
-    if len(peaks) < 2:
-        raise InputError(
-            "kernels.threshold: the norms have a single mode, so there is no valley; give a number"
-        )
-    left, right = sorted(peaks[np.argsort(smooth[peaks])[-2:]])
-    return float(10 ** centres[left + int(np.argmin(smooth[left : right + 1]))])
+    # Plus zero, since −0 equals 0 but has another bit.
+    bits = np.add(kernels, 0, dtype=np.float32, order="C").view(np.uint32)
+    bits = bits.reshape(len(kernels), int(np.prod(kernels.shape[1:])))
+    factors = np.random.PCG64(seed).random_raw(bits.shape[1] + 1)
+    return np.einsum("ni,i->n", bits, factors[1:]) + factors[0]
 
 
 def collect(
@@ -106,10 +58,14 @@ def collect(
 
     The store has groups `train` and `test` with chunked, compressed datasets `kernels`
     [n, 1, k, k], `norm`, and each kernel's origin `net`, `layer` (index into the
-    attribute `layers`), `out`, `in`; the histogram of all norms before pruning
-    (`histogram/counts`, `histogram/log10_edges`); and the attributes `kernel_size`,
-    `threshold`, `rule`, `before`, `after`. Whether a kernel is for testing depends on
-    the seed, its net and its place in it, not on how nets are spread over files.
+    attribute `layers`), `out`, `in`, in the order of the files; the histogram of all norms before
+    pruning (`histogram/counts`, `histogram/log10_edges`, see `dwp.pruning.Histogram`); and the
+    attributes `kernel_size`, `threshold`, `rule`, `modes` of the norms (1 or 2), `before`, `after`,
+    and `duplicates`, the number of kept kernels that repeat another.
+
+    Whether a kernel is for testing depends on the seed and its own numbers alone. So equal
+    kernels are never in both groups, and neither the order of the files nor how nets are spread
+    over them matters.
 
     Returns:
         threshold, before, after, train and test counts.
@@ -123,7 +79,11 @@ def collect(
         for number, path in enumerate(files):
             yield from read(path, size, number)
 
-    with whole(output) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as scratch:
+    with (
+        whole(output) as temporary,
+        tempfile.TemporaryFile(dir=temporary.parent) as scratch,
+        tempfile.TemporaryFile(dir=temporary.parent) as hashed,
+    ):
         for batch in batches():
             norm = norms(batch.kernels)
             if not np.isfinite(norm).all():
@@ -137,8 +97,9 @@ def collect(
         if not scratch.tell():
             raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
         values = np.memmap(scratch, np.float32, "r")
-        chosen = choose_threshold(values, threshold)
-        kept = sum(int((part >= chosen).sum()) for part in _parts(values))
+        found = histogram(values)
+        chosen = choose_threshold(found, threshold)
+        kept = sum(int((part >= chosen).sum()) for part in parts(values))
         if kept < 2:
             raise InputError(
                 f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
@@ -146,37 +107,72 @@ def collect(
             )
         with _create(temporary, kept, size) as store:
             store.attrs.update(
-                kernel_size=size, threshold=chosen, rule=str(threshold), before=len(values), after=kept
+                kernel_size=size,
+                threshold=chosen,
+                rule=str(threshold),
+                modes=found.modes,
+                before=len(values),
+                after=kept,
             )
-            _fill(store, batches(), chosen, test_fraction, seed)
-            counts, edges = log_histogram(values)
-            store["histogram/counts"], store["histogram/log10_edges"] = counts, edges
+            _fill(store, batches(), chosen, test_fraction, seed, hashed)
+            store.attrs["duplicates"] = duplicates = _duplicates(hashed)
+            store["histogram/counts"], store["histogram/log10_edges"] = found.counts, found.log10_edges
             sizes = {name: len(store[name]["norm"]) for name in SPLITS}
         if not all(sizes.values()):
             raise InputError(
                 f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
-                f"{sizes['test']} for testing; neither may be empty"
+                f"{sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
+                "give more kernels, or change kernels.threshold or kernels.test_fraction"
             )
+    if threshold == "otsu" and found.modes == 1:
+        logger.warning(
+            "kernels.threshold: the norms of the %d %d×%d kernels have a single mode, which otsu cuts in two "
+            "at %.3g, dropping %d; look at the report's figure of norms and give a number (0 keeps all)",
+            *(len(values), size, size, chosen, len(values) - kept),
+        )
+    if duplicates:
+        logger.warning(
+            "kernels: %d of the %d %d×%d kernels that are kept repeat another (is a file given twice?); "
+            "equal ones are all for training or all for testing",
+            *(duplicates, kept, size, size),
+        )
     return {"threshold": chosen, "before": len(values), "after": kept, **sizes}
 
 
 def _fill(
-    store: h5py.File, batches: Iterable[Batch], threshold: float, test_fraction: float, seed: int
+    store: h5py.File,
+    batches: Iterable[Batch],
+    threshold: float,
+    test_fraction: float,
+    seed: int,
+    hashed: BinaryIO,
 ) -> None:
-    """Write the kernels that are kept into the groups of a store, and the names of their layers."""
+    """Write the kernels that are kept into the groups of a store, the names of their layers, and hashes."""
     layers: dict[str, int] = {}
     groups = {name: _create_group(store, name, store.attrs["kernel_size"]) for name in SPLITS}
     for batch in batches:
         layer = layers.setdefault(batch.layer, len(layers))
         norm = norms(batch.kernels)
-        index = np.arange(len(norm)) + batch.first
-        lot = np.random.default_rng([seed, batch.net, layer, batch.first]).random(len(norm))
-        for name, mine in zip(SPLITS, (lot >= test_fraction, lot < test_fraction), strict=True):
-            keep = mine & (norm >= threshold)
-            origin = {"net": np.full(keep.sum(), batch.net), "layer": np.full(keep.sum(), layer)}
-            origin |= {"out": index[keep] // batch.inputs, "in": index[keep] % batch.inputs}
-            _append(groups[name], {"kernels": batch.kernels[keep], "norm": norm[keep], **origin})
+        keep = np.flatnonzero(norm >= threshold)
+        index = keep + batch.first
+        columns = {"kernels": batch.kernels[keep], "norm": norm[keep]}
+        columns |= {"net": np.full(len(keep), batch.net), "layer": np.full(len(keep), layer)}
+        columns |= {"out": index // batch.inputs, "in": index % batch.inputs}
+        hash_ = hashes(columns["kernels"], seed)
+        hashed.write(hash_.data)
+        tested = (hash_ >> 32) / 2**32 < test_fraction
+        for name, mine in zip(SPLITS, (~tested, tested), strict=True):
+            _append(groups[name], {field: values[mine] for field, values in columns.items()})
     store.attrs["layers"] = list(layers)
+
+
+def _duplicates(hashed: BinaryIO) -> int:
+    """Return how many of the hashes in a file are there already; they are sorted there, not in memory."""
+    hashed.flush()
+    ordered = np.memmap(hashed, np.uint64, "r+")
+    ordered.sort()
+    pairs = zip(parts(ordered[:-1]), parts(ordered[1:]), strict=True)
+    return sum(int((one == other).sum()) for one, other in pairs)
 
 
 def load(path: str | Path, split: str) -> Tensor:
@@ -203,8 +199,8 @@ def load(path: str | Path, split: str) -> Tensor:
 
 
 def _create(path: Path, kernels: int, size: int) -> h5py.File:
-    # As much as it takes without compression: each kernel with its norm and origin.
-    reserve(path, kernels * 4 * (size * size + 5))
+    # As much as it takes without compression: each kernel with its norm and origin, and its hash beside.
+    reserve(path, kernels * 4 * (size * size + 7))
     return h5py.File(path, "w")
 
 

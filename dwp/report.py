@@ -179,7 +179,7 @@ def _axis(experiment: str) -> str:
 
 def _histogram(path: str | Path) -> dict:
     with h5py.File(path, "r") as store:
-        attributes = {key: store.attrs[key] for key in ("threshold", "rule", "before", "after")}
+        attributes = {key: store.attrs[key] for key in ("threshold", "rule", "modes", "before", "after")}
         return {
             "counts": store["histogram/counts"][:],
             "log10_edges": store["histogram/log10_edges"][:],

@@ -198,7 +198,7 @@ def source_summary(nets: pd.DataFrame) -> pd.DataFrame:
 
 
 def kernels_table(stores: Mapping[int, str | Path]) -> pd.DataFrame:
-    """Return one row for each kernel size: how its store was pruned, and the norms that were kept."""
+    """Return one row for each kernel size: the modes of the norms, what was pruned and kept."""
     rows = []
     for size, path in stores.items():
         with h5py.File(path, "r") as store:
@@ -208,8 +208,10 @@ def kernels_table(stores: Mapping[int, str | Path]) -> pd.DataFrame:
                     "size": size,
                     "threshold": float(store.attrs["threshold"]),
                     "rule": str(store.attrs["rule"]),
+                    "modes": int(store.attrs["modes"]),
                     "before": int(store.attrs["before"]),
                     "after": int(store.attrs["after"]),
+                    "duplicates": int(store.attrs["duplicates"]),
                     "train": len(store["train/norm"]),
                     "test": len(store["test/norm"]),
                     "median_norm": float(np.median(norms)),

@@ -1,4 +1,4 @@
-"""Kernels: thresholds, the store, refusals."""
+"""Kernels: the store, the split, refusals."""
 
 import time
 import tracemalloc
@@ -7,90 +7,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kernel_samples import assert_same_stores, net, read_store, write_nets
 from safetensors.torch import save_file
 
-from dwp import kernel_files, kernels
+from dwp import kernel_files, kernels, pruning
 from dwp.errors import InputError
-
-# Thresholds
-
-
-def bimodal(seed, n=20_000, low=-0.7, high=-0.1, width=0.06, share=0.5):
-    generator = np.random.default_rng(seed)
-    small = generator.random(n) < share
-    return 10 ** np.where(small, generator.normal(low, width, n), generator.normal(high, width, n))
-
-
-@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
-@pytest.mark.parametrize("width", [0.06, 0.15])
-def test_otsu_against_brute_force(share, width):
-    values = bimodal(0, width=width, share=share)
-    _, edges = kernels.log_histogram(values)
-    logs = np.log10(np.maximum(values, 10 ** edges[0]))
-
-    def between(edge):
-        below, above = logs[logs < edge], logs[logs >= edge]
-        return len(below) * len(above) * (below.mean() - above.mean()) ** 2
-
-    best = max(edges[1:-1], key=between)
-    chosen = np.log10(kernels.choose_threshold(values, "otsu"))
-    assert between(chosen) == pytest.approx(between(best), rel=2e-3)
-
-
-def test_otsu_takes_the_middle_of_a_gap():
-    values = np.concatenate([np.full(900, 0.2), np.full(100, 0.8)])
-    assert kernels.choose_threshold(values, "otsu") == pytest.approx(0.4, rel=0.03)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
-def test_valley_lies_between_two_modes(share):
-    chosen = kernels.choose_threshold(bimodal(1, share=share), "valley")
-    assert -0.7 + 3 * 0.06 < np.log10(chosen) < -0.1 - 3 * 0.06
-
-
-def test_valley_refuses_a_single_mode():
-    values = 10 ** np.random.default_rng(0).normal(-0.5, 0.1, 20_000)
-    with pytest.raises(InputError, match=r"single mode.*give a number"):
-        kernels.choose_threshold(values, "valley")
-
-
-@pytest.mark.parametrize("rule", kernels.RULES)
-@pytest.mark.parametrize("scale", [0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.7, 1.9, 2.3, 2.9, 100.0])
-def test_thresholds_scale_with_the_norms_and_ignore_the_depth_of_the_tail(rule, scale):
-    values = bimodal(2)
-    chosen, small = kernels.choose_threshold(values, rule), values < 0.4
-    tails = [np.where(small, values * 10.0**-depth, values) for depth in (2, 12)]
-    deep = kernels.choose_threshold(tails[0], rule)
-    # Within a bin of the histogram, 0.01 decades.
-    assert kernels.choose_threshold(scale * values, rule) == pytest.approx(scale * chosen, rel=0.03)
-    assert kernels.choose_threshold(scale * tails[0], rule) == pytest.approx(scale * deep, rel=0.03)
-    assert kernels.choose_threshold(scale * tails[1], rule) == pytest.approx(scale * deep, rel=0.03)
-    assert deep < 0.5
-
-
-@pytest.mark.parametrize("rule", [0, 0.25, 3])
-def test_a_number_is_taken_as_it_is(rule):
-    assert kernels.choose_threshold(bimodal(0), rule) == rule
-
-
-def test_threshold_refusals():
-    with pytest.raises(InputError, match="'median' is not known; use a number or one of otsu, valley"):
-        kernels.choose_threshold(bimodal(0), "median")
-    for rule in kernels.RULES:
-        with pytest.raises(InputError, match="every kernel is zero"):
-            kernels.choose_threshold(np.zeros(5), rule)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
-def test_the_histogram_counts_every_norm(values):
-    counts, edges = kernels.log_histogram(np.array(values))
-    assert counts.sum() == len(values)
-    assert len(edges) == len(counts) + 1
-    assert edges[-1] == pytest.approx(np.log10(max(values)))
 
 
 def test_norms():
@@ -165,6 +86,29 @@ def test_counts_attributes_and_layout(collected):
         assert (tuple(loaded.shape), loaded.dtype) == ((size, 1, 3, 3), torch.float32)
 
 
+@pytest.mark.parametrize("spread", [0, 1e-44, 1e-30])
+def test_denormal_kernels_are_collected(tmp_path, spread):
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=(400, 3, 3))
+    w[100:] *= spread
+    np.save(tmp_path / "k.npy", w.astype(np.float32))
+    counts = kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold="otsu", test_fraction=0.3)
+    assert counts["after"] == 100
+
+
+@pytest.mark.parametrize("modes", [1, 2])
+@pytest.mark.parametrize("threshold", ["otsu", 0.5])
+def test_the_store_says_how_many_modes_norms_have_and_otsu_warns_of_one(tmp_path, caplog, modes, threshold):
+    w = np.random.default_rng(0).normal(size=(400, 3, 3))
+    w[200:] *= 1e-3 if modes == 2 else 1
+    np.save(tmp_path / "k.npy", w)
+    kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+    with h5py.File(tmp_path / "k.h5") as store:
+        assert store.attrs["modes"] == modes
+    warned = "norms of the 400 3×3 kernels have a single mode, which otsu cuts in two" in caplog.text
+    assert warned == (modes == 1 and threshold == "otsu")
+
+
 @pytest.mark.parametrize("nets", [9, 12])
 def test_the_shards_that_nets_come_in_do_not_matter(tmp_path, nets):
     stores = []
@@ -209,6 +153,83 @@ def test_the_fraction_for_testing(tmp_path, fraction):
     assert first != other
 
 
+def sides(path):
+    """The kernels of each split of a store, by their bytes."""
+    store = read_store(path)
+    return [{kernel.tobytes() for kernel in store[f"{split}/kernels"]} for split in ("train", "test")]
+
+
+def test_equal_kernels_are_on_one_side(tmp_path, caplog):
+    w = np.random.default_rng(0).normal(size=(1_000, 3, 3)).astype(np.float32)
+    half = torch.from_numpy(w[:, None]).half()
+    np.save(tmp_path / "a.npy", half.numpy())
+    save_file({"conv.weight": half.reshape(100, 10, 3, 3).float()}, tmp_path / "b.safetensors")
+    files = [tmp_path / "a.npy", tmp_path / "b.safetensors"]
+    counts = kernels.collect(files, 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    train, test = sides(tmp_path / "k.h5")
+    assert not train & test
+    assert (len(train), len(test)) == (counts["train"] / 2, counts["test"] / 2)
+    with h5py.File(tmp_path / "k.h5") as store:
+        assert store.attrs["duplicates"] == 1_000
+    assert "1000 of the 2000 3×3 kernels that are kept repeat another" in caplog.text
+    caplog.clear()
+    kernels.collect(files[:1], 3, tmp_path / "once.h5", threshold=0, test_fraction=0.3)
+    assert sides(tmp_path / "once.h5") == [train, test]
+    with h5py.File(tmp_path / "once.h5") as store:
+        assert store.attrs["duplicates"] == 0
+    assert not caplog.text
+
+
+def test_the_order_of_files_does_not_matter(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", generator.normal(size=(500, 3, 3)).astype(np.float32))
+    found = []
+    for names in ("abc", "cab"):
+        files = [tmp_path / f"{name}.npy" for name in names]
+        kernels.collect(files, 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
+        found.append(sides(tmp_path / "k.h5"))
+    assert found[0] == found[1]
+    # Within a split, kernels are in the order of the files.
+    assert (np.diff(read_store(tmp_path / "k.h5")["train/net"]) >= 0).all()
+
+
+def test_kernels_are_hashed_alike_however_they_lie_in_memory():
+    w = np.random.default_rng(0).normal(size=(50, 1, 5, 5)).astype(np.float32)
+    w[0, 0, 0, 0] = 0.0
+    expected = kernels.hashes(w, 3)
+    negative = w.copy()
+    negative[0, 0, 0, 0] = -0.0
+    for same in (np.asfortranarray(w), np.repeat(w, 2, axis=0)[::2], negative):
+        np.testing.assert_array_equal(kernels.hashes(same, 3), expected)
+    assert not (kernels.hashes(w, 4) == expected).any()
+    assert len(kernels.hashes(w[:0], 3)) == 0
+
+
+@pytest.mark.parametrize("kind", ["normal", "half precision", "one bit", "one place"])
+def test_hashes_of_kernels_that_hardly_differ_are_uniform_and_independent(kind):
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=(20_000, 1, 3, 3)).astype(np.float32)
+    if kind == "half precision":
+        w = w.astype(np.float16).astype(np.float32)
+    elif kind == "one bit":
+        w = w[:1] * np.where(np.arange(512)[:, None] >> np.arange(9) & 1, -1, 1).reshape(-1, 1, 3, 3)
+        w = w.astype(np.float32)
+    elif kind == "one place":
+        w = np.repeat(w[:1], 20_000, axis=0)
+        w[:, 0, 1, 1] = generator.permutation(20_000)
+    n, joint = len(w), []
+    for seed in range(100):
+        lot = kernels.hashes(w, seed) >> 32
+        tested = lot / 2**32 < 0.2
+        joint.append((tested.mean(), (tested[1:] & tested[:-1]).mean()))
+    # Over seeds; pairs of neighbours overlap, so their error is at most three times that of n trials.
+    for found, expected, wider in zip(np.mean(joint, axis=0), (0.2, 0.04), (1, 3), strict=True):
+        error = np.sqrt(expected * (1 - expected) / (n * 100))
+        assert found == pytest.approx(expected, abs=4 * wider * error)
+    assert len(np.unique(kernels.hashes(w, 0))) == len(np.unique(w.reshape(n, -1), axis=0))
+
+
 def test_the_same_kernels_give_the_same_bytes(tmp_path):
     file = write_nets(tmp_path / "nets.safetensors", range(3))
     for name in ("a", "b"):
@@ -236,6 +257,30 @@ def test_nothing_to_collect(tmp_path, size, threshold, fraction, message):
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    ("w", "message"),
+    [
+        (np.ones((150, 3, 3)), "150 kernels of 3×3 split into .*149 repeat another"),
+        (np.ones((1, 3, 3)), "leaves 1 of 1 3×3 kernels"),
+        (np.zeros((150, 3, 3)), "every kernel is zero"),
+    ],
+    ids=["equal", "one", "zero"],
+)
+@pytest.mark.parametrize("threshold", [0, "otsu"])
+def test_kernels_that_cannot_be_split(tmp_path, w, message, threshold):
+    np.save(tmp_path / "k.npy", w)
+    with pytest.raises(InputError, match=message):
+        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+    assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
+
+
+@pytest.mark.parametrize("threshold", [7, 1e30, np.float32(7), float("nan")])
+def test_a_threshold_above_all_norms(tmp_path, threshold):
+    np.save(tmp_path / "k.npy", np.random.default_rng(0).normal(size=(100, 2, 2)))
+    with pytest.raises(InputError, match=r"leaves 0 of 100 2×2 kernels .*give a smaller number"):
+        kernels.collect([tmp_path / "k.npy"], 2, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+
+
 def test_layers_without_kernels_count_for_nothing(tmp_path):
     save_file({"conv.weight": torch.zeros(0, 1, 3, 3)}, tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="there is no 3×3 kernel"):
@@ -253,7 +298,7 @@ def test_kernels_whose_norm_no_number_holds_are_refused(tmp_path):
 
 def test_memory_does_not_grow_with_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_files, "CHUNK", 1000)
-    monkeypatch.setattr(kernels, "NORMS", 1000)
+    monkeypatch.setattr(pruning, "NORMS", 1000)
     generator, peaks = np.random.default_rng(0), []
     for count in (5_000, 5_000, 80_000):  # the first pays for imports and caches
         np.save(tmp_path / "k.npy", generator.normal(size=(count, 3, 3)).astype(np.float32))

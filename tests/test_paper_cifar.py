@@ -25,8 +25,8 @@ SMALL = f"""
 data_root: data
 data: {{source: noise100, target: noise10}}
 source:
-  nets: 2
-  shard: 2
+  nets: 12
+  shard: 12
   network: &network
     layers: {LAYERS}
   schedule: {FEW}
@@ -115,7 +115,7 @@ def test_a_scaled_down_run_goes_to_the_end(tmp_path):
     with h5py.File(store, "r") as file:
         assert list(file.attrs["layers"]) == ["conv2", "conv3"]
         assert file.attrs["rule"] == "otsu"
-        assert file.attrs["before"] == 2 * (2 * 3 + 3 * 3)
+        assert file.attrs["before"] == 12 * (2 * 3 + 3 * 3)
     assert (latest / "report" / "figures" / "few_shot.png").exists()
     # The arrays are no CIFAR, so the paper's numbers are not shown beside them.
     pages = list((latest / "report" / "pages").glob("*.html"))

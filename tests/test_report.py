@@ -230,6 +230,30 @@ def test_a_method_keeps_its_colour_and_the_papers_share_it():
     assert filters.get_color() == xavier.get_color() != ours.get_color()
 
 
+@pytest.mark.parametrize(("modes", "title"), [(1, "3×3: a single mode"), (2, "3×3: two modes")])
+def test_norms_are_shown_with_their_modes_and_threshold(tmp_path, modes, title):
+    w = np.random.default_rng(0).normal(size=(400, 3, 3))
+    w[200:] *= 1e-3 if modes == 2 else 1
+    np.save(tmp_path / "w.npy", w)
+    np.save(tmp_path / "again.npy", w[:10])
+    counts = kernels.collect(
+        [tmp_path / "w.npy", tmp_path / "again.npy"],
+        3,
+        tmp_path / "k.h5",
+        threshold="otsu",
+        test_fraction=0.3,
+    )
+    (row,) = tables.kernels_table({3: tmp_path / "k.h5"}).itertuples()
+    assert (row.modes, row.threshold, row.after) == (modes, counts["threshold"], counts["after"])
+    assert row.duplicates == (np.linalg.norm(w[:10], axis=(1, 2)) >= row.threshold).sum()
+    (ax,) = figures.norms({3: report._histogram(tmp_path / "k.h5")}, report.STYLE).axes
+    assert ax.get_title() == title
+    assert list(ax.lines[0].get_xdata()) == [row.threshold] * 2
+    assert f"threshold {row.threshold:.3g} (otsu)" in [
+        text.get_text() for text in ax.get_legend().get_texts()
+    ]
+
+
 def test_many_methods_look_different():
     names = [f"m{index}" for index in range(30)]
     seen = {tuple(map(str, look.values())) for look in plotting.looks({}, names).values()}

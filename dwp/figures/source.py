@@ -13,7 +13,7 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
 
     Args:
         histograms: by kernel size: `counts` [b], `log10_edges` [b + 1], `threshold`, `rule`,
-            and the numbers of kernels `before` and `after`.
+            `modes` of the norms (1 or 2), and the numbers of kernels `before` and `after`.
     """
     figure, axes = plotting.canvas(1, max(1, len(histograms)), 4.6, 3.4)
     for ax, (size, store) in zip(axes.flat, histograms.items(), strict=True):
@@ -46,7 +46,8 @@ def norms(histograms: dict[int, dict], style: dict) -> Figure:
         ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-        plotting.label(ax, style, x="norm of the kernel", y="kernels", title=f"{size}×{size}")
+        modes = "two modes" if store["modes"] == 2 else "a single mode"
+        plotting.label(ax, style, x="norm of the kernel", y="kernels", title=f"{size}×{size}: {modes}")
         ax.legend(fontsize=plotting.size(style) * 0.9, framealpha=1, edgecolor="white", loc="upper left")
     plotting.title(figure, style, "Norms of all kernels before pruning")
     return figure

@@ -1,0 +1,125 @@
+"""Which kernels are near zero: the histogram of their norms, its modes, and a threshold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from dwp.errors import InputError
+
+RULES = ("otsu", "valley")
+NORMS = 1_000_000  # in memory at a time
+DECADE = 100  # bins
+LOWEST, HIGHEST = -46, 39  # decades that hold every float32; zeros are in the first bin
+FLOOR = 2 * DECADE
+HEADROOM = 30  # bins: a factor of 2
+WINDOW = 15  # bins that are counted together to find modes
+DEEP, SIGNIFICANT = 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of log10 norms over the two decades of the kernels in use.
+
+    The decades end at the norm that only a few kernels exceed (one in 500, and up to eight
+    more), so that no few outliers move them; what lies above twice that norm is counted in
+    the last bin. Weight decay takes unused kernels to arbitrarily small norms; they are
+    counted in the first bin, or that tail would pull the threshold far below the kernels in use.
+
+    Attributes:
+        counts: [b].
+        log10_edges: [b + 1], a hundredth of a decade apart.
+        valley: [b], where the norms are at most half as dense as at modes on both sides, by
+            how many standard errors; 0 elsewhere, and where these are fewer than five.
+    """
+
+    counts: np.ndarray
+    log10_edges: np.ndarray
+    valley: np.ndarray
+
+    @property
+    def modes(self) -> int:
+        """Return 2 where there is a valley (or more of them), else 1."""
+        return 2 if self.valley.any() else 1
+
+
+def parts(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array [n] in parts that fit in memory."""
+    return (values[first : first + NORMS] for first in range(0, len(values), NORMS))
+
+
+def histogram(values: np.ndarray) -> Histogram:
+    """Return the histogram of norms [n], read in parts.
+
+    Raises:
+        InputError: all are zero.
+    """
+    counts = np.zeros((HIGHEST - LOWEST) * DECADE, dtype=np.int64)
+    for part in parts(values):
+        logs = np.log10(np.maximum(part, 10.0**LOWEST, dtype=np.float64))
+        bins = np.clip((logs - LOWEST) * DECADE, 0, len(counts) - 1).astype(np.int64)
+        counts += np.bincount(bins, minlength=len(counts))
+    if counts[0] == len(values):
+        raise InputError("kernels: every kernel is zero; there is nothing to keep")
+    few = len(values) // 500 + min(8, len(values) // 10)
+    top = int(np.searchsorted(np.cumsum(counts), len(values) - few))
+    low, high = max(0, top + 1 - FLOOR), min(top + HEADROOM, int(np.flatnonzero(counts)[-1])) + 1
+    valley = _valley(counts[:high])[low:]
+    inside = counts[low:high].copy()
+    inside[0] += counts[:low].sum()
+    inside[-1] += counts[high:].sum()
+    return Histogram(inside, LOWEST + np.arange(low, high + 1) / DECADE, valley)
+
+
+def _valley(counts: np.ndarray) -> np.ndarray:
+    """Return by how many standard errors a window's count is below those of the modes on either side."""
+    around = np.convolve(counts, np.ones(WINDOW, dtype=np.int64), mode="same")
+    left, right = np.maximum.accumulate(around), np.maximum.accumulate(around[::-1])[::-1]
+    lower = np.minimum(left, right)
+    # The root of a Poisson count has a standard error of 1/2, the difference of two of 1/√2.
+    errors = np.sqrt(2) * (np.sqrt(lower) - np.sqrt(around))
+    return np.where((around <= DEEP * lower) & (errors >= SIGNIFICANT), errors, 0.0)
+
+
+def choose_threshold(norms: Histogram, rule: str | float) -> float:
+    """Return the norm below which kernels are dropped.
+
+    Args:
+        norms: their histogram.
+        rule: a number is taken as it is; 'valley' is the deepest valley between two modes;
+            'otsu' maximises the variance between the two classes of log-norms (Otsu 1979),
+            within valleys where there are any, else anywhere.
+
+    Raises:
+        InputError: 'valley' is asked of norms with a single mode, or the rule is not known.
+    """
+    if isinstance(rule, Real):
+        return float(rule)
+    if rule not in RULES:
+        raise InputError(
+            f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}"
+        )
+    edges = norms.log10_edges
+    if rule == "valley":
+        if norms.modes == 1:
+            raise InputError(
+                "kernels.threshold: the norms have a single mode, so there is no valley; give a number"
+            )
+        return float(10 ** _middle_of_best(norms.valley, (edges[:-1] + edges[1:]) / 2))
+    counts, centres = norms.counts, (edges[:-1] + edges[1:]) / 2
+    below, total = np.cumsum(counts)[:-1], counts.sum()
+    sums = np.cumsum(counts * centres)
+    mean_below = sums[:-1] / np.maximum(below, 1)
+    mean_above = (sums[-1] - sums[:-1]) / np.maximum(total - below, 1)
+    between = below * (total - below) * np.square(mean_above - mean_below)
+    # A small mode adds little variance: without this, halving a large one may add more.
+    if norms.modes == 2:
+        between = np.where(norms.valley[:-1] > 0, between, 0.0)
+    return float(10 ** _middle_of_best(between, edges[1:-1]))
+
+
+def _middle_of_best(merit: np.ndarray, places: np.ndarray) -> float:
+    # All places in a gap are equally good: the middle one is farthest from both modes.
+    best = np.flatnonzero(merit >= merit.max() * (1 - 1e-9))
+    return places[best[len(best) // 2]]
