@@ -18,7 +18,7 @@ from dwp.environment import MEMORY
 from dwp.errors import InputError
 from dwp.latest import link_latest
 from dwp.plan import Plan
-from workflow.scripts.turns import wanted
+from workflow.scripts.turns import judge_by_manifests, wanted
 
 
 for name, value in MEMORY.items():
@@ -63,6 +63,9 @@ rule all:
     default_target: True
     input:
         lambda wildcards: wanted(plan, workflow),
+
+
+judge_by_manifests(plan, workflow)
 
 
 onerror:

@@ -28,7 +28,7 @@ def copy_checkout(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(ROOT / name, folder)
-    for name in ("config", "workflow", "profiles", "dwp"):
+    for name in ("config", "workflow", "profiles", "envs", "dwp"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
