@@ -13,11 +13,12 @@ min_version("9.10")
 sys.path.insert(0, workflow.basedir)
 
 from dwp.config import validate
+from dwp.contents import check_captions
 from dwp.environment import MEMORY
 from dwp.errors import InputError
 from dwp.latest import link_latest
 from dwp.plan import Plan
-from workflow.scripts.turns import wanted
+from workflow.scripts.turns import judge_by_manifests, wanted
 
 
 for name, value in MEMORY.items():
@@ -30,6 +31,8 @@ configfile: f"{workflow.basedir}/config.yaml"
 try:
     validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
     plan = Plan(config)
+    captions = ["workflow.rst", *(item.caption for item in plan.report_files())]
+    check_captions(captions, f"{workflow.basedir}/workflow/report")
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -60,6 +63,9 @@ rule all:
     default_target: True
     input:
         lambda wildcards: wanted(plan, workflow),
+
+
+judge_by_manifests(plan, workflow)
 
 
 onerror:

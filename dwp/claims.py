@@ -8,7 +8,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 FOLDER = Path("results/.claims")
@@ -19,11 +19,18 @@ logger = logging.getLogger(__name__)
 _held: dict[str, int] = {}  # claimed by this process, which never gives back: file descriptors
 
 
-def claim(files: Iterable[str], folder: Path = FOLDER) -> None:
+def _exist(files: Iterable[str]) -> bool:
+    return all(map(os.path.exists, files))
+
+
+def claim(
+    files: Iterable[str], finished: Callable[[list[str]], bool] = _exist, folder: Path = FOLDER
+) -> None:
     """Claim the versions that files belong to until this process ends, waiting for other runs.
 
     Args:
         files: all that the run reads or makes, as `results/<stage>/<version>/<file>`.
+        finished: whether the run only reads these files of one version, as they are what it would make.
         folder: where the locks are.
     """
     versions: dict[str, list[str]] = {}
@@ -35,7 +42,7 @@ def claim(files: Iterable[str], folder: Path = FOLDER) -> None:
         if version not in _held:
             _held[version] = os.open(folder / version, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(_held[version], version, versions[version])
+            _lock(_held[version], version, lambda files=versions[version]: finished(files))
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -44,20 +51,19 @@ def claim(files: Iterable[str], folder: Path = FOLDER) -> None:
             return
 
 
-def _lock(descriptor: int, version: str, files: list[str]) -> None:
-    def there() -> bool:
-        return all(map(os.path.exists, files))
-
+def _lock(descriptor: int, version: str, finished: Callable[[], bool]) -> None:
+    reads = finished()
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if there() else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if reads else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.warning("Waiting for another run here, which makes or reads %s", version.replace("-", "/"))
         # First to read, which is enough for all who wait if the other run makes the files.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if not there():
+        reads = finished()
+        if not reads:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # or two that wait to write would wait for each other
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if there():
+    if not reads and finished():  # by a run that ended just now
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ examples:
   dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
   dwp prune --configfile config/smoke.yaml --yes … and delete it
 
-exit status: 0 all well, 1 files are missing or damaged, 2 the command could not be carried out
+exit status: 0 all well, 1 files are missing, damaged or in no manifest, 2 the command could not be
+carried out
 """
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
@@ -34,7 +36,7 @@ CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 for missing or damaged files, 2 for an InputError."""
+    """Run a command; return its exit status: 0, 1 for faults that `verify` found, 2 for an InputError."""
     options = _parser().parse_args(arguments)
     try:
         # Relative to where the command was given, as with snakemake.
@@ -142,22 +144,24 @@ def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list
 def _verify(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
     """Recompute the SHA-256 of every file that a manifest names.
 
-    Names what is missing or damaged, then exits with 1. Files that are in no manifest
-    (of a job at work, or of one that was killed) are mentioned.
+    Names what is missing or damaged, and results that no manifest names; then exits with 1. What
+    a job at work writes, or a killed one left (logs, checkpoints, temporary files), is mentioned.
     """
     chosen = [versions.find(found, name) for name in options.version] or found
-    faults, sound = versions.verify(chosen)
-    broken = sum(fault["fault"] != "unnamed" for fault in faults)
+    faults, sound = versions.verify(chosen, running=claimed() or _locked())
+    count = Counter(fault["fault"] for fault in faults)
+    broken, without = count["missing"] + count["damaged"], count["no manifest"]
     if options.json:
         _print_json({"sound": sound, "faults": faults})
     else:
         for fault in faults:
             note = "in no manifest" if fault["fault"] == "unnamed" else fault["fault"]
             print(f"{note}: {fault['file']}")
-        print(f"{sound} files as written, {broken} missing or damaged")
-        if broken:
+        more = f", {without} without a manifest" if without else ""
+        print(f"{sound} files as written, {broken} missing or damaged{more}")
+        if broken or without:
             print("Delete what is damaged; snakemake makes what is missing again, and what depends on it")
-    return 1 if broken else 0
+    return 1 if broken or without else 0
 
 
 def _prune(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
@@ -201,11 +205,15 @@ def _refuse_while_a_workflow_runs() -> None:
     # Snakemake's locks outlive a run that was killed, and go with the first run that ends; claims do neither.
     if claimed():
         raise InputError("a workflow is running here; wait for its end, then prune")
-    if any(Path(".snakemake/locks").glob("*.lock")):
+    if _locked():
         raise InputError(
             "Snakemake has locked this folder: wait until the workflow that runs here has ended, "
             "or, if none does, run `snakemake --unlock`; then prune"
         )
+
+
+def _locked() -> bool:
+    return any(Path(".snakemake/locks").glob("*.lock"))
 
 
 # Printing

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dwp import experiments as experiments_module
 from dwp.errors import InputError
@@ -78,6 +79,15 @@ def report_files(
         for item in items(experiments, sizes, priors, nets=nets, scores=scores, outliers=outliers)
         for suffix in item.formats
     ]
+
+
+def check_captions(captions: Iterable[str], folder: str | Path) -> None:
+    """Raise InputError for the first caption whose file is not in the folder, before a run finds that out."""
+    for caption in captions:
+        if not Path(folder, caption).is_file():
+            raise InputError(
+                f"report: there is no caption {Path(folder, caption)}; write a line or two there"
+            )
 
 
 def items(

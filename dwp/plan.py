@@ -1,5 +1,7 @@
 """What a configuration means: every artifact, its version, its files and its cells."""
 
+import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -176,6 +178,20 @@ class Plan(Artifacts):
         manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
         report = [item.path for item in self.report_files()] + ["manifest.json"]
         return [*named, *manifests, *map(self.report.path, report)]
+
+    def stale(self, files: Iterable[str]) -> list[str]:
+        """Return which of some files of this configuration are manifests that do not say what it does.
+
+        Other parameters, inputs or code made what they stand for, or nobody can tell, as they
+        are damaged. A file that is not there is not stale but missing.
+        """
+        return [
+            file
+            for file in files
+            if file.endswith("manifest.json")
+            and os.path.exists(file)
+            and not self.artifacts[Path(file).parent.name].made(file)
+        ]
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""

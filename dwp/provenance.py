@@ -1,18 +1,19 @@
 """What made an artifact: versions, code digests, manifests."""
 
 import ast
-import contextlib
 import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import reprlib
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dwp.errors import InputError
 from dwp.files import sha256, whole
@@ -55,8 +56,7 @@ class Artifact:
     def version(self) -> str:
         """Return eight hexadecimal digits of the SHA-256 of stage, parameters and input versions."""
         inputs = {role: artifact.version for role, artifact in self.inputs.items()}
-        text = json.dumps([self.stage, self.params, inputs], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return version_of(self.stage, self.params, inputs)
 
     @cached_property
     def spec(self) -> dict:
@@ -75,6 +75,20 @@ class Artifact:
     def path(self, file: str) -> str:
         """Return where a file of this version lives, relative to the working directory."""
         return f"results/{self.stage}/{self.version}/{file}"
+
+    def made(self, manifest: str | Path) -> bool:
+        """Return whether a manifest can be read and says this: same parameters, inputs and code."""
+        try:
+            written = read_manifest(manifest)
+        except InputError:
+            return False
+        return all(written[key] == value for key, value in self.spec.items())
+
+
+def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
+    """Return the version of what a stage makes with these parameters from these versions, by role."""
+    text = json.dumps([stage, params, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def code_digest(roots: Iterable[Path]) -> str:
@@ -106,13 +120,13 @@ def _digest_file(path: Path, modified: int) -> tuple[str, list[Path]]:
             body = getattr(node, "body", None)
             if isinstance(body, list):
                 # A string alone is a docstring, or a comment by another name.
-                node.body = [entry for entry in body if not _is_string(entry)]
+                node.body = [entry for entry in body if not _is_text(entry)]
         digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
         _cache[path, modified] = digest, imports
     return _cache[path, modified]
 
 
-def _is_string(node: ast.AST) -> bool:
+def _is_text(node: ast.AST) -> bool:
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -161,6 +175,68 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_manifest(path: str | Path) -> dict:
+    """Return what `write_manifest` wrote.
+
+    Raises:
+        InputError: it cannot be read, or an entry that others rely on is missing or of another form.
+    """
+    try:
+        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as a manifest: {error}") from None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is no manifest: it holds {reprlib.repr(manifest)}")
+    for key, (is_valid, expected) in _FORM.items():
+        if not is_valid(manifest.get(key)):
+            found = reprlib.repr(manifest.get(key))
+            raise InputError(f"{path} is no manifest: {key} is {found}; expected {expected}")
+    return manifest
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_file(value: object) -> bool:
+    """Return whether it is a path that stays in its folder."""
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    path = PurePosixPath(value)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _maps(is_key: Callable, is_value: Callable) -> Callable[[object], bool]:
+    def is_valid(value: object) -> bool:
+        return isinstance(value, dict) and all(
+            is_key(key) and is_value(inner) for key, inner in value.items()
+        )
+
+    return is_valid
+
+
+_FORM = {
+    "stage": (_is_string, "a name"),
+    "version": (_is_string, "a version"),
+    "params": (_maps(_is_string, lambda value: True), "a mapping"),
+    "inputs": (_maps(_is_string, _is_string), "a mapping of roles to versions"),
+    "code": (_is_string, "a digest"),
+    "finished": (_is_time, "a time in ISO 8601, with its zone"),
+    "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
+}
+
+
 def checked_sha256(file: str | Path) -> str:
     """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
 
@@ -168,13 +244,15 @@ def checked_sha256(file: str | Path) -> str:
         InputError: it is another.
     """
     file, digest = Path(file), sha256(file)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        written = json.loads(file.with_suffix(".manifest.json").read_text(encoding="utf-8"))["files"]
-        if written[file.name] != digest:
-            raise InputError(
-                f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
-                f"{written[file.name][:8]}…); delete it and run again, and it is made anew"
-            )
+    try:
+        written = read_manifest(file.with_suffix(".manifest.json"))["files"].get(file.name, digest)
+    except InputError:
+        written = digest  # a file of somebody else's
+    if written != digest:
+        raise InputError(
+            f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
+            f"{written[:8]}…); delete it and run again, and it is made anew"
+        )
     return digest
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.provenance import read_manifest
 
 MANIFEST = ".manifest.json"
 
@@ -70,11 +72,11 @@ def _split(manifest: Path) -> tuple[str, str]:
 def _sound_files(manifest: Path, made_by: dict) -> dict[str, Path]:
     """Return the files of a manifest by suffix; none if something else made them or one is not as written."""
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = read_manifest(manifest)
         if any(content.get(key) != value for key, value in made_by.items()):
             return {}
         files = {manifest.parent / name: digest for name, digest in content["files"].items()}
         sound = all(sha256(file) == digest for file, digest in files.items())
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, InputError):
         return {}
     return {file.suffix: file for file in files} if sound else {}

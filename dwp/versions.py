@@ -1,7 +1,7 @@
 """The versions under `results/`: what is there, what made it, is it whole, does anyone want it."""
 
 import datetime
-import json
+import os
 import re
 import shutil
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.provenance import read_manifest, version_of
 
 RESULTS = Path("results")
 FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
@@ -76,7 +77,10 @@ class Version:
 
     @cached_property
     def unnamed_files(self) -> list[Path]:
-        """Return what no finished job left: files of a job at work or killed, or put there by hand."""
+        """Return what is in no manifest: of a job at work or killed, or whose manifest is gone.
+
+        Left out is what belongs to a manifest that cannot be read.
+        """
         named = {file for file, _ in self.named_files}
         stems = {_stem(path) for path in self.manifests}
         logs = {
@@ -84,7 +88,13 @@ class Version:
             for stem in stems
             for kind in (".log", ".benchmark.tsv")
         }
-        return [file for file in self.files if file not in named and file not in logs]
+        torn = [_stem(path) for path, manifest in self.manifests.items() if manifest is None]
+
+        def has_torn_manifest(file: Path) -> bool:
+            return any(not stem or file.name.startswith(f"{stem}.") for stem in torn)
+
+        known = named | logs
+        return [file for file in self.files if file not in known and not has_torn_manifest(file)]
 
     def is_being_written(self, now: float) -> bool:
         """Return whether a job may be at work here: an output is not finished and less than a day old."""
@@ -129,22 +139,22 @@ def _read_one(folder: Path) -> Version:
     manifests, files = {}, []
     for path in sorted(folder.rglob("*")):
         if path.name.endswith("manifest.json") and not path.name.startswith("."):
-            manifests[path] = _read_manifest(path)
+            manifests[path] = _read_manifest(path, folder)
         elif not path.is_dir() or path.is_symlink():
             files.append(path)
     return Version(folder, manifests, tuple(files))
 
 
-def _read_manifest(path: Path) -> dict | None:
+def _read_manifest(path: Path, folder: Path) -> dict | None:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_manifest(path)
+    except InputError:
         return None
-    return (
-        manifest
-        if isinstance(manifest, dict) and {"params", "files", "finished"} <= manifest.keys()
-        else None
-    )
+    stage, version = (manifest[key] for key in ("stage", "version"))
+    inputs = {role: label.rpartition("/")[2] for role, label in manifest["inputs"].items()}
+    # A version is the hash of what made it, so its own manifest tells whether that is what it says.
+    sound = (stage, version) == (folder.parent.name, folder.name)
+    return manifest if sound and version == version_of(stage, manifest["params"], inputs) else None
 
 
 def _order(version: Version) -> tuple:
@@ -230,27 +240,48 @@ def _flat(value: object, path: str = "") -> dict[str, object]:
     return leaves
 
 
-def verify(versions: Iterable[Version]) -> tuple[list[dict], int]:
+def verify(
+    versions: Iterable[Version], *, running: bool = False, now: float | None = None
+) -> tuple[list[dict], int]:
     """Recompute the checksum of every file that a manifest names.
 
+    Args:
+        versions: those to check.
+        running: whether a workflow is at work here, so that a file's manifest may be yet to come.
+        now: the time in seconds since the epoch.
+
     Returns:
-        the faults, a list of {file, fault}, where fault is `missing`, `damaged` or, for a file
-        that is in no manifest, `unnamed`; and how many files were as their manifest says.
+        the faults, a list of {file, fault}, and how many files were as their manifest says. A fault is
+        `missing`; `damaged`; `no manifest`, for a result that no manifest names; or `unnamed`, for what
+        a job that is not finished leaves: logs, checkpoints, temporary files, while `running` results too.
     """
+    now = time.time() if now is None else now
     faults, sound = [], 0
     for version in versions:
         for path, manifest in version.manifests.items():
             if manifest is None:
                 faults.append({"file": str(path), "fault": "damaged"})
         for file, digest in version.named_files:
-            if not file.is_file():
+            if not os.path.isfile(file):  # false too for a name that no system takes
                 faults.append({"file": str(file), "fault": "missing"})
             elif sha256(file) != digest:
                 faults.append({"file": str(file), "fault": "damaged"})
             else:
                 sound += 1
-        faults += [{"file": str(file), "fault": "unnamed"} for file in version.unnamed_files]
+        at_work = running and version.is_being_written(now)
+        for file in version.unnamed_files:
+            fault = "unnamed" if at_work or _is_leftover(file) else "no manifest"
+            faults.append({"file": str(file), "fault": fault})
     return faults, sound
+
+
+def _is_leftover(file: Path) -> bool:
+    # Results appear under their names when they are complete, other files before.
+    return (
+        file.name.startswith(".")
+        or file.name.endswith((".log", ".benchmark.tsv"))
+        or file.parent.name == "checkpoints"
+    )
 
 
 def unwanted(

@@ -6,6 +6,7 @@ import os
 # machine takes a test of tiny tensors from seconds to minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.register_profile("short", max_examples=40, deadline=None)
 settings.load_profile("short")
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copy the workflow and the library into a folder, times included, for tests that change them."""
+    folder.mkdir(exist_ok=True)
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("config", "workflow", "profiles", "envs", "dwp"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def snakemake(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import snakemake
+from conftest import copy_checkout, snakemake
 from torch import nn
 
 import dwp
@@ -126,6 +126,18 @@ def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_pat
     assert re.search(message, done.stdout), done.stdout
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["few_shot_curves", "kernels", "workflow"])
+def test_a_missing_caption_is_named_before_anything_runs(tmp_path, name):
+    checkout = copy_checkout(tmp_path / "checkout")
+    (checkout / "workflow" / "report" / f"{name}.rst").unlink()
+    done = snakemake(tmp_path, "--dry-run", snakefile=checkout / "Snakefile")
+    assert done.returncode != 0, done.stdout
+    lines = [line for line in done.stdout.splitlines() if f"workflow/report/{name}.rst" in line]
+    assert len(lines) == 1
+    assert "there is no caption" in lines[0]
+    assert "Traceback" not in done.stdout
 
 
 def test_an_unwritable_results_folder_is_refused(tmp_path):

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwp import provenance
+from dwp.errors import InputError
 from dwp.files import sha256, whole
-from dwp.provenance import Artifact, code_digest, write_manifest
+from dwp.provenance import Artifact, checked_sha256, code_digest, write_manifest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -219,6 +220,20 @@ def test_a_manifest_does_not_need_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     write_manifest(tmp_path / "m.json", {}, [])
     assert json.loads((tmp_path / "m.json").read_text())["git"] == {"commit": None, "clean": None}
+
+
+def test_a_file_is_held_against_its_manifest(tmp_path):
+    file = tmp_path / "nets-000-009.csv"
+    file.write_text("net,accuracy\n")
+    assert checked_sha256(file) == sha256(file)
+    write_manifest(tmp_path / "nets-000-009.manifest.json", Artifact("source", {}).spec, [file])
+    assert checked_sha256(file) == sha256(file)
+    file.write_text("net,accuracY\n")
+    with pytest.raises(InputError, match=r"nets-000-009\.csv is not as it was written .* delete it"):
+        checked_sha256(file)
+    # One that cannot be read says nothing about the file.
+    (tmp_path / "nets-000-009.manifest.json").write_text("{")
+    assert checked_sha256(file) == sha256(file)
 
 
 # Files

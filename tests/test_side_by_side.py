@@ -24,8 +24,9 @@ PIPE = subprocess.PIPE
 class Run:
     """A process that claims the versions of some files and holds them until it is told to end."""
 
-    def __init__(self, *files: str) -> None:
-        command = [sys.executable, "-c", CLAIM, *files]
+    def __init__(self, *files: str, stale: bool = False) -> None:
+        claim = CLAIM.replace("sys.argv[1:]", "sys.argv[1:], lambda files: False") if stale else CLAIM
+        command = [sys.executable, "-c", claim, *files]
         self.process = subprocess.Popen(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
         )
@@ -75,6 +76,14 @@ def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
     second.claimed()
     third.claimed()
     assert (second.end(), third.end()) == ("", "")
+
+
+def test_what_is_there_and_stale_belongs_to_one_run(folder):
+    first = Run(DATA, stale=True).claimed()
+    second = Run(DATA)
+    assert second.waits("data/00000000")
+    assert first.end() == ""
+    assert second.claimed().end() == ""
 
 
 def test_a_killed_run_claims_nothing(folder):

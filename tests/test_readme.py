@@ -1,0 +1,78 @@
+"""The README's Python runs as it is written there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+import dwp
+from dwp.priors import base, find, load_prior, save_prior
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch) -> Iterator[dict]:
+    """Yield the names that a reader has who ran every block, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for name in ("vae-7x7", "vae-5x5"):
+        file = Path(f"results/latest/priors/{name}/{name}.safetensors")
+        file.parent.mkdir(parents=True)
+        save_prior(find("vae")(int(name[-1]), latent=2, hidden=4), file)
+    names = {
+        "model": nn.Sequential(
+            nn.Conv2d(1, 3, 7), nn.ReLU(), nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 6 * 6, 10)
+        ),
+        "x": torch.randn(8, 1, 16, 16),
+        "y": torch.arange(8),
+        "images": torch.randn(5, 1, 16, 16),
+        "n_examples": 8,
+    }
+    for number, block in enumerate(BLOCKS):
+        exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
+    yield names
+    base._kinds.pop("laplace")
+
+
+def test_every_block_runs(read):
+    assert len(BLOCKS) == 3
+    loss, probabilities = read["loss"], read["probabilities"]
+    assert loss.isfinite()
+    loss.backward()
+    assert probabilities.shape == (5, 10)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+
+
+def test_the_priors_of_the_example_have_the_density_that_they_sample_from(read):
+    prior = read["Laplace"](3, scale=0.5).double()
+    w = prior.sample(20_000, torch.Generator().manual_seed(0)).double()
+    assert w.shape == (20_000, 1, 3, 3)
+    torch.testing.assert_close(
+        prior.log_prob(w), -(w.abs() / 0.5).sum((1, 2, 3)) - 9 * torch.tensor(1.0).double().log()
+    )
+    # |w| / scale is exponential: mean and deviation 1, of 180,000 draws; four standard errors.
+    assert (w.abs() / 0.5).mean().item() == pytest.approx(1, abs=4 / 180_000**0.5)
+    assert w.mean().item() == pytest.approx(0, abs=4 * 0.5 * (2 / 180_000) ** 0.5)
+    assert torch.equal(
+        prior.sample(2, torch.Generator().manual_seed(7)).double(),
+        prior.sample(2, torch.Generator().manual_seed(7)).double(),
+    )
+
+
+def test_the_prior_of_the_example_works_wherever_a_prior_does(read, tmp_path):
+    prior = read["Laplace"](5, scale=0.5)
+    save_prior(prior, tmp_path / "laplace-5x5.safetensors")
+    loaded = load_prior(tmp_path / "laplace-5x5.safetensors")
+    w = prior.sample(4)
+    assert torch.equal(loaded.log_prob(w), prior.log_prob(w))
+    assert loaded.kind == "laplace"
+    model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(2, 2))
+    assert dwp.init_(model, [loaded]) == ["0"]
+    dwp.make_bayesian(model, {5: loaded})
+    assert dwp.kl(model).isfinite()
