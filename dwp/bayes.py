@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp import posteriors
-from dwp.convolution import Conv2d, conv2d
+from dwp.convolution import Conv2d, conv2d, plain_conv2d
 from dwp.devices import widened
 from dwp.distributions import noise_like
 from dwp.errors import InputError
@@ -38,7 +38,7 @@ class BayesConv2d(Stochastic):
         self.posterior.requires_grad_(convolution.weight.requires_grad)
         bias = convolution.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
-        self.arguments = {name: getattr(convolution, name) for name in ("stride", "dilation", "groups")}
+        self.stride, self.dilation, self.groups = convolution.stride, convolution.dilation, convolution.groups
         self.has_fast_forms = isinstance(convolution, Conv2d)
         self.padding = convolution.padding
         self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
@@ -54,7 +54,7 @@ class BayesConv2d(Stochastic):
             location = self._convolve(x, mean, self.bias, padding)
             # As the plain sum, whose terms are not negative: rounding of a fast form may take it below zero.
             squares, variances = widened(x).square(), widened(log_variance).exp()
-            variance = functional.conv2d(squares, variances, None, padding=padding, **self.arguments)
+            variance = self._convolve(squares, variances, None, padding, plain=True)
             # The floor keeps root and gradient finite where no input reaches an output.
             deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
             return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
@@ -63,9 +63,17 @@ class BayesConv2d(Stochastic):
         weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
         return self._convolve(x, weight, self.bias, padding)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-        convolve = conv2d if self.has_fast_forms else functional.conv2d
-        return convolve(x, weight, bias, padding=padding, **self.arguments)
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, int] | str,
+        *,
+        plain: bool = False,
+    ) -> Tensor:
+        convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
+        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def kl(self, bound: Bound = ALL) -> Tensor:
         """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""

@@ -39,15 +39,18 @@ def convolve(
     stands for a result that is not finite: forms mix the pixels of a map, so that one infinite
     pixel would be in all of it.
     """
+    if not pixels_first(x).is_contiguous():
+        # Turned here, and not within, since the gradients need it turned as well.
+        x = maps_of(pixels_first(x).contiguous())
     y = _InForm.apply(x, weight, bias, form, padding, transposed)
-    return y if is_finite(y) else None
+    return y if _is_finite(y) else None
 
 
 class _InForm(torch.autograd.Function):
     """Convolve x [n, i, h, h] with weight [o, i, k, k] in a form of their convolution, [n, o, h', h'].
 
-    In float32 under autocast, too. Gradients that are to be differentiated themselves, and those
-    that are not finite, are PyTorch's.
+    In float32 under autocast, too. Gradients that are to be differentiated themselves, and those of
+    results whose own are not finite, are PyTorch's.
     """
 
     @staticmethod
@@ -78,9 +81,10 @@ class _InForm(torch.autograd.Function):
     def backward(context: object, dy: Tensor) -> tuple[Tensor | None, ...]:
         for_x, for_weight, for_bias, *_ = context.needs_input_grad
         if not torch.is_grad_enabled() and is_plain(dy):
-            dx, dw = _InForm._gradients(context, _flat(dy), for_x, for_weight)
-            if all(is_finite(gradient) for gradient in (dx, dw) if gradient is not None):
-                return dx, dw, dy.sum((0, 2, 3)) if for_bias else None, None, None, None
+            db = dy.sum((0, 2, 3))
+            if _is_finite(db):
+                dx, dw = _InForm._gradients(context, _flat(dy), for_x, for_weight)
+                return dx, dw, db if for_bias else None, None, None, None
         x, weight = context.saved_tensors
         padding, wanted = [context.padding] * 2, [for_x, for_weight, for_bias]
         options = [[1, 1], padding, [1, 1], context.transposed, [0, 0], 1, wanted]
@@ -152,7 +156,12 @@ def pixels_first(x: Tensor) -> Tensor:
     return x.permute(2, 3, 0, 1)
 
 
-def is_finite(y: Tensor) -> bool:
+def maps_of(pixels: Tensor) -> Tensor:
+    """Return a view [n, c, h, w] of [h, w, n, c]."""
+    return pixels.permute(2, 3, 0, 1)
+
+
+def _is_finite(y: Tensor) -> bool:
     # One pass, which overflow can at most make needlessly careful.
     return math.isfinite(y.detach().sum())
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp.bilinear import cheapest
-from dwp.bilinear_convolution import convolve, is_plain, pixels_first
+from dwp.bilinear_convolution import convolve, is_plain, maps_of, pixels_first
 
 # Larger maps would spend more on the change of basis than products save.
 LARGEST = 16
@@ -63,7 +63,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        self.weight.data = _maps(pixels_first(self.weight.data).contiguous())
+        self.weight.data = maps_of(pixels_first(self.weight.data).contiguous())
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
@@ -112,9 +112,13 @@ def conv2d(
             y = _convolve(x, weight, bias, padding[0])
             if y is not None:
                 return y
+    return plain_conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: object) -> Tensor:
+    """Return `functional.conv2d`, whatever the size of the maps: no form is more precise than the sum."""
     # The pooling that follows likes this order, which weights of a single channel cannot ask for.
-    x = _channels_last(x)
-    return functional.conv2d(x, weight.contiguous(), bias, stride, padding, dilation, groups)
+    return functional.conv2d(_channels_last(x), weight.contiguous(), bias, *arguments)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: _Pair = (1, 1)) -> Tensor:
@@ -160,11 +164,6 @@ def _channels_last(x: Tensor) -> Tensor:
     return x if x.ndim != 4 or batched else x.contiguous(memory_format=torch.channels_last)
 
 
-def _maps(pixels: Tensor) -> Tensor:
-    """Return a view [n, c, h, w] of [h, w, n, c]."""
-    return pixels.permute(2, 3, 0, 1)
-
-
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor | None:
     """Convolve x [n, i, h, h] with weight [o, i, k, k], [n, o, h', h']; None if PyTorch should."""
     maps, inputs, size, _ = x.shape
@@ -199,9 +198,11 @@ def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     """Return maps [n, o, h, w] from pixels [h, w, n, m] and kernels [..., m, o]: the plain sum."""
-    with torch.autocast("cpu", enabled=False):
-        y = pixels @ kernels
-        return _maps(y if bias is None else y.add_(bias))
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return _product(pixels, kernels, bias)
+    y = pixels @ kernels
+    return maps_of(y if bias is None else y.add_(bias))
 
 
 @functools.lru_cache

@@ -46,7 +46,7 @@ def test_every_block_runs(read):
     assert loss.isfinite()
     loss.backward()
     assert probabilities.shape == (5, 10)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5, dtype=torch.float64))
 
 
 def test_the_priors_of_the_example_have_the_density_that_they_sample_from(read):

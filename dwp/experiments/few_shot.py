@@ -77,7 +77,8 @@ def run(task: Task) -> list[dict]:
             "mean_accuracy": metrics.accuracy(mean, labels),
         }
 
-    trained = nn.ModuleList([*models, *(reverse_models(models) if settings["train_reverse_model"] else [])])
+    along = reverse_models(models) if is_bayesian(task.method) and settings["train_reverse_model"] else []
+    trained = nn.ModuleList([*models, *along])
     rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
         # Resumed from what was finished already.
