@@ -76,7 +76,7 @@ def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
 def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
     overlay = tmp_path / "shards.yaml"
     experiments = {"few_shot": {"shard": 1, "examples": [20]}}
-    experiments |= dict.fromkeys(("random_features", "image_vae", "kl_importance", "kl_subset", "kl_profile"))
+    experiments |= dict.fromkeys(("random_features", "image_vae", "kl_importance", "kl_subset"))
     overlay.write_text(yaml.safe_dump({"source": {"shard": 3}, "experiments": experiments}))
     again = snakemake(tmp_path, str(overlay), "--until", "experiment")
     assert again.returncode == 0, again.stdout[-5000:]
