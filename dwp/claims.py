@@ -19,18 +19,16 @@ logger = logging.getLogger(__name__)
 _held: dict[str, int] = {}  # claimed by this process, which never gives back: file descriptors
 
 
-def _exist(files: Iterable[str]) -> bool:
-    return all(map(os.path.exists, files))
-
-
 def claim(
-    files: Iterable[str], finished: Callable[[list[str]], bool] = _exist, folder: Path = FOLDER
+    files: Iterable[str],
+    is_stale: Callable[[list[str]], bool] = lambda files: False,
+    folder: Path = FOLDER,
 ) -> None:
     """Claim the versions that files belong to until this process ends, waiting for other runs.
 
     Args:
         files: all that the run reads or makes, as `results/<stage>/<version>/<file>`.
-        finished: whether the run only reads these files of one version, as they are what it would make.
+        is_stale: whether files of one version, which are all there, are to be made again.
         folder: where the locks are.
     """
     versions: dict[str, list[str]] = {}
@@ -41,8 +39,12 @@ def claim(
     for version in sorted(versions):
         if version not in _held:
             _held[version] = os.open(folder / version, os.O_RDWR | os.O_CREAT, 0o666)
+
+        def is_finished(files: list[str] = versions[version]) -> bool:
+            return all(map(os.path.exists, files)) and not is_stale(files)
+
         try:
-            _lock(_held[version], version, lambda files=versions[version]: finished(files))
+            _lock(_held[version], version, is_finished)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -51,19 +53,19 @@ def claim(
             return
 
 
-def _lock(descriptor: int, version: str, finished: Callable[[], bool]) -> None:
-    reads = finished()
+def _lock(descriptor: int, version: str, is_finished: Callable[[], bool]) -> None:
+    reads = is_finished()
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if reads else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.warning("Waiting for another run here, which makes or reads %s", version.replace("-", "/"))
         # First to read, which is enough for all who wait if the other run makes the files.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        reads = finished()
+        reads = is_finished()
         if not reads:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # or two that wait to write would wait for each other
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if not reads and finished():  # by a run that ended just now
+    if not reads and is_finished():  # by a run that ended just now
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 

@@ -25,7 +25,7 @@ class Run:
     """A process that claims the versions of some files and holds them until it is told to end."""
 
     def __init__(self, *files: str, stale: bool = False) -> None:
-        claim = CLAIM.replace("sys.argv[1:]", "sys.argv[1:], lambda files: False") if stale else CLAIM
+        claim = CLAIM.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else CLAIM
         command = [sys.executable, "-c", claim, *files]
         self.process = subprocess.Popen(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT

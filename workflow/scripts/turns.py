@@ -1,7 +1,6 @@
 """What a run has to make: its stale jobs, and the runs beside it in the folder that it must wait for."""
 
 import logging
-import os
 from pathlib import Path
 
 from snakemake.settings.types import RerunTrigger
@@ -24,10 +23,7 @@ def wanted(plan: Plan, workflow: object) -> list[str]:
     files = plan.files()
     if workflow.execution_settings and workflow.is_main_process and not workflow.dryrun:
         by_manifest = RerunTrigger.PARAMS in workflow.rerun_triggers
-        claim(
-            files,
-            lambda files: all(map(os.path.exists, files)) and not (by_manifest and plan.stale(files)),
-        )
+        claim(files, lambda files: by_manifest and bool(plan.stale(files)))
         # The run that ended took the folder along.
         Path(workflow.persistence.path, "locks").mkdir(exist_ok=True)
     return files
