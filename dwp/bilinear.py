@@ -63,11 +63,11 @@ class Bilinear:
         Every product carries an independent relative error, and pixels, weights and gradients are
         independent with unit variance: the ratio is that of root mean square errors at the worst pixel.
         """
-        # The kernel's gradient is the form with kernel and result exchanged.
-        for_kernel = Bilinear(self.of_map, self.to_result.T, self.of_kernel.T)
-        pixels = [np.sqrt(len(matrix)) for matrix in (self.of_kernel.T, self.of_kernel.T, self.to_result)]
-        forms = self, self.transposed(), for_kernel
-        return max(form._error() / terms for form, terms in zip(forms, pixels, strict=True))
+        # Each with the terms of its sum. The kernel's gradient is the form with kernel and result exchanged.
+        of_kernel = Bilinear(self.of_map, self.to_result.T, self.of_kernel.T)
+        weights, results = self.of_kernel.shape[1], len(self.to_result)
+        forms = (self, weights), (self.transposed(), weights), (of_kernel, results)
+        return max(form._error() / terms**0.5 for form, terms in forms)
 
     def _error(self) -> float:
         products = np.square(self.of_map).sum(1) * np.square(self.of_kernel).sum(1)
@@ -110,7 +110,9 @@ def cheapest(
     forms = [fourier(size, kernel, padding)]
     if total - 1 in POINTS:
         forms.append(toom_cook(size, kernel, padding))
-    forms = [form.transposed() if transposed else form for form in forms if _is_accurate(form)]
+    forms = [form for form in forms if form.amplification() <= MOST_AMPLIFICATION]
+    if transposed:
+        forms = [form.transposed() for form in forms]
     best = min(forms, key=lambda form: form.operations(inputs, outputs, maps), default=None)
     of_the_sum = (total - kernel + 1) ** 2 * kernel**2 * inputs * outputs
     if best is None or best.operations(inputs, outputs, maps) >= SLOWER * of_the_sum:
@@ -119,10 +121,6 @@ def cheapest(
     with torch.inference_mode(False):
         matrices = best.of_map, best.of_kernel, best.to_result
         return Matrices(*(torch.from_numpy(np.array(matrix)).to(dtype) for matrix in matrices))
-
-
-def _is_accurate(form: Bilinear) -> bool:
-    return form.amplification() <= MOST_AMPLIFICATION
 
 
 @functools.lru_cache
