@@ -12,9 +12,10 @@ RULES = ("otsu", "valley")
 NORMS = 1_000_000  # in memory at a time
 DECADE = 100  # bins
 LOWEST, HIGHEST = -46, 39  # decades that hold every float32; zeros are in the first bin
-FLOOR = 2 * DECADE
-HEADROOM = 30  # bins: a factor of 2
+SHOWN = 2 * DECADE  # bins below the norm that few kernels exceed
+HEADROOM = 30  # bins above it: a factor of 2
 WINDOW = 15  # bins that are counted together to find modes
+# A valley is at most so dense, relative to the modes on both sides, and so many standard errors below them.
 DEEP, SIGNIFICANT = 0.5, 5.0
 
 
@@ -64,7 +65,7 @@ def histogram(values: np.ndarray) -> Histogram:
         raise InputError("kernels: every kernel is zero; there is nothing to keep")
     few = len(values) // 500 + min(8, len(values) // 10)
     top = int(np.searchsorted(np.cumsum(counts), len(values) - few))
-    low, high = max(0, top + 1 - FLOOR), min(top + HEADROOM, int(np.flatnonzero(counts)[-1])) + 1
+    low, high = max(0, top + 1 - SHOWN), min(top + HEADROOM, int(np.flatnonzero(counts)[-1])) + 1
     valley = _valley(counts[:high])[low:]
     inside = counts[low:high].copy()
     inside[0] += counts[:low].sum()
