@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from dwp import bilinear, convolution
-from dwp.bayes import BayesConv2d, kl, make_bayesian, predict
+from dwp.bayes import BayesConv2d, Noise, kl, make_bayesian, predict, set_noise
 from dwp.convolution import Conv2d, ConvTranspose2d, MaxPool2d, conv2d
 from dwp.networks import build
 from dwp.priors.standard_normal import StandardNormal
@@ -246,9 +246,5 @@ def test_networks_of_others_keep_pytorchs_convolutions():
     model = make_bayesian(nn.Sequential(plain), {5: StandardNormal(5)})
     x = torch.randn(8, 16, 10, 10)
     x[0, 0, 0, 0] = float("inf")
-    assert torch.equal(predict_mean(model, x), functional.conv2d(x, plain.weight, plain.bias))
-
-
-def predict_mean(model, x):
-    model[0].noise = model[0].noise.NONE
-    return model(x)
+    set_noise(model, Noise.NONE)
+    assert torch.equal(model(x), functional.conv2d(x, plain.weight, plain.bias))

@@ -232,7 +232,7 @@ def test_any_mode_leaves_training_possible(case, modes):
 @example(small(dtype=torch.float32, kernel=1))
 @example(small(dtype=torch.float32, size=5))
 @example(small(dtype=torch.float32, size=1, transposed=True))
-def test_small_maps_are_float32_under_autocast(case):
+def test_under_autocast_results_are_as_precise_as_their_dtype(case):
     tensors = [tensor.detach() for tensor in case.tensors()]
     exact = [tensor.double() for tensor in tensors]
     with torch.autocast("cpu", torch.bfloat16):
