@@ -60,3 +60,15 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stdout[-5000:]
             assert "Tables and figures: results/latest/report" in done.stdout
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the finished run, times included, that tests may change if they change it back."""
+    return shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the code, times included, that tests may change if they change it back."""
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))

@@ -1,57 +1,32 @@
 """What a change reruns: every row of the table is a promise of the README."""
 
-import contextlib
-import multiprocessing
 import os
 import re
-import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, copy_checkout, snakemake
+from conftest import ROOT, snakemake
+from dry_runs import (
+    CODE,
+    DWP,
+    EXPERIMENTS,
+    FEW_SHOT,
+    FILTERS,
+    KERNELS,
+    KERNELS_5X5,
+    KL_PROFILE,
+    KL_SUBSET,
+    LEARNED,
+    NOTHING,
+    REPORT,
+    SCORES,
+    VAES,
+    dry_run,
+    edited,
+    named,
+)
 
-# Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
-DWP = {
-    "few_shot/dwp": 2,
-    "few_shot/l2_dwp": 2,
-    "convergence/dwp": 1,
-    "random_features/dwp": 2,
-    "image_vae/dwp": 1,
-    "kl_importance/dwp": 1,
-    "kl_importance/dwp_samples": 1,
-    "kl_subset/dwp": 1,
-    "kl_profile/dwp": 1,
-}
-# Those on the KL are around learned filters; all settings of a method are one job.
-KL_FILTERS = {
-    "kl_importance/standard_normal": 1,
-    "kl_subset/standard_normal": 1,
-    **{f"kl_profile/{name}": 1 for name in ("log_uniform", "molchanov", "standard_normal", "gaussian")},
-}
-FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1} | KL_FILTERS
-FEW_SHOT = {
-    f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
-}
-CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
-RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
-IMAGE_VAE = {f"image_vae/{name}": 1 for name in ("xavier", "filters", "dwp")}
-KL_IMPORTANCE = {f"kl_importance/{name}": 1 for name in ("dwp", "dwp_samples", "standard_normal")}
-KL_SUBSET = {f"kl_subset/{name}": 1 for name in ("dwp", "standard_normal")}
-KL_PROFILE = {
-    f"kl_profile/{name}": 1 for name in ("dwp", "log_uniform", "molchanov", "standard_normal", "gaussian")
-}
-KL = KL_IMPORTANCE | KL_SUBSET | KL_PROFILE
-EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE | KL
-KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
-VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
-PRIORS = VAES | {f"priors/{name}-{size}": 1 for name in ("filters", "gaussian") for size in ("7x7", "5x5")}
-SCORES = {"scores/7x7": 1, "scores/5x5": 1}
-KERNELS_5X5 = {"kernels/5x5": 1, "scores/5x5": 1} | {name: 1 for name in PRIORS if name.endswith("5x5")}
-REPORT = {"report": 1}
-LEARNED = PRIORS | SCORES | DWP | FILTERS | REPORT
-NOTHING = {}
+from dwp.cli import main
 
 
 def one_more(parts: dict[str, int], by: int = 1) -> dict[str, int]:
@@ -164,72 +139,6 @@ CONFIGURATIONS = [
     ("the style of the figures", "{report: {dpi: 100}}", REPORT),
 ]
 
-# (what is changed, the file, old text, new text, the jobs)
-VAE = "dwp/priors/vae.py"
-CODE = [
-    ("a comment in the VAE", VAE, "import math\n", "# A comment.\nimport math\n", NOTHING),
-    ("the VAE's docstring", VAE, 'class VAE(Prior):\n    """', 'class VAE(Prior):\n    """Of old: ', NOTHING),
-    ("the VAE's formatting", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = (\n    1e-6\n)", NOTHING),
-    (
-        "a constant of the VAE",
-        VAE,
-        "VARIANCE_FLOOR = 1e-6",
-        "VARIANCE_FLOOR = 1e-5",
-        VAES | SCORES | DWP | REPORT,
-    ),
-    (
-        "a line of the log-uniform prior",
-        "dwp/priors/log_uniform.py",
-        "import torch\n",
-        "import torch\n\nEXTRA = 1\n",
-        {"few_shot/log_uniform": 2, "kl_profile/log_uniform": 1, "kl_profile/molchanov": 1} | REPORT,
-    ),
-    (
-        "a line of few_shot",
-        "dwp/experiments/few_shot.py",
-        'AXIS = "examples"\n',
-        'AXIS = "examples"\nEXTRA = 1\n',
-        FEW_SHOT | REPORT,
-    ),
-    (
-        "a line of convergence, which random_features uses",
-        "dwp/experiments/convergence.py",
-        'AXIS = "width"\n',
-        'AXIS = "width"\nEXTRA = 1\n',
-        CONVERGENCE | RANDOM_FEATURES | REPORT,
-    ),
-    (
-        "a line of the VAE over images",
-        "dwp/image_vae.py",
-        "VARIANCE_FLOOR = 1e-6",
-        "VARIANCE_FLOOR = 1e-5",
-        IMAGE_VAE | REPORT,
-    ),
-    ("a line of the figures", "dwp/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
-    ("a line of the scores", "dwp/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
-    (
-        "a line of what the experiments on the KL share",
-        "dwp/experiments/_kl.py",
-        "OPTIONS = {",
-        "EXTRA = 1\nOPTIONS = {",
-        KL | REPORT,
-    ),
-    (
-        "a comment in a script",
-        "workflow/scripts/run_experiment.py",
-        "import pandas",
-        "# A comment.\nimport pandas",
-        NOTHING,
-    ),
-    (
-        "a line of a script",
-        "workflow/scripts/run_experiment.py",
-        "def main",
-        "EXTRA = 1\n\n\ndef main",
-        EXPERIMENTS | REPORT,
-    ),
-]
-
 # (the file that is deleted, the jobs)
 DELETED = [
     ("source/*/nets-004-007.csv", {"source": 1} | KERNELS | LEARNED),
@@ -243,45 +152,6 @@ DELETED = [
     ("few_shot/*/l2_dwp_examples-50_seeds-000-001.manifest.json", {"few_shot/l2_dwp": 1} | REPORT),
     ("report/*/figures/few_shot.png", REPORT),
 ]
-
-
-@pytest.fixture(scope="module")
-def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the finished run, times included, that tests may change if they change it back."""
-    return shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run", symlinks=True)
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the code, times included, that tests may change if they change it back."""
-    return copy_checkout(tmp_path_factory.mktemp("checkout"))
-
-
-@pytest.fixture(scope="module")
-def copied(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the results of the finished run, times included, and no record of Snakemake's."""
-    folder = tmp_path_factory.mktemp("copied")
-    shutil.copytree(smoke_run / "results", folder / "results", symlinks=True)
-    return folder
-
-
-@contextlib.contextmanager
-def edited(path: Path, old: str, new: str) -> Iterator[None]:
-    """Replace a text in a file for the time of a block; the file's times are as before."""
-    text, times = path.read_text(encoding="utf-8"), path.stat()
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    try:
-        yield
-    finally:
-        path.write_text(text, encoding="utf-8")
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def named(table: list[tuple]) -> dict:
-    """Return the arguments that give each row of a table its first entry as its name."""
-    return {"argvalues": table, "ids": [row[0] for row in table]}
 
 
 @pytest.mark.parametrize(("change", "overlay", "expected"), **named(CONFIGURATIONS))
@@ -312,95 +182,6 @@ def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path
     assert dry_run(ROOT, finished, overlay) == FEW_SHOT | REPORT
     text = (finished / "dry-run.log").read_text()
     assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
-
-
-# What is stale is told by the manifests, whether or not Snakemake has a record of how files were made.
-
-BY_MANIFEST = [
-    row for row in CODE if row[0] in ("a comment in the VAE", "a constant of the VAE", "a line of a script")
-]
-CONSTANT = "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = 1e-5"
-
-
-@pytest.mark.parametrize(("change", "file", "old", "new", "expected"), **named(BY_MANIFEST))
-def test_changed_code_runs_where_results_came_without_records(
-    copied, checkout, change, file, old, new, expected
-):
-    assert dry_run(checkout, copied) == NOTHING
-    with edited(checkout / file, old, new):
-        assert dry_run(checkout, copied) == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--until", "prior"], VAES),
-        (["--until", "scores"], VAES | SCORES),
-        (["--omit-from", "experiment"], VAES | SCORES),
-        (["report"], VAES | SCORES | DWP | REPORT),
-        (["--rerun-triggers", "mtime"], NOTHING),
-        (["--rerun-triggers", "input", "params"], VAES | SCORES | DWP | REPORT),
-    ],
-    ids=" ".join,
-)
-def test_what_is_stale_runs_only_where_it_is_asked_for(copied, checkout, words, expected):
-    with edited(checkout / VAE, *CONSTANT):
-        assert dry_run(checkout, copied, words=words) == expected
-
-
-def test_a_file_that_is_asked_for_by_name_is_made_again_with_what_it_needs(copied, checkout):
-    ((scores,), (filters,)) = (
-        [str(path.relative_to(copied)) for path in copied.glob(pattern)]
-        for pattern in ("results/scores/*/scores-7x7.csv", "results/priors/*/filters-7x7.safetensors")
-    )
-    with edited(checkout / VAE, *CONSTANT):
-        assert dry_run(checkout, copied, words=[scores]) == {"priors/vae-7x7": 1, "scores/7x7": 1}
-        assert dry_run(checkout, copied, words=[filters]) == NOTHING
-
-
-DAMAGE = {
-    "half of it": lambda text: text[: len(text) // 2],
-    "other code": lambda text: re.sub(r'"code": "\w+"', '"code": "01234567"', text),
-    "other parameters": lambda text: text.replace('"latent": 2', '"latent": 3'),
-    "no time": lambda text: re.sub(r'"finished": ".*"', '"finished": "yesterday"', text),
-    "none at all": None,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("records", [True, False], ids=["with records", "without"])
-def test_what_has_lost_its_manifest_runs(finished, copied, tmp_path, records, damage):
-    run = finished if records else copied
-    (manifest,) = (run / "results").glob("priors/*/vae-7x7.manifest.json")
-    aside = Path(shutil.copy2(manifest, tmp_path))
-    text = manifest.read_text()
-    manifest.unlink()
-    if damage:
-        manifest.write_text(damage(text))
-        assert manifest.read_text() != text
-        shutil.copystat(aside, manifest)
-    try:
-        assert dry_run(ROOT, run) == {"priors/vae-7x7": 1, "scores/7x7": 1} | DWP | REPORT
-    finally:
-        shutil.copy2(aside, manifest)
-    assert dry_run(ROOT, run) == NOTHING
-
-
-def test_what_runs_again_is_finished_then_for_this_code_only(copied, checkout, tmp_path):
-    run = shutil.copytree(copied, tmp_path / "run", symlinks=True)
-    with edited(checkout / VAE, *CONSTANT):
-        done = snakemake(run, "--until", "prior", snakefile=checkout / "Snakefile")
-        assert done.returncode == 0, done.stdout[-5000:]
-        made = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE)) - {"all"}
-        assert made == {"prior"}
-        assert re.search(r"^Stale, .*: (\w+/[0-9a-f]{8}, ){5}\S+ and 7 more$", done.stdout, re.MULTILINE)
-        # What uses the priors is older than they are, and so is what other code made.
-        assert dry_run(checkout, run) == SCORES | DWP | REPORT
-        assert dry_run(checkout, run, words=["--until", "prior"]) == NOTHING
-    assert dry_run(checkout, run) == VAES | SCORES | DWP | REPORT
-    # With the old files back, the manifests agree, and Snakemake's record of the other code does not count.
-    shutil.copytree(copied / "results" / "priors", run / "results" / "priors", dirs_exist_ok=True)
-    assert dry_run(checkout, run) == NOTHING
 
 
 HALF = (
@@ -449,9 +230,6 @@ def test_a_corrupted_file_is_named(finished, capsys):
 
 def dwp(*words: str) -> int:
     """Run the console script; return its exit status."""
-    # Not above: a dry run's process imports this file, and then `dwp` from the checkout it is about.
-    from dwp.cli import main
-
     return main(words)
 
 
@@ -460,68 +238,3 @@ def write(folder: Path, overlay: str) -> Path:
     file = folder / "overlay.yaml"
     file.write_text(overlay + "\n", encoding="utf-8")
     return file
-
-
-def dry_run(
-    checkout: Path, run: Path, overlay: Path | None = None, words: Sequence[str] = ()
-) -> dict[str, int]:
-    """Return the jobs that a dry run would run, by what they make."""
-    command = [*words, "--snakefile", checkout / "Snakefile", "--directory", run, "--cores", "2", "--dry-run"]
-    command += ["--configfile", checkout / "config" / "smoke.yaml", *([overlay] if overlay else [])]
-    output = run / "dry-run.log"
-    process = FORKS.Process(target=_snakemake, args=([str(word) for word in command], output))
-    process.start()
-    process.join()
-    text = output.read_text(encoding="utf-8")
-    assert process.exitcode == 0, text[-3000:]
-    assert ("Nothing to be done" in text) != ("Job stats:" in text), text[-3000:]
-    return jobs(text)
-
-
-# Imports take most of a dry run's time, so each is forked from a process that has imported all but dwp.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "snakemake.cli",
-        "torch",
-        "pandas",
-        "h5py",
-        "matplotlib.figure",
-        "safetensors.torch",
-        "sklearn",
-        "pytest",
-    ]
-)
-
-
-def _snakemake(command: list[str], output: Path) -> None:
-    from snakemake.cli import main
-
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    main(command)
-
-
-def jobs(text: str) -> dict[str, int]:
-    """Return the jobs that a dry run printed, by what they make."""
-    found = Counter()
-    for block in re.split(r"\n(?=\[\w{3} \w{3}|(?:local)?rule )", text):
-        rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
-        if not rule or rule[1] == "all":
-            continue
-        line = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
-        wildcards = dict(pair.split("=", 1) for pair in line[1].split(", ")) if line else {}
-        found[LABELS[rule[1]].format(**wildcards)] += 1
-    return dict(found)
-
-
-LABELS = {
-    "data": "data/{name}",
-    "source": "source",
-    "kernels": "kernels/{size}x{size}",
-    "prior": "priors/{name}-{size}x{size}",
-    "scores": "scores/{size}x{size}",
-    "experiment": "{experiment}/{method}",
-    "report": "report",
-}

@@ -1,14 +1,16 @@
-"""Forms of posterior that are not a factorised Gaussian over the weights, and dropout."""
+"""Forms of posterior, and dropout."""
 
 import math
 
 import pytest
 import torch
+from bayesian_samples import PRIORS, layer_of
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from dwp import Noise, make_bayesian, objectives, posteriors, predict, set_noise
 from dwp.bayes import BayesConv2d
+from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
 from dwp.networks import build
 from dwp.priors import Bound
@@ -25,6 +27,78 @@ ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss
 def vae():
     torch.manual_seed(0)
     return VAE(3, hidden=4, latent=2).double().requires_grad_(False)
+
+
+# Gaussians over the weights
+
+
+def test_initial_moments():
+    weight = torch.randn(3, 2, 5, 5, dtype=torch.float64)
+    mean, log_variance = posteriors.build("additive", weight, PRIORS[5]).moments()
+    assert torch.equal(mean, weight)
+    assert bool((log_variance == -10).all())
+    mean, log_variance = posteriors.build("truncated_alpha", weight, PRIORS[5]).moments()
+    assert torch.equal(mean, weight)
+    expected = torch.sigmoid(torch.tensor(-2.0, dtype=torch.float64)) * weight**2
+    torch.testing.assert_close(log_variance.exp(), expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("a", [-50.0, -2.0, 0.0, 3.0, 50.0])
+def test_truncated_alpha_stays_between_zero_and_one(a):
+    posterior = posteriors.build("truncated_alpha", torch.randn(4, 4, 3, 3, dtype=torch.float64), PRIORS[3])
+    posterior.a.data.fill_(a)
+    log_alpha = GaussianPosterior(*posterior.moments()).log_alpha()
+    expected = torch.full_like(log_alpha, -math.log1p(math.exp(-a)))
+    torch.testing.assert_close(log_alpha, expected, rtol=1e-9, atol=1e-12)
+    assert bool((log_alpha <= 0).all())
+
+
+def test_a_posterior_does_not_share_memory_with_the_weight():
+    layer, convolution = layer_of()
+    layer.posterior.mean.data.zero_()
+    assert convolution.weight.abs().sum() > 0
+
+
+def test_unknown_forms_are_refused():
+    with pytest.raises(
+        InputError, match="posterior: 'full' is not known; use one of additive, truncated_alpha"
+    ):
+        make_bayesian(nn.Sequential(nn.Conv2d(1, 1, 3)), PRIORS, "full")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+@pytest.mark.parametrize("log_variance", [-200.0, -100.0, -30.0, 0.0, 30.0])
+@pytest.mark.parametrize("noise", list(Noise))
+def test_extreme_variances_give_finite_values_and_gradients(dtype, x, log_variance, noise):
+    layer = BayesConv2d(nn.Conv2d(2, 3, 3), PRIORS[3])
+    layer.posterior.log_variance.data.fill_(log_variance)
+    layer.noise = noise
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = layer(torch.full((2, 2, 6, 6), x))
+        value = out.float().square().mean() + layer.kl()
+    value.backward()
+    assert out.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.posterior.parameters())
+
+
+@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize(
+    "prior",
+    [StandardNormal(3), LogUniform(3), LogUniform(3, approximation="molchanov"), VAE(3, hidden=4, latent=2)],
+)
+def test_weights_of_zero_give_finite_values_and_gradients(form, prior):
+    try:
+        posteriors.find(form).check(type(prior))
+    except InputError:
+        pytest.skip("this form does not go with this prior")
+    convolution = nn.Conv2d(2, 3, 3)
+    convolution.weight.data.zero_()
+    layer = BayesConv2d(convolution, prior, form)
+    value = layer(torch.ones(2, 2, 6, 6)).square().mean() + layer.kl()
+    value.backward()
+    assert value.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.posterior.parameters())
 
 
 # Point: MAP

@@ -1,0 +1,201 @@
+"""What a dry run would make: jobs of the smoke configuration by name, and edits of code that cause them."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
+DWP = {
+    "few_shot/dwp": 2,
+    "few_shot/l2_dwp": 2,
+    "convergence/dwp": 1,
+    "random_features/dwp": 2,
+    "image_vae/dwp": 1,
+    "kl_importance/dwp": 1,
+    "kl_importance/dwp_samples": 1,
+    "kl_subset/dwp": 1,
+    "kl_profile/dwp": 1,
+}
+# Those on the KL are around learned filters; all settings of a method are one job.
+KL_FILTERS = {
+    "kl_importance/standard_normal": 1,
+    "kl_subset/standard_normal": 1,
+    **{f"kl_profile/{name}": 1 for name in ("log_uniform", "molchanov", "standard_normal", "gaussian")},
+}
+FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1} | KL_FILTERS
+FEW_SHOT = {
+    f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
+}
+CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
+RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
+IMAGE_VAE = {f"image_vae/{name}": 1 for name in ("xavier", "filters", "dwp")}
+KL_IMPORTANCE = {f"kl_importance/{name}": 1 for name in ("dwp", "dwp_samples", "standard_normal")}
+KL_SUBSET = {f"kl_subset/{name}": 1 for name in ("dwp", "standard_normal")}
+KL_PROFILE = {
+    f"kl_profile/{name}": 1 for name in ("dwp", "log_uniform", "molchanov", "standard_normal", "gaussian")
+}
+KL = KL_IMPORTANCE | KL_SUBSET | KL_PROFILE
+EXPERIMENTS = FEW_SHOT | CONVERGENCE | RANDOM_FEATURES | IMAGE_VAE | KL
+KERNELS = {"kernels/7x7": 1, "kernels/5x5": 1}
+VAES = {"priors/vae-7x7": 1, "priors/vae-5x5": 1}
+PRIORS = VAES | {f"priors/{name}-{size}": 1 for name in ("filters", "gaussian") for size in ("7x7", "5x5")}
+SCORES = {"scores/7x7": 1, "scores/5x5": 1}
+KERNELS_5X5 = {"kernels/5x5": 1, "scores/5x5": 1} | {name: 1 for name in PRIORS if name.endswith("5x5")}
+REPORT = {"report": 1}
+LEARNED = PRIORS | SCORES | DWP | FILTERS | REPORT
+NOTHING = {}
+
+
+# (what is changed, the file, old text, new text, the jobs)
+VAE = "dwp/priors/vae.py"
+CODE = [
+    ("a comment in the VAE", VAE, "import math\n", "# A comment.\nimport math\n", NOTHING),
+    ("the VAE's docstring", VAE, 'class VAE(Prior):\n    """', 'class VAE(Prior):\n    """Of old: ', NOTHING),
+    ("the VAE's formatting", VAE, "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = (\n    1e-6\n)", NOTHING),
+    (
+        "a constant of the VAE",
+        VAE,
+        "VARIANCE_FLOOR = 1e-6",
+        "VARIANCE_FLOOR = 1e-5",
+        VAES | SCORES | DWP | REPORT,
+    ),
+    (
+        "a line of the log-uniform prior",
+        "dwp/priors/log_uniform.py",
+        "import torch\n",
+        "import torch\n\nEXTRA = 1\n",
+        {"few_shot/log_uniform": 2, "kl_profile/log_uniform": 1, "kl_profile/molchanov": 1} | REPORT,
+    ),
+    (
+        "a line of few_shot",
+        "dwp/experiments/few_shot.py",
+        'AXIS = "examples"\n',
+        'AXIS = "examples"\nEXTRA = 1\n',
+        FEW_SHOT | REPORT,
+    ),
+    (
+        "a line of convergence, which random_features uses",
+        "dwp/experiments/convergence.py",
+        'AXIS = "width"\n',
+        'AXIS = "width"\nEXTRA = 1\n',
+        CONVERGENCE | RANDOM_FEATURES | REPORT,
+    ),
+    (
+        "a line of the VAE over images",
+        "dwp/image_vae.py",
+        "VARIANCE_FLOOR = 1e-6",
+        "VARIANCE_FLOOR = 1e-5",
+        IMAGE_VAE | REPORT,
+    ),
+    ("a line of the figures", "dwp/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
+    ("a line of the scores", "dwp/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
+    (
+        "a line of what the experiments on the KL share",
+        "dwp/experiments/_kl.py",
+        "OPTIONS = {",
+        "EXTRA = 1\nOPTIONS = {",
+        KL | REPORT,
+    ),
+    (
+        "a comment in a script",
+        "workflow/scripts/run_experiment.py",
+        "import pandas",
+        "# A comment.\nimport pandas",
+        NOTHING,
+    ),
+    (
+        "a line of a script",
+        "workflow/scripts/run_experiment.py",
+        "def main",
+        "EXTRA = 1\n\n\ndef main",
+        EXPERIMENTS | REPORT,
+    ),
+]
+
+
+@contextlib.contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    """Replace a text in a file for the time of a block; the file's times are as before."""
+    text, times = path.read_text(encoding="utf-8"), path.stat()
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        yield
+    finally:
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def named(table: list[tuple]) -> dict:
+    """Return the arguments that give each row of a table its first entry as its name."""
+    return {"argvalues": table, "ids": [row[0] for row in table]}
+
+
+def dry_run(
+    checkout: Path, run: Path, overlay: Path | None = None, words: Sequence[str] = ()
+) -> dict[str, int]:
+    """Return the jobs that a dry run would run, by what they make."""
+    command = [*words, "--snakefile", checkout / "Snakefile", "--directory", run, "--cores", "2", "--dry-run"]
+    command += ["--configfile", checkout / "config" / "smoke.yaml", *([overlay] if overlay else [])]
+    output = run / "dry-run.log"
+    process = FORKS.Process(target=_snakemake, args=([str(word) for word in command], output))
+    process.start()
+    process.join()
+    text = output.read_text(encoding="utf-8")
+    assert process.exitcode == 0, text[-3000:]
+    assert ("Nothing to be done" in text) != ("Job stats:" in text), text[-3000:]
+    return jobs(text)
+
+
+# Imports take most of a dry run's time, so each is forked from a process that has imported all but dwp.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "snakemake.cli",
+        "torch",
+        "pandas",
+        "h5py",
+        "matplotlib.figure",
+        "safetensors.torch",
+        "sklearn",
+        "pytest",
+    ]
+)
+
+
+def _snakemake(command: list[str], output: Path) -> None:
+    from snakemake.cli import main
+
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    main(command)
+
+
+def jobs(text: str) -> dict[str, int]:
+    """Return the jobs that a dry run printed, by what they make."""
+    found = Counter()
+    for block in re.split(r"\n(?=\[\w{3} \w{3}|(?:local)?rule )", text):
+        rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
+        if not rule or rule[1] == "all":
+            continue
+        line = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+        wildcards = dict(pair.split("=", 1) for pair in line[1].split(", ")) if line else {}
+        found[LABELS[rule[1]].format(**wildcards)] += 1
+    return dict(found)
+
+
+LABELS = {
+    "data": "data/{name}",
+    "source": "source",
+    "kernels": "kernels/{size}x{size}",
+    "prior": "priors/{name}-{size}x{size}",
+    "scores": "scores/{size}x{size}",
+    "experiment": "{experiment}/{method}",
+    "report": "report",
+}
