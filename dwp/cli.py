@@ -13,7 +13,8 @@ from dwp import versions
 from dwp.claims import claimed
 from dwp.configfiles import users
 from dwp.errors import InputError
-from dwp.versions import ABSENT, Version
+from dwp.version_diff import ABSENT, diff
+from dwp.versions import Version
 
 DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
 
@@ -131,7 +132,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
 
 def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
     """Say which parameters, inputs and code of two versions differ, and why their inputs do."""
-    difference = versions.diff(versions.find(found, options.A), versions.find(found, options.B), found)
+    difference = diff(versions.find(found, options.A), versions.find(found, options.B), found)
     if options.json:
         _print_json(difference)
     elif difference["changes"]:

@@ -28,6 +28,7 @@ from dwp.configfiles import read_config
 from dwp.errors import InputError
 from dwp.plan import Plan
 from dwp.provenance import Artifact
+from dwp.version_diff import diff
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_a_version_is_found_by_what_people_call_it(results):
 def test_a_difference_has_dotted_paths_and_goes_on_into_the_inputs(results):
     found = versions.read()
     a, b = versions.find(found, PRIOR.version), versions.find(found, OTHER_PRIOR.version)
-    difference = versions.diff(a, b, found)
+    difference = diff(a, b, found)
     assert difference["changes"] == [
         {"path": "inputs.source", "a": label(SOURCE), "b": label(OTHER_SOURCE)},
         {"path": "params.schedule.lr", "b": 0.1},
@@ -106,7 +107,7 @@ def test_a_difference_has_dotted_paths_and_goes_on_into_the_inputs(results):
         {"path": "params.l2", "a": 0.01, "b": 0.02},
         {"path": "params.layers.1.conv", "a": 8, "b": 9},
     ]
-    assert versions.diff(a, a, found)["changes"] == []
+    assert diff(a, a, found)["changes"] == []
 
 
 def test_versions_of_two_stages_are_not_compared(results, capsys):
