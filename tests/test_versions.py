@@ -1,4 +1,4 @@
-"""The console script: listing, comparing, checking and removing versions."""
+"""The console script: listing, comparing and removing versions."""
 
 import json
 import os
