@@ -1,5 +1,5 @@
 # From raw images to the figures of The Deep Weight Prior (ICLR 2019).
-# What to run stands in config.yaml; which files that means, dwp/plan.py knows.
+# What to run stands in config.yaml; which files that means, dwp/pipeline/plan.py knows.
 
 import os
 import sys
@@ -12,13 +12,13 @@ min_version("9.10")
 
 sys.path.insert(0, workflow.basedir)
 
-from dwp.config import validate
-from dwp.contents import check_captions
-from dwp.environment import MEMORY
+from dwp.pipeline.config import validate
+from dwp.report.catalogue import check_captions
+from dwp.pipeline.environment import MEMORY
 from dwp.errors import InputError
-from dwp.latest import link_latest
-from dwp.plan import Plan
-from workflow.scripts.turns import judge_by_manifests, wanted
+from dwp.pipeline.latest_links import link_latest
+from dwp.pipeline.plan import Plan
+from dwp.pipeline.scheduling import judge_by_manifests, wanted
 
 
 for name, value in MEMORY.items():

@@ -18,9 +18,10 @@ from benchmarks import baseline, works
 from benchmarks.levers import pytorch_convolutions
 from benchmarks.material import LR, Material, network
 from benchmarks.published import parser_of, prepare, row
-from dwp import metrics, source
+from dwp import metrics
 from dwp.errors import InputError
-from dwp.init import start
+from dwp.experiments import source_nets
+from dwp.initialisation import start
 
 SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
 HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
@@ -89,7 +90,7 @@ def source_ours(m: Material, precision: str = "float32") -> float:
         "precision": precision,
     }
     settings = {"network": network(*m.sizes.source), "l2": works.SOURCE_L2, "schedule": schedule}
-    return source.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
+    return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
 
 def few_shot_recipe(m: Material) -> float:

@@ -22,11 +22,13 @@ from benchmarks.material import Material, Options
 from benchmarks.published import parser_of, prepare, row, spread
 from benchmarks.timing import Side, Spread, in_turns, seconds, with_memory_kept
 from benchmarks.works import WORKS
-from dwp import bayes, networks, training
-from dwp.convolution import Conv2d, ConvTranspose2d, MaxPool2d, pytorch_only
-from dwp.devices import choose_precision
+from dwp.bayes import layers
 from dwp.errors import InputError
-from dwp.stochastic import Noise
+from dwp.nn import convnet
+from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, pytorch_only
+from dwp.nn.noise import Noise
+from dwp.nn.precision import choose_precision
+from dwp.training import loop
 
 STEPS = ("source", "step")
 Away = Callable[[], contextlib.AbstractContextManager]
@@ -52,7 +54,7 @@ def plain_adam() -> Iterator[None]:
 @contextlib.contextmanager
 def built_otherwise(change: Callable[[nn.Sequential], nn.Sequential], **options: object) -> Iterator[None]:
     """Change every network after it was built, or build it with other options."""
-    build = networks.build
+    build = convnet.build
 
     def changed(*arguments: object) -> nn.Module:
         return change(build(*arguments, **options))
@@ -88,26 +90,26 @@ def pytorch_convolutions() -> Iterator[None]:
 @contextlib.contextmanager
 def noise_for_each_image() -> Iterator[None]:
     """Draw the noise of every image's outputs at test, instead of one sample of the weights for all."""
-    predicting = bayes._predicting
+    predicting = layers._predicting
 
     def noisy(model: nn.Module, noise: Noise) -> contextlib.AbstractContextManager:
         return predicting(model, Noise.OUTPUTS if noise is Noise.WEIGHTS else noise)
 
-    with patch.object(bayes, "_predicting", noisy):
+    with patch.object(layers, "_predicting", noisy):
         yield
 
 
 @contextlib.contextmanager
 def transformed_images() -> Iterator[None]:
     """Make every image of a minibatch anew from its bytes, by an image object and a transform."""
-    minibatch = training._minibatch
+    minibatch = loop._minibatch
 
     def transformed(data: tuple[Tensor, ...], *arguments: object) -> tuple[Tensor, ...]:
         images, labels = minibatch(data, *arguments)
         each = baseline.Images((images * 255).round().byte(), labels)
         return torch.stack([each[index][0] for index in range(len(each))]).to(images.device), labels
 
-    with patch.object(training, "_minibatch", transformed):
+    with patch.object(loop, "_minibatch", transformed):
         yield
 
 
@@ -129,7 +131,9 @@ LEVERS = (
     Lever("images as tensors in memory", ("source",), transformed_images),
     Lever("channels-last, where PyTorch convolves or pools", (*STEPS, "evaluation"), contiguous),
     Lever(
-        "noise in the order of memory", ("step",), lambda: patch.object(bayes, "noise_like", torch.randn_like)
+        "noise in the order of memory",
+        ("step",),
+        lambda: patch.object(layers, "noise_like", torch.randn_like),
     ),
     Lever("pooling before the activation", (*STEPS, "evaluation"), lambda: built_otherwise(activation_first)),
     Lever(

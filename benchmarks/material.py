@@ -7,12 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dwp import bayes, data, experiments, networks
+from dwp import data
+from dwp.bayes import layers
 from dwp.data.dataset import Dataset
-from dwp.devices import choose_device
 from dwp.errors import InputError
+from dwp.experiments import base as experiments
+from dwp.nn import convnet
 from dwp.priors.base import Prior, load_prior
 from dwp.priors.vae import VAE
+from dwp.training.devices import choose_device
 
 LR = 1e-3
 
@@ -80,7 +83,7 @@ class Options:
 class Material:
     """Data, networks and priors for the works, made when first asked for."""
 
-    build = staticmethod(networks.build)
+    build = staticmethod(convnet.build)
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -169,7 +172,7 @@ class Material:
 
     def bayesian(self) -> nn.Module:
         """Return the few-shot network with its own copies of the priors, as `few_shot.run` makes it."""
-        return bayes.make_bayesian(self.few_shot(None).start(build=self.build), self.priors, "additive")
+        return layers.make_bayesian(self.few_shot(None).start(build=self.build), self.priors, "additive")
 
     def examples(self) -> Tensor:
         """Return the indices of the few training examples."""

@@ -22,8 +22,8 @@ import torch
 from benchmarks.material import Material, Options
 from benchmarks.timing import MiB, Side, Spread, in_turns, machine, seconds
 from benchmarks.works import SUBSET, WORKS, Work, ours_run
-from dwp.devices import choose_precision
 from dwp.errors import InputError
+from dwp.nn.precision import choose_precision
 
 RUN_GOAL = 15
 HEADER = ("work", "recipe", "ours", "unit", "times", "aim", "peak memory, MiB: recipe, ours")

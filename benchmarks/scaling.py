@@ -24,15 +24,15 @@ from benchmarks.material import LR, Material, Options, network
 from benchmarks.published import parser_of, prepare, row
 from benchmarks.timing import MiB, Spread, seconds
 from benchmarks.works import SOURCE_L2, SUBSET, VAE_BATCH, WORKS
-from dwp import experiments, source
-from dwp.devices import choose_precision
-from dwp.environment import MEMORY
+from dwp.bayes.objectives import elbo
 from dwp.errors import InputError
-from dwp.experiments import few_shot
-from dwp.objectives import elbo
-from dwp.priors.base import Bound
+from dwp.experiments import base as experiments
+from dwp.experiments import few_shot, source_nets
+from dwp.nn.precision import choose_precision
+from dwp.pipeline.environment import MEMORY
+from dwp.priors.base import KLEstimator
 from dwp.priors.vae import VAE
-from dwp.training import Schedule, fit
+from dwp.training.loop import Schedule, fit
 
 TITLES = (
     "## Share of the peak",
@@ -130,7 +130,7 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
     for subset in (total // 64 or 1, total // 16, total // 4, total):
         model = m.bayesian()
         trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
-        loss = elbo(model, len(labels), Bound(subset))
+        loss = elbo(model, len(labels), KLEstimator(subset))
         schedule = Schedule(lr=LR, steps=2, precision=m.precision)
 
         def call(trained=trained, loss=loss, schedule=schedule):
@@ -166,7 +166,7 @@ def nets(m: Material, repeats: int) -> None:
     for count in (1, 2, 4):
 
         def call(count=count):
-            source.train_shard(range(count), m.source, settings, m.device)
+            source_nets.train_shard(range(count), m.source, settings, m.device)
 
         growth(count, call, count, repeats, m.device)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.material import Material, Options
-from dwp.environment import MEMORY
+from dwp.pipeline.environment import MEMORY
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWER = "answer:"

@@ -1,7 +1,7 @@
 """The works that are compared: each done once by the library and once by the baseline.
 
 The library's side calls what the workflow's scripts call: `training.fit` with the source
-nets' loss, `VAE.fit`, `training.fit` with the few-shot loss, `bayes.predict` with
+nets' loss, `VAE.fit`, `training.fit` with the few-shot loss, `layers.predict` with
 `metrics.summary`. Both sides start from the same weights where these could matter.
 """
 
@@ -13,14 +13,16 @@ from torch import nn
 
 from benchmarks import baseline
 from benchmarks.material import LR, Material, network
-from dwp import bayes, metrics, networks
-from dwp.devices import autocast
+from dwp import metrics
+from dwp.bayes import layers
+from dwp.bayes.objectives import cross_entropy, elbo
 from dwp.experiments import few_shot
-from dwp.init import start
-from dwp.objectives import cross_entropy, elbo
-from dwp.priors.base import Bound
+from dwp.initialisation import start
+from dwp.nn import convnet
+from dwp.nn.precision import autocast
+from dwp.priors.base import KLEstimator
 from dwp.priors.vae import VAE
-from dwp.training import Schedule, fit
+from dwp.training.loop import Schedule, fit
 
 SOURCE_L2, VAE_BATCH, SUBSET = 1e-3, 128, 256
 # Enough kernels to evaluate on as training goes; evaluation is not what is timed there.
@@ -73,7 +75,7 @@ def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]
         )
         steps = m.sizes.steps if subset is None else m.sizes.subset_steps
         schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
-        loss = elbo(model, len(labels), Bound(subset))
+        loss = elbo(model, len(labels), KLEstimator(subset))
         trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
         return lambda: fit(trained, loss, (images, labels), schedule, seed=m.seed), steps
 
@@ -86,8 +88,8 @@ def ours_evaluation(m: Material) -> tuple[Call, float]:
 
     def call() -> dict[str, float]:
         with autocast(m.device, m.precision):
-            mean = bayes.predict(model, images, samples=0)[0]
-            members = bayes.predict(model, images, m.sizes.members)
+            mean = layers.predict(model, images, samples=0)[0]
+            members = layers.predict(model, images, m.sizes.members)
         return {
             **metrics.summary(members.mean(0), labels),
             "mean_accuracy": metrics.accuracy(mean, labels),
@@ -172,8 +174,8 @@ def baseline_evaluation(m: Material) -> tuple[Call, float]:
 @torch.no_grad()
 def copy_network(ours: nn.Module, theirs: baseline.ConvNet) -> None:
     """Copy the weights of the library's network, ordinary or Bayesian, into the baseline's."""
-    layers = bayes.bayesian_layers(ours) or [layer for _, layer in networks.convolutions(ours)]
-    for mine, layer in zip(layers, (theirs.conv1, theirs.conv2), strict=True):
+    convolutions = layers.bayesian_layers(ours) or [layer for _, layer in convnet.convolutions(ours)]
+    for mine, layer in zip(convolutions, (theirs.conv1, theirs.conv2), strict=True):
         layer.bias.copy_(mine.bias)
         if isinstance(layer, baseline.BayesianConv2d):
             layer.mean.copy_(mine.posterior.mean)

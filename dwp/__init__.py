@@ -11,17 +11,17 @@ What most users need is here; the rest is in the modules.
 import importlib
 
 _HOMES = {
-    "Bound": "dwp.priors.base",
+    "KLEstimator": "dwp.priors.base",
     "InputError": "dwp.errors",
-    "Noise": "dwp.stochastic",
+    "Noise": "dwp.nn.noise",
     "Prior": "dwp.priors.base",
-    "init_": "dwp.init",
-    "kl": "dwp.bayes",
+    "init_": "dwp.initialisation",
+    "kl": "dwp.bayes.layers",
     "load_prior": "dwp.priors.base",
-    "make_bayesian": "dwp.bayes",
-    "predict": "dwp.bayes",
+    "make_bayesian": "dwp.bayes.layers",
+    "predict": "dwp.bayes.layers",
     "save_prior": "dwp.priors.base",
-    "set_noise": "dwp.stochastic",
+    "set_noise": "dwp.nn.noise",
 }
 
 __all__ = list(_HOMES)

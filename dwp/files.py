@@ -24,7 +24,7 @@ ADVICE = {
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there when the block succeeds.
 
     Readers see the old file or the new one, never half of one: the temporary
@@ -76,19 +76,19 @@ def save_tensors(
     """Write tensors as a safetensors file, whole or not at all; the same tensors give the same bytes.
 
     Raises:
-        StorageError: see `whole`.
+        StorageError: see `atomic_write`.
     """
     # Here, so that checksums do not wait for PyTorch.
     from safetensors.torch import save
 
     # Not by safetensors itself, which takes its half-written file away, and with it the reason.
     content = save(dict(tensors), metadata)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def remove_stale(path: str | Path) -> None:
-    """Delete what a process that was killed inside `whole` left beside a file that only it was writing."""
+    """Delete temporary files that a killed `atomic_write` left beside a file with a single writer."""
     path = Path(path)
     for stale in path.parent.glob(f".{glob.escape(path.stem)}-{'?' * 8}{glob.escape(path.suffix)}"):
         stale.unlink(missing_ok=True)

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from dwp.bayes import BayesConv2d
-from dwp.networks import build
+from dwp.bayes.layers import BayesConv2d
+from dwp.nn.convnet import build
 from dwp.priors.standard_normal import StandardNormal
 
 ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss

@@ -3,8 +3,8 @@
 import yaml
 from conftest import ROOT
 
-from dwp import config as configuration
-from dwp.plan import Plan
+from dwp.pipeline import config as configuration
+from dwp.pipeline.plan import Plan
 
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -86,13 +86,13 @@ CODE = [
     ),
     (
         "a line of the VAE over images",
-        "dwp/image_vae.py",
+        "dwp/nn/image_vae.py",
         "VARIANCE_FLOOR = 1e-6",
         "VARIANCE_FLOOR = 1e-5",
         IMAGE_VAE | REPORT,
     ),
     ("a line of the figures", "dwp/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
-    ("a line of the scores", "dwp/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
+    ("a line of the scores", "dwp/priors/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
     (
         "a line of what the experiments on the KL share",
         "dwp/experiments/_kl.py",

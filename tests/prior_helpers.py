@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dwp.distributions import GaussianPosterior
+from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.vae import VAE
 
 ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss

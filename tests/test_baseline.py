@@ -5,11 +5,11 @@ import torch
 
 from benchmarks import baseline, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
-from dwp import bayes, objectives
+from dwp.bayes import layers, objectives
 from dwp.experiments import few_shot
-from dwp.init import start
+from dwp.initialisation import start
 from dwp.priors.vae import VAE
-from dwp.training import Schedule, fit
+from dwp.training.loop import Schedule, fit
 
 EMBEDDED = Options(device="cpu", precision="float32", threads=1, tiny=True)
 
@@ -95,7 +95,7 @@ def test_kl_of_all_kernels_given_the_same_noise(vaes):
     size = ours.kernel_size
     layer = baseline.BayesianConv2d(3, 5, size)
     layer.log_variance.data.normal_().sub_(3)
-    library = bayes.BayesConv2d(torch.nn.Conv2d(3, 5, size), ours)
+    library = layers.BayesConv2d(torch.nn.Conv2d(3, 5, size), ours)
     with torch.no_grad():
         library.posterior.mean.copy_(layer.mean)
         library.posterior.log_variance.copy_(layer.log_variance)
@@ -124,7 +124,7 @@ def test_only_posterior_and_reverse_model_are_trained(material):
         trained = sum(parameter.numel() for parameter in baseline.reverse_model(prior))
         assert trained == sum(
             parameter.numel()
-            for held in bayes.priors(ours)
+            for held in layers.priors(ours)
             if held.kernel_size == size
             for parameter in held.parameters()
             if parameter.requires_grad
@@ -136,7 +136,7 @@ def test_only_posterior_and_reverse_model_are_trained(material):
 def test_predictions_agree(material):
     ours = material.bayesian()
     theirs, _ = works.baseline_bayesian(material)
-    for layer in bayes.bayesian_layers(ours):
+    for layer in layers.bayesian_layers(ours):
         layer.posterior.log_variance.data.fill_(-4)  # enough noise to be seen
     works.copy_network(ours, theirs)
     bytes_, labels = material.target.test_images[:20], material.target.test_labels[:20]
@@ -144,10 +144,10 @@ def test_predictions_agree(material):
     device, images = torch.device("cpu"), material.target.images("test")[:20]
     mean, found = baseline.predict(theirs, loader, device, noisy=False)
     assert torch.equal(found, labels)
-    torch.testing.assert_close(mean, bayes.predict(ours, images, samples=0)[0].float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mean, layers.predict(ours, images, samples=0)[0].float(), rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         theirs_noisy = torch.stack([baseline.predict(theirs, loader, device)[0] for _ in range(200)])
-        bayes.set_noise(ours, bayes.Noise.OUTPUTS)
+        layers.set_noise(ours, layers.Noise.OUTPUTS)
         ours_noisy = torch.stack([ours(images).softmax(1) for _ in range(200)])
     error = (theirs_noisy.var(0) / 200 + ours_noisy.var(0) / 200).sqrt()
     # Two hundred probabilities are looked at: five standard errors for the worst of them.
@@ -155,7 +155,7 @@ def test_predictions_agree(material):
     assert theirs_noisy.std(0).max() > 1e-3
     # Weights sampled once give each output the same distribution, but positions of one map depend on
     # one another then, so that predictions agree closely, not exactly.
-    ensemble = bayes.predict(ours, images, 200).mean(0)
+    ensemble = layers.predict(ours, images, 200).mean(0)
     assert (ensemble - theirs_noisy.mean(0)).abs().max() < 0.03
 
 

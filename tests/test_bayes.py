@@ -12,13 +12,14 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 import dwp
-from dwp import Noise, make_bayesian, objectives, posteriors, predict, set_noise
-from dwp.bayes import BayesConv2d, bayesian_layers
+from dwp import Noise, make_bayesian, predict, set_noise
+from dwp.bayes import objectives, posteriors
+from dwp.bayes.layers import BayesConv2d, bayesian_layers
 from dwp.errors import InputError
-from dwp.priors import Bound
+from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
-from dwp.training import Schedule, fit
+from dwp.training.loop import Schedule, fit
 
 # Layers
 
@@ -203,11 +204,11 @@ def test_elbo_is_nll_plus_kl_per_example_whatever_the_batch():
 
 def test_elbo_passes_the_bound_on():
     class Spy(StandardNormal):
-        def kl(self, q, bound=None):
-            return torch.tensor(float(bound.subset))
+        def kl(self, q, estimator=None):
+            return torch.tensor(float(estimator.subset))
 
     model = make_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Flatten()), {3: Spy(3)})
-    _, terms = objectives.elbo(model, 10, Bound(7))(torch.randn(2, 1, 5, 5), torch.tensor([0, 1]))
+    _, terms = objectives.elbo(model, 10, KLEstimator(7))(torch.randn(2, 1, 5, 5), torch.tensor([0, 1]))
     assert terms["kl"].item() == 14
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 import dwp
-from dwp import make_bayesian, objectives, posteriors, predict
+from dwp import make_bayesian, predict
+from dwp.bayes import objectives, posteriors
 from dwp.priors.standard_normal import StandardNormal
 
 CASTS = [

@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from benchmarks import accuracy, levers, published, scaling, timing, works
 from benchmarks.material import Material, Options
-from dwp import bayes, convolution
-from dwp.stochastic import Noise
+from dwp.bayes import layers
+from dwp.nn import conv
+from dwp.nn.noise import Noise
 
 WORDS = ["--tiny", "--repeats", "1", "--device", "cpu", "--threads", "1"]
 EMBEDDED = Options(device="cpu", precision="float32", threads=1, tiny=True)
@@ -106,23 +107,23 @@ def test_what_is_taken_away_is_away(material):
     with away["only the pixels that reach the end"]():
         assert "Crop" not in kinds()
     with away["channels-last, where PyTorch convolves or pools"]():
-        pooled = convolution.MaxPool2d(2)(torch.randn(2, 3, 4, 4, requires_grad=True))
+        pooled = conv.MaxPool2d(2)(torch.randn(2, 3, 4, 4, requires_grad=True))
         assert pooled.is_contiguous()
     with away["convolutions in fewer products"]():
-        assert convolution._pytorch_only
+        assert conv._pytorch_only
         model = material.few_shot(None).start(build=material.build)
         assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     maps = torch.randn(2, 3, 4, 4)
-    assert convolution.MaxPool2d(2)(maps).is_contiguous()
+    assert conv.MaxPool2d(2)(maps).is_contiguous()
     with away["pooling without places, where nobody asks for gradients"]():
-        pooled = convolution.MaxPool2d(2)(maps)
+        pooled = conv.MaxPool2d(2)(maps)
         assert not pooled.is_contiguous()
     with away["fused Adam"]():
         assert not torch.optim.Adam([torch.zeros(1)], lr=1.0, fused=True).defaults["fused"]
     with away["weights sampled once for all images"]():
         model = material.bayesian()
-        with bayes._predicting(model, Noise.WEIGHTS):
-            assert {layer.noise for layer in bayes.bayesian_layers(model)} == {Noise.OUTPUTS}
+        with layers._predicting(model, Noise.WEIGHTS):
+            assert {layer.noise for layer in layers.bayesian_layers(model)} == {Noise.OUTPUTS}
     assert kinds() == there
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from training_samples import Interrupted, assert_same, noisy_run
 
-from dwp import stopping
-from dwp.checkpoints import Checkpoint
-from dwp.stopping import Stopped
-from dwp.training import Progress
+from dwp.training import signals
+from dwp.training.checkpoints import Checkpoint
+from dwp.training.loop import Progress
+from dwp.training.signals import Stopped
 
 # Checkpoints
 
@@ -124,8 +124,8 @@ def test_removing_a_checkpoint_removes_its_parts_and_no_others(tmp_path):
 @pytest.fixture
 def sigterm(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(stopping, "_requested", False)
-    stopping.on_sigterm()
+    monkeypatch.setattr(signals, "_requested", False)
+    signals.on_sigterm()
     yield lambda: os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGTERM, before)
 
@@ -145,7 +145,7 @@ def test_sigterm_finishes_the_step_saves_and_stops(tmp_path, sigterm, monkeypatc
             noisy_run(checkpoint=checkpoint)
     assert steps == list(range(1, 8))
     assert checkpoint.load()["step"] == 7
-    monkeypatch.setattr(stopping, "_requested", False)
+    monkeypatch.setattr(signals, "_requested", False)
     assert_same(noisy_run(), noisy_run(checkpoint=checkpoint))
 
 

@@ -7,9 +7,9 @@ import yaml
 from configurations import BASE, DWP, FEW_SHOT, SCHEMA, conv, merged, network, plan
 from conftest import ROOT
 
-from dwp import config as configuration
 from dwp.errors import InputError
-from dwp.plan import Plan
+from dwp.pipeline import config as configuration
+from dwp.pipeline.plan import Plan
 
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
 

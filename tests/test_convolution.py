@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dwp import bilinear, convolution
-from dwp.convolution import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, conv_transpose2d, pytorch_only
+from dwp.nn import bilinear_algorithms, conv
+from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, conv_transpose2d, pytorch_only
 
 # (rows of the map, of the kernel, padding, channels in, out): those of priors, of networks, and others.
 SHAPES = [
@@ -108,7 +108,7 @@ def test_rounding_stays_near_that_of_the_sum(shape):
     ("size", "kernel", "padding"), [(5, 3, 0), (4, 3, 0), (3, 3, 1), (4, 2, 0), (5, 5, 0)]
 )
 def test_toom_cook_takes_as_many_products_as_there_are_points(size, kernel, padding):
-    form = bilinear.toom_cook(size, kernel, padding)
+    form = bilinear_algorithms.toom_cook(size, kernel, padding)
     assert len(form.of_map) == (size + 2 * padding) ** 2
     assert_convolves(form, size, kernel, padding)
 
@@ -120,7 +120,7 @@ def test_toom_cook_takes_as_many_products_as_there_are_points(size, kernel, padd
     [(5, 3, 0, 1 + 3 * 12), (5, 3, 1, 4 + 3 * 16), (10, 5, 0, 4 + 3 * 48), (3, 3, 2, 1 + 3 * 12)],
 )
 def test_fourier_takes_three_products_for_a_pair_of_frequencies(size, kernel, padding, products):
-    form = bilinear.fourier(size, kernel, padding)
+    form = bilinear_algorithms.fourier(size, kernel, padding)
     assert len(form.of_map) == products
     assert_convolves(form, size, kernel, padding)
 
@@ -144,18 +144,18 @@ def products(form, x, w):
 
 def test_the_cheapest_form_is_the_sum_where_kernels_serve_a_single_map():
     shape = (10, 5, 0, 64, 64)
-    assert bilinear.cheapest(*shape, maps=1, dtype=torch.float32) is None
-    assert bilinear.cheapest(*shape, maps=256, dtype=torch.float32) is not None
+    assert bilinear_algorithms.cheapest(*shape, maps=1, dtype=torch.float32) is None
+    assert bilinear_algorithms.cheapest(*shape, maps=256, dtype=torch.float32) is not None
 
 
 def test_it_takes_fewer_operations_than_the_sum():
-    form = bilinear.fourier(10, 5, 0)
+    form = bilinear_algorithms.fourier(10, 5, 0)
     of_the_sum = 6**2 * 5**2 * 256 * 512
     assert form.operations(256, 512, 256) < of_the_sum / 4
 
 
 def test_within_pytorch_only_nothing_is_ours(monkeypatch):
-    monkeypatch.setattr(convolution, "cheapest", lambda *_, **__: pytest.fail("a form was looked for"))
+    monkeypatch.setattr(conv, "cheapest", lambda *_, **__: pytest.fail("a form was looked for"))
     x, weight, _ = tensors((5, 3, 0, 8, 8))
     with pytorch_only():
         conv2d(x, weight)

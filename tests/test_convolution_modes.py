@@ -9,10 +9,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from dwp import bilinear, convolution
-from dwp.bayes import BayesConv2d, Noise, kl, make_bayesian, predict, set_noise
-from dwp.convolution import Conv2d, ConvTranspose2d, MaxPool2d, conv2d
-from dwp.networks import build
+from dwp.bayes.layers import BayesConv2d, Noise, kl, make_bayesian, predict, set_noise
+from dwp.nn import bilinear_algorithms, conv
+from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d
+from dwp.nn.convnet import build
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 
@@ -20,8 +20,8 @@ from dwp.priors.vae import VAE
 @pytest.fixture(autouse=True)
 def no_constants():
     """Forget constants that were made in another mode."""
-    bilinear.cheapest.cache_clear()
-    convolution._met.cache_clear()
+    bilinear_algorithms.cheapest.cache_clear()
+    conv._met.cache_clear()
 
 
 def twins(ours, theirs, *arguments, **options):

@@ -12,8 +12,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from dwp import bilinear, convolution
-from dwp.convolution import conv2d, conv_transpose2d
+from dwp.nn import bilinear_algorithms, conv
+from dwp.nn.conv import conv2d, conv_transpose2d
 
 # Root mean square error of a result or gradient, relative to that of the sums' squared terms, in units of the
 # dtype's rounding: some `MOST_AMPLIFICATION` times that of a sum, whose terms are rounded a few times each.
@@ -206,8 +206,8 @@ def test_what_is_not_finite_stays_where_it_is_in_pytorchs(case, value, place):
 @example(small(), ["inference", "train"])
 @example(small(size=7, inputs=1, kernel=3), ["meta", "inference", "train"])
 def test_any_mode_leaves_training_possible(case, modes):
-    bilinear.cheapest.cache_clear()
-    convolution._met.cache_clear()
+    bilinear_algorithms.cheapest.cache_clear()
+    conv._met.cache_clear()
     contexts = {
         "inference": torch.inference_mode,
         "no_grad": torch.no_grad,

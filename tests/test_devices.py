@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dwp import devices
-from dwp.devices import choose_device, choose_precision
 from dwp.errors import InputError
+from dwp.nn.precision import choose_precision
+from dwp.training import devices
+from dwp.training.devices import choose_device
 
 CPU = torch.device("cpu")
 
 # Takes a place, says which, and keeps it until it is told to end.
 JOB = """
-import sys; from pathlib import Path; from dwp.devices import take_place
+import sys; from pathlib import Path; from dwp.training.devices import take_place
 print(take_place(sys.argv[2:], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

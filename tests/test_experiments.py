@@ -5,18 +5,19 @@ import copy
 import pytest
 import torch
 
-from dwp import bayes, experiments
-from dwp.bayes import BayesConv2d, bayesian_layers
-from dwp.checkpoints import Checkpoint
+from dwp.bayes import layers
+from dwp.bayes.layers import BayesConv2d, bayesian_layers
 from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
-from dwp.experiments import COLUMNS, Task
-from dwp.init import start
-from dwp.priors import find
+from dwp.experiments import base as experiments
+from dwp.experiments.base import COLUMNS, Task
+from dwp.initialisation import start
+from dwp.priors.base import find
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
+from dwp.training.checkpoints import Checkpoint
 
 NETWORK = {
     "layers": [{"conv": 4, "kernel": 7, "pool": 2}, {"conv": 4, "kernel": 5, "pool": 2}],
@@ -238,7 +239,7 @@ def test_which_parts_of_the_vae_are_trained(run, fitted, train_reverse_model):
     # Beside the network, the reverse models of 7×7 and 5×5 kernels, in what is trained and checkpointed.
     assert any(name.startswith("1.") for name in moved) == train_reverse_model
     assert any(name.startswith("2.") for name in moved) == train_reverse_model
-    for held, given in zip(bayes.priors(models[0]), make_priors()["vae"].values(), strict=True):
+    for held, given in zip(layers.priors(models[0]), make_priors()["vae"].values(), strict=True):
         parts = {name.partition(".")[0] for name in changed(held, given.state_dict())}
         assert parts == ({"encoder"} if train_reverse_model else set())
     for layer in ("conv1", "conv2"):

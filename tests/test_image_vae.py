@@ -11,10 +11,10 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from dwp.data import Dataset
 from dwp.errors import InputError
-from dwp.experiments import Task, run
-from dwp.image_vae import ImageVAE
-from dwp.init import init_, start
-from dwp.networks import build
+from dwp.experiments.base import Task, run
+from dwp.initialisation import init_, start
+from dwp.nn.convnet import build
+from dwp.nn.image_vae import ImageVAE
 from dwp.priors.standard_normal import StandardNormal
 
 
@@ -171,7 +171,7 @@ def test_layers_without_a_mirror_image_are_refused(monkeypatch):
         layers = build(*arguments, **options)
         return nn.Sequential(OrderedDict(conv1=layers.conv1, drop=nn.Dropout(), classifier=layers.classifier))
 
-    monkeypatch.setattr("dwp.image_vae.build", with_dropout)
+    monkeypatch.setattr("dwp.nn.image_vae.build", with_dropout)
     with pytest.raises(InputError, match="a layer Dropout has no mirror image"):
         ImageVAE(PAPER, (1, 28, 28), latent=2)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dwp import init_
 from dwp.errors import InputError
-from dwp.init import classical_, load_, start
+from dwp.initialisation import classical_, load_, start
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE

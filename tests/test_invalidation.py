@@ -26,7 +26,7 @@ from dry_runs import (
     named,
 )
 
-from dwp.cli import main
+from dwp.pipeline.cli import main
 
 
 def one_more(parts: dict[str, int], by: int = 1) -> dict[str, int]:

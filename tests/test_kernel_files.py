@@ -10,8 +10,9 @@ import torch
 from kernel_samples import assert_same_stores, net, read_store
 from safetensors.torch import save_file
 
-from dwp import kernel_files, kernels
 from dwp.errors import InputError
+from dwp.kernels import readers
+from dwp.kernels import store as kernel_store
 
 
 def write(path, array):
@@ -36,16 +37,16 @@ def array():
     return np.random.default_rng(0).normal(size=(60, 1, 5, 5)).astype(np.float32)
 
 
-@pytest.mark.parametrize("suffix", list(kernel_files.READERS))
+@pytest.mark.parametrize("suffix", list(readers.READERS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_every_format_gives_the_same_kernels(tmp_path, array, suffix, dtype):
     array = array.astype(dtype)
-    (batch,) = kernel_files.read(write(tmp_path / f"k{suffix}", array), 5, net=3)
+    (batch,) = readers.read(write(tmp_path / f"k{suffix}", array), 5, net=3)
     assert (batch.net, batch.first, batch.kernels.dtype) == (3, 0, np.float32)
     np.testing.assert_array_equal(batch.kernels, array.astype(np.float32))
     for name in (f"k{suffix}", "reference.npy"):
         write(tmp_path / name, array)
-        kernels.collect([tmp_path / name], 5, tmp_path / f"{name}.h5", threshold=4.5, test_fraction=0.3)
+        kernel_store.collect([tmp_path / name], 5, tmp_path / f"{name}.h5", threshold=4.5, test_fraction=0.3)
     assert_same_stores(tmp_path / f"k{suffix}.h5", tmp_path / "reference.npy.h5")
 
 
@@ -54,18 +55,18 @@ def test_bfloat16_weights_are_read(tmp_path, suffix):
     weight = torch.randn(4, 2, 3, 3).bfloat16()
     path = tmp_path / f"net{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)({"conv.weight": weight}, path)
-    (batch,) = kernel_files.read(path, 3)
+    (batch,) = readers.read(path, 3)
     assert np.array_equal(batch.kernels, weight.float().view(8, 1, 3, 3).numpy())
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_arrays_without_the_channel_axis_and_in_chunks(tmp_path, array, suffix, monkeypatch):
-    monkeypatch.setattr(kernel_files, "CHUNK", 7)
+    monkeypatch.setattr(readers, "CHUNK", 7)
     path = write(tmp_path / f"k{suffix}", array[:, 0])
-    batches = list(kernel_files.read(path, 5))
+    batches = list(readers.read(path, 5))
     assert [batch.first for batch in batches] == list(range(0, 60, 7))
     np.testing.assert_array_equal(np.concatenate([batch.kernels for batch in batches]), array)
-    kernels.collect([path], 5, tmp_path / "store", threshold=0, test_fraction=0.3)
+    kernel_store.collect([path], 5, tmp_path / "store", threshold=0, test_fraction=0.3)
     store = read_store(tmp_path / "store")
     rows = np.concatenate([store["train/out"], store["test/out"]])
     assert sorted(rows.tolist()) == list(range(60))
@@ -76,7 +77,7 @@ def test_nets_without_a_number_are_counted_by_file(tmp_path):
     files = [tmp_path / f"{name}.pt" for name in "abc"]
     for seed, file in enumerate(files):
         torch.save(net(seed), file)
-    kernels.collect(files, 7, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    kernel_store.collect(files, 7, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
     store = read_store(tmp_path / "k.h5")
     weights = [net(seed)["features.conv1.weight"] for seed in range(3)]
     for number, out, kernel in zip(
@@ -132,7 +133,7 @@ def test_damage_is_refused_and_the_file_named(tmp_path, array, suffix, kind):
     output.write_bytes(b"an earlier result")
     damaged(path, kind, array)
     with pytest.raises(InputError, match=f"bad\\{suffix}") as refused:
-        kernels.collect([path], 5, output, threshold=0, test_fraction=0.3)
+        kernel_store.collect([path], 5, output, threshold=0, test_fraction=0.3)
     if kind in ("nan", "inf"):
         assert "kernel 17 has numbers that are not finite" in str(refused.value)
     assert output.read_bytes() == b"an earlier result"
@@ -148,7 +149,7 @@ def test_a_malicious_pickle_is_not_executed(tmp_path, how):
     else:
         path.write_bytes(pickle.dumps(state))
     with pytest.raises(InputError, match=r"net\.pt is not a plain state dict"):
-        list(kernel_files.read(path, 3))
+        list(readers.read(path, 3))
     assert not marker.exists()
 
 
@@ -158,7 +159,7 @@ def test_object_arrays_are_refused(tmp_path):
     objects[0, 0, 0] = Evil(marker)
     np.save(tmp_path / "k.npy", objects, allow_pickle=True)
     with pytest.raises(InputError, match=r"k\.npy cannot be read"):
-        list(kernel_files.read(tmp_path / "k.npy", 3))
+        list(readers.read(tmp_path / "k.npy", 3))
     assert not marker.exists()
 
 
@@ -173,14 +174,14 @@ def test_object_arrays_are_refused(tmp_path):
 def test_checkpoints_of_another_form_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(InputError, match=rf"net\.pt is {message}"):
-        list(kernel_files.read(tmp_path / "net.pt", 3))
+        list(readers.read(tmp_path / "net.pt", 3))
 
 
 def test_hdf5_without_kernels_is_refused(tmp_path):
     with h5py.File(tmp_path / "k.h5", "w") as file:
         file["a"] = file["b"] = np.zeros((2, 3, 3))
     with pytest.raises(InputError, match=r"k\.h5 has datasets \['a', 'b'\]; expected one named 'kernels'"):
-        list(kernel_files.read(tmp_path / "k.h5", 3))
+        list(readers.read(tmp_path / "k.h5", 3))
 
 
 @pytest.mark.parametrize(
@@ -189,4 +190,4 @@ def test_hdf5_without_kernels_is_refused(tmp_path):
 )
 def test_missing_files_and_unknown_formats(name, message):
     with pytest.raises(InputError, match=message):
-        list(kernel_files.read(Path("nowhere") / name, 3))
+        list(readers.read(Path("nowhere") / name, 3))

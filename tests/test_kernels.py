@@ -10,15 +10,16 @@ import torch
 from kernel_samples import assert_same_stores, net, read_store, write_nets
 from safetensors.torch import save_file
 
-from dwp import kernel_files, kernels, pruning
 from dwp.errors import InputError
+from dwp.kernels import pruning, readers
+from dwp.kernels.store import collect, hashes, load, norms
 
 
 def test_norms():
     values = np.random.default_rng(0).normal(size=(9, 1, 3, 3)).astype(np.float32)
     expected = [np.linalg.norm(kernel) for kernel in values.astype(np.float64)]
-    np.testing.assert_allclose(kernels.norms(values), expected, rtol=1e-6)
-    assert kernels.norms(np.full((1, 1, 2, 2), 1e30, np.float32))[0] == pytest.approx(2e30)
+    np.testing.assert_allclose(norms(values), expected, rtol=1e-6)
+    assert norms(np.full((1, 1, 2, 2), 1e30, np.float32))[0] == pytest.approx(2e30)
 
 
 # The store
@@ -29,7 +30,7 @@ def collected(tmp_path):
     files = [
         write_nets(tmp_path / f"nets-{first}.safetensors", range(first, first + 3)) for first in (0, 3, 6)
     ]
-    counts = kernels.collect(files, 3, tmp_path / "kernels.h5", threshold=2.5, test_fraction=0.3, seed=1)
+    counts = collect(files, 3, tmp_path / "kernels.h5", threshold=2.5, test_fraction=0.3, seed=1)
     return tmp_path / "kernels.h5", counts
 
 
@@ -82,7 +83,7 @@ def test_counts_attributes_and_layout(collected):
             assert store[split]["kernels"].shape[1:] == (1, 3, 3)
             assert store[split]["kernels"].dtype == np.float32
     for split, size in sizes.items():
-        loaded = kernels.load(path, split)
+        loaded = load(path, split)
         assert (tuple(loaded.shape), loaded.dtype) == ((size, 1, 3, 3), torch.float32)
 
 
@@ -92,7 +93,7 @@ def test_denormal_kernels_are_collected(tmp_path, spread):
     w = generator.normal(size=(400, 3, 3))
     w[100:] *= spread
     np.save(tmp_path / "k.npy", w.astype(np.float32))
-    counts = kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold="otsu", test_fraction=0.3)
+    counts = collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold="otsu", test_fraction=0.3)
     assert counts["after"] == 100
 
 
@@ -102,7 +103,7 @@ def test_the_store_says_how_many_modes_norms_have_and_otsu_warns_of_one(tmp_path
     w = np.random.default_rng(0).normal(size=(400, 3, 3))
     w[200:] *= 1e-3 if modes == 2 else 1
     np.save(tmp_path / "k.npy", w)
-    kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+    collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
     with h5py.File(tmp_path / "k.h5") as store:
         assert store.attrs["modes"] == modes
     warned = "norms of the 400 3×3 kernels have a single mode, which otsu cuts in two" in caplog.text
@@ -118,7 +119,7 @@ def test_the_shards_that_nets_come_in_do_not_matter(tmp_path, nets):
             for first in range(0, nets, size)
         ]
         stores.append(tmp_path / f"{size}.h5")
-        kernels.collect(files, 3, stores[-1], threshold=2.0, test_fraction=0.3)
+        collect(files, 3, stores[-1], threshold=2.0, test_fraction=0.3)
     assert_same_stores(stores[0], stores[1])
     assert_same_stores(stores[0], stores[2])
 
@@ -127,7 +128,7 @@ def test_more_nets_leave_the_split_of_the_others_alone(tmp_path):
     origins = []
     for nets in (3, 5):
         file = write_nets(tmp_path / "nets.safetensors", range(nets))
-        kernels.collect([file], 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
+        collect([file], 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
         store = read_store(tmp_path / "k.h5")
         rows = zip(*(store[f"test/{name}"] for name in ("net", "layer", "out", "in")), strict=True)
         origins.append({tuple(row) for row in rows if row[0] < 3})
@@ -137,7 +138,7 @@ def test_more_nets_leave_the_split_of_the_others_alone(tmp_path):
 def test_the_threshold_does_not_change_who_is_tested(tmp_path):
     file, tested = write_nets(tmp_path / "nets.safetensors", range(4)), []
     for threshold in (1.0, 3.0):
-        kernels.collect([file], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+        collect([file], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
         tested.append({kernel.tobytes() for kernel in read_store(tmp_path / "k.h5")["test/kernels"]})
     assert tested[1] < tested[0]
 
@@ -145,10 +146,10 @@ def test_the_threshold_does_not_change_who_is_tested(tmp_path):
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_the_fraction_for_testing(tmp_path, fraction):
     np.save(tmp_path / "k.npy", np.random.default_rng(0).normal(size=(5000, 3, 3)).astype(np.float32))
-    counts = kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=fraction)
+    counts = collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=fraction)
     error = np.sqrt(fraction * (1 - fraction) / 5000)
     assert counts["test"] / 5000 == pytest.approx(fraction, abs=4 * error)
-    kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "2.h5", threshold=0, test_fraction=fraction, seed=1)
+    collect([tmp_path / "k.npy"], 3, tmp_path / "2.h5", threshold=0, test_fraction=fraction, seed=1)
     first, other = (set(read_store(tmp_path / name)["test/out"].tolist()) for name in ("k.h5", "2.h5"))
     assert first != other
 
@@ -165,7 +166,7 @@ def test_equal_kernels_are_on_one_side(tmp_path, caplog):
     np.save(tmp_path / "a.npy", half.numpy())
     save_file({"conv.weight": half.reshape(100, 10, 3, 3).float()}, tmp_path / "b.safetensors")
     files = [tmp_path / "a.npy", tmp_path / "b.safetensors"]
-    counts = kernels.collect(files, 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    counts = collect(files, 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
     train, test = sides(tmp_path / "k.h5")
     assert not train & test
     assert (len(train), len(test)) == (counts["train"] / 2, counts["test"] / 2)
@@ -173,7 +174,7 @@ def test_equal_kernels_are_on_one_side(tmp_path, caplog):
         assert store.attrs["duplicates"] == 1_000
     assert "1000 of the 2000 3×3 kernels that are kept repeat another" in caplog.text
     caplog.clear()
-    kernels.collect(files[:1], 3, tmp_path / "once.h5", threshold=0, test_fraction=0.3)
+    collect(files[:1], 3, tmp_path / "once.h5", threshold=0, test_fraction=0.3)
     assert sides(tmp_path / "once.h5") == [train, test]
     with h5py.File(tmp_path / "once.h5") as store:
         assert store.attrs["duplicates"] == 0
@@ -187,7 +188,7 @@ def test_the_order_of_files_does_not_matter(tmp_path):
     found = []
     for names in ("abc", "cab"):
         files = [tmp_path / f"{name}.npy" for name in names]
-        kernels.collect(files, 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
+        collect(files, 3, tmp_path / "k.h5", threshold=2.0, test_fraction=0.3)
         found.append(sides(tmp_path / "k.h5"))
     assert found[0] == found[1]
     # Within a split, kernels are in the order of the files.
@@ -197,13 +198,13 @@ def test_the_order_of_files_does_not_matter(tmp_path):
 def test_kernels_are_hashed_alike_however_they_lie_in_memory():
     w = np.random.default_rng(0).normal(size=(50, 1, 5, 5)).astype(np.float32)
     w[0, 0, 0, 0] = 0.0
-    expected = kernels.hashes(w, 3)
+    expected = hashes(w, 3)
     negative = w.copy()
     negative[0, 0, 0, 0] = -0.0
     for same in (np.asfortranarray(w), np.repeat(w, 2, axis=0)[::2], negative):
-        np.testing.assert_array_equal(kernels.hashes(same, 3), expected)
-    assert not (kernels.hashes(w, 4) == expected).any()
-    assert len(kernels.hashes(w[:0], 3)) == 0
+        np.testing.assert_array_equal(hashes(same, 3), expected)
+    assert not (hashes(w, 4) == expected).any()
+    assert len(hashes(w[:0], 3)) == 0
 
 
 @pytest.mark.parametrize("kind", ["normal", "half precision", "one bit", "one place"])
@@ -220,20 +221,20 @@ def test_hashes_of_kernels_that_hardly_differ_are_uniform_and_independent(kind):
         w[:, 0, 1, 1] = generator.permutation(20_000)
     n, joint = len(w), []
     for seed in range(100):
-        lot = kernels.hashes(w, seed) >> 32
+        lot = hashes(w, seed) >> 32
         tested = lot / 2**32 < 0.2
         joint.append((tested.mean(), (tested[1:] & tested[:-1]).mean()))
     # Over seeds; pairs of neighbours overlap, so their error is at most three times that of n trials.
     for found, expected, wider in zip(np.mean(joint, axis=0), (0.2, 0.04), (1, 3), strict=True):
         error = np.sqrt(expected * (1 - expected) / (n * 100))
         assert found == pytest.approx(expected, abs=4 * wider * error)
-    assert len(np.unique(kernels.hashes(w, 0))) == len(np.unique(w.reshape(n, -1), axis=0))
+    assert len(np.unique(hashes(w, 0))) == len(np.unique(w.reshape(n, -1), axis=0))
 
 
 def test_the_same_kernels_give_the_same_bytes(tmp_path):
     file = write_nets(tmp_path / "nets.safetensors", range(3))
     for name in ("a", "b"):
-        kernels.collect([file], 3, tmp_path / name, threshold="otsu", test_fraction=0.3)
+        collect([file], 3, tmp_path / name, threshold="otsu", test_fraction=0.3)
         time.sleep(1.1)  # HDF5 may write the time in seconds
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -253,7 +254,7 @@ def test_the_same_kernels_give_the_same_bytes(tmp_path):
 def test_nothing_to_collect(tmp_path, size, threshold, fraction, message):
     file = write_nets(tmp_path / "nets.safetensors", range(3))
     with pytest.raises(InputError, match=message):
-        kernels.collect([file], size, tmp_path / "k.h5", threshold=threshold, test_fraction=fraction)
+        collect([file], size, tmp_path / "k.h5", threshold=threshold, test_fraction=fraction)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -270,7 +271,7 @@ def test_nothing_to_collect(tmp_path, size, threshold, fraction, message):
 def test_kernels_that_cannot_be_split(tmp_path, w, message, threshold):
     np.save(tmp_path / "k.npy", w)
     with pytest.raises(InputError, match=message):
-        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+        collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
     assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
 
 
@@ -278,13 +279,13 @@ def test_kernels_that_cannot_be_split(tmp_path, w, message, threshold):
 def test_a_threshold_above_all_norms(tmp_path, threshold):
     np.save(tmp_path / "k.npy", np.random.default_rng(0).normal(size=(100, 2, 2)))
     with pytest.raises(InputError, match=r"leaves 0 of 100 2×2 kernels .*give a smaller number"):
-        kernels.collect([tmp_path / "k.npy"], 2, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
+        collect([tmp_path / "k.npy"], 2, tmp_path / "k.h5", threshold=threshold, test_fraction=0.3)
 
 
 def test_layers_without_kernels_count_for_nothing(tmp_path):
     save_file({"conv.weight": torch.zeros(0, 1, 3, 3)}, tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="there is no 3×3 kernel"):
-        kernels.collect([tmp_path / "net.safetensors"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+        collect([tmp_path / "net.safetensors"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
 
 
 def test_kernels_whose_norm_no_number_holds_are_refused(tmp_path):
@@ -292,18 +293,18 @@ def test_kernels_whose_norm_no_number_holds_are_refused(tmp_path):
     w[17] = 3e38
     np.save(tmp_path / "k.npy", w)
     with pytest.raises(InputError, match=r"net 0, k: kernel 17 has numbers up to 3e\+38"):
-        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+        collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
     assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
 
 
 def test_memory_does_not_grow_with_kernels(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_files, "CHUNK", 1000)
+    monkeypatch.setattr(readers, "CHUNK", 1000)
     monkeypatch.setattr(pruning, "NORMS", 1000)
     generator, peaks = np.random.default_rng(0), []
     for count in (5_000, 5_000, 80_000):  # the first pays for imports and caches
         np.save(tmp_path / "k.npy", generator.normal(size=(count, 3, 3)).astype(np.float32))
         tracemalloc.start()
-        kernels.collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=4.5, test_fraction=0.3)
+        collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=4.5, test_fraction=0.3)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # Norms of 75,000 more kernels alone would be 300 kB.

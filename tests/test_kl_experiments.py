@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from dwp import experiments
 from dwp.data import Dataset
-from dwp.distributions import GaussianPosterior
-from dwp.experiments import COLUMNS, Task
-from dwp.priors.base import Bound, Prior
+from dwp.experiments import base as experiments
+from dwp.experiments.base import COLUMNS, Task
+from dwp.pipeline.shards import Finished
+from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
-from dwp.shards import Finished
 
 NAMES = ("kl_importance", "kl_subset", "kl_profile")
 # 16 kernels of 5×5 and, in two layers, 4 + 16 of 3×3.
@@ -115,7 +115,7 @@ def test_an_estimate_is_that_of_the_prior_under_the_same_noise(task, prior):
     for layer in ("conv1", "conv2", "conv3"):
         mean = 0.5 * kernels(task, 0, [layer])
         q = GaussianPosterior(mean, torch.full_like(mean, 2 * math.log(0.05)))
-        nats.append(task.priors[prior][mean.shape[-1]].kl(q, Bound(None, 3, 1)).item())
+        nats.append(task.priors[prior][mean.shape[-1]].kl(q, KLEstimator(None, 3, 1)).item())
     assert found["kl_3x3"][0, 0] == pytest.approx((nats[0] + nats[1]) / 20, rel=1e-5)
     assert found["kl_5x5"][0, 0] == pytest.approx(nats[2] / 16, rel=1e-5)
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from test_data_files import NAMES, idx_bytes
 
-from dwp import kernels
-from dwp.config import validate
 from dwp.data import idx
 from dwp.errors import InputError
-from dwp.plan import Plan
-from dwp.priors import find, load_prior, save_prior
+from dwp.kernels import store as kernel_store
+from dwp.pipeline.config import validate
+from dwp.pipeline.plan import Plan
+from dwp.priors.base import find, load_prior, save_prior
 
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -104,17 +104,17 @@ def test_damaged_checkpoints_and_arrays(folder, suffix, damage):
     path, output = folder / f"kernels{suffix}", folder / "store.h5"
     path.write_bytes(damaged(IMPORTED[suffix], damage))
     output.write_bytes(b"an artifact")
-    if refused(lambda: kernels.collect([path], 5, output, threshold=0.0, test_fraction=0.3)):
+    if refused(lambda: kernel_store.collect([path], 5, output, threshold=0.0, test_fraction=0.3)):
         assert output.read_bytes() == b"an artifact"
     else:  # the damage left kernels, and numbers that are finite
-        assert torch.isfinite(kernels.load(output, "train")).all()
+        assert torch.isfinite(kernel_store.load(output, "train")).all()
     assert {file.name for file in folder.glob("*store*")} == {"store.h5"}
 
 
 @pytest.fixture(scope="module")
 def store(folder):
     np.save(folder / "arrays.npy", sample_kernels())
-    kernels.collect([folder / "arrays.npy"], 5, folder / "good.h5", threshold=0.0, test_fraction=0.3)
+    kernel_store.collect([folder / "arrays.npy"], 5, folder / "good.h5", threshold=0.0, test_fraction=0.3)
     return folder / "good.h5"
 
 
@@ -123,7 +123,7 @@ def test_damaged_stores(store, damage):
     path = store.with_name("bad.h5")
     path.write_bytes(damaged(store.read_bytes(), damage))
     loaded = []
-    if not refused(lambda: loaded.append(kernels.load(path, "train"))):
+    if not refused(lambda: loaded.append(kernel_store.load(path, "train"))):
         assert loaded[0].shape[1:] == (1, 5, 5)
         assert torch.isfinite(loaded[0]).all()
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from dwp import InputError, Noise, init_, make_bayesian, predict, set_noise
-from dwp.bayes import BayesConv2d, bayesian_layers
-from dwp.convolution import Conv2d
+from dwp.bayes.layers import BayesConv2d, bayesian_layers
+from dwp.nn.conv import Conv2d
 from dwp.priors.standard_normal import StandardNormal
 
 THREE, FIVE = StandardNormal(3), StandardNormal(5, scale=0.5)

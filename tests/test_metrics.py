@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dwp import last_layer_laplace, metrics, predict
+from dwp import metrics, predict
+from dwp.bayes import last_layer_laplace
 from dwp.errors import InputError
 
 

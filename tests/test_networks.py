@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from dwp.bayes.objectives import cross_entropy
 from dwp.errors import InputError
-from dwp.networks import build, convolutions, kernel_layers, kernel_sizes, size_needed, squared_norm
-from dwp.objectives import cross_entropy
-from dwp.training import Schedule, fit
+from dwp.nn.convnet import build, convolutions, kernel_layers, kernel_sizes, size_needed, squared_norm
+from dwp.training.loop import Schedule, fit
 
 MNIST = {
     "layers": [{"conv": 32, "kernel": 7, "pool": 2}, {"conv": 128, "kernel": 5, "pool": 2}],

@@ -10,11 +10,12 @@ from prior_helpers import vae
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dwp import Noise, bayes, kl, make_bayesian, posteriors, predict, set_noise
-from dwp.bayes import bayesian_layers
+from dwp import Noise, kl, make_bayesian, predict, set_noise
+from dwp.bayes import layers, posteriors
+from dwp.bayes.layers import bayesian_layers
 from dwp.experiments import few_shot
-from dwp.networks import build
-from dwp.priors import Bound
+from dwp.nn.convnet import build
+from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
 
 NETWORK = {
@@ -39,27 +40,27 @@ def test_a_model_has_one_copy_of_each_prior():
     three, five, own = vae(3), vae(5), vae(3, seed=1)
     model = make_bayesian(net(), {3: three, 5: five, "conv3": own})
     held = [layer.posterior.prior for layer in bayesian_layers(model)]
-    assert bayes.priors(model) == held
+    assert layers.priors(model) == held
     assert not {three, five, own} & set(held)
     assert [snapshot(prior) for prior in held] == [snapshot(prior) for prior in (five, three, own)]
     model = make_bayesian(net(), {3: three, 5: five})
     first, second, third = bayesian_layers(model)
     assert second.posterior.prior is third.posterior.prior is not first.posterior.prior
-    assert len(bayes.priors(model)) == 2
-    assert bayes.priors(net()) == []
+    assert len(layers.priors(model)) == 2
+    assert layers.priors(net()) == []
 
 
 def test_priors_are_frozen_and_outside_the_module_tree():
     trainable = [vae(3).requires_grad_(True), vae(5).requires_grad_(True)]
     model = make_bayesian(net(), trainable)
     everything = {
-        id(tensor) for prior in bayes.priors(model) for tensor in prior.state_dict(keep_vars=True).values()
+        id(tensor) for prior in layers.priors(model) for tensor in prior.state_dict(keep_vars=True).values()
     }
     assert not everything & {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
     assert not everything & set(map(id, model.parameters()))
     assert not any("prior" in name for name, _ in model.named_modules())
     model.requires_grad_(True).train()
-    for prior in bayes.priors(model):
+    for prior in layers.priors(model):
         assert not any(parameter.requires_grad for parameter in prior.parameters())
     assert all(parameter.requires_grad for prior in trainable for parameter in prior.parameters())
     kl(model).backward()
@@ -73,7 +74,7 @@ def test_casting_the_model_leaves_its_priors_and_the_caller_s_alone(change):
     model = make_bayesian(net(), given)
     getattr(model, change)()
     assert [snapshot(prior) for prior in given] == before
-    assert sorted(map(snapshot, bayes.priors(model))) == sorted(before)
+    assert sorted(map(snapshot, layers.priors(model))) == sorted(before)
     assert {parameter.dtype for parameter in model.parameters()} == {
         getattr(torch, {"double": "float64"}.get(change, change))
     }
@@ -89,7 +90,7 @@ class Recorder(StandardNormal):
 
 def test_priors_follow_the_model_to_a_device_and_not_to_meta():
     model = make_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3)), Recorder(3))
-    (prior,) = bayes.priors(model)
+    (prior,) = layers.priors(model)
     prior.moves = []
     model.to("meta")
     assert prior.moves == []
@@ -97,7 +98,7 @@ def test_priors_follow_the_model_to_a_device_and_not_to_meta():
     assert prior.moves == [torch.device("cpu")]
     model = make_bayesian(net(), [vae(3), vae(5)]).to("meta")
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-    tensors = [tensor for prior in bayes.priors(model) for tensor in prior.parameters()]
+    tensors = [tensor for prior in layers.priors(model) for tensor in prior.parameters()]
     assert {tensor.device.type for tensor in tensors} == {"cpu"}
 
 
@@ -129,9 +130,9 @@ def saved(model):
 def test_copies_of_a_model_have_copies_of_its_priors(copied, form):
     model = make_bayesian(net(), [vae(3), vae(5)], form).eval()
     other = copied(model)
-    assert len(bayes.priors(other)) == 2
-    assert not set(bayes.priors(model)) & set(bayes.priors(other))
-    assert list(map(snapshot, bayes.priors(model))) == list(map(snapshot, bayes.priors(other)))
+    assert len(layers.priors(other)) == 2
+    assert not set(layers.priors(model)) & set(layers.priors(other))
+    assert list(map(snapshot, layers.priors(model))) == list(map(snapshot, layers.priors(other)))
     for layer in bayesian_layers(other):
         layer.posterior.requires_grad_(True)
     x = torch.randn(3, 1, 16, 16)
@@ -139,7 +140,7 @@ def test_copies_of_a_model_have_copies_of_its_priors(copied, form):
     values = []
     for one in (model, other):
         torch.manual_seed(1)
-        values.append(kl(one, Bound()).item())
+        values.append(kl(one, KLEstimator()).item())
     assert values[0] == values[1]
 
 
@@ -161,8 +162,8 @@ def test_a_state_dict_holds_what_is_trained_and_fills_a_fresh_model(form, tmp_pa
 
 def test_reverse_models_are_trained_where_asked_for():
     model = make_bayesian(net(), [vae(3), vae(5)])
-    assert few_shot.reverse_models(model) == [prior.encoder for prior in bayes.priors(model)]
-    for prior in bayes.priors(model):
+    assert few_shot.reverse_models(model) == [prior.encoder for prior in layers.priors(model)]
+    for prior in layers.priors(model):
         trained = {name for name, parameter in prior.named_parameters() if parameter.requires_grad}
         assert trained == {name for name, _ in prior.named_parameters() if name.startswith("encoder.")}
     assert few_shot.reverse_models(make_bayesian(net(), [StandardNormal(3), StandardNormal(5)])) == []

@@ -10,7 +10,7 @@ from conftest import ROOT, snakemake
 from torch import nn
 
 from dwp import data
-from dwp.networks import build
+from dwp.nn.convnet import build
 
 PROTOCOL = yaml.safe_load((ROOT / "config" / "paper-cifar.yaml").read_text())
 LAYERS = """

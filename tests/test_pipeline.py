@@ -12,7 +12,7 @@ from conftest import copy_checkout, snakemake
 from torch import nn
 
 import dwp
-from dwp import experiments
+from dwp.experiments import base as experiments
 from dwp.files import sha256
 
 

@@ -9,10 +9,10 @@ from configurations import BASE, DWP, FEW_SHOT, SCHEMA, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwp import config as configuration
 from dwp.errors import InputError
-from dwp.plan import Plan
-from dwp.shards import shards
+from dwp.pipeline import config as configuration
+from dwp.pipeline.plan import Plan
+from dwp.pipeline.shards import shards
 
 # Versions
 

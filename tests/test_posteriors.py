@@ -8,17 +8,18 @@ from bayesian_samples import PRIORS, layer_of
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from dwp import Noise, make_bayesian, objectives, posteriors, predict, set_noise
-from dwp.bayes import BayesConv2d
-from dwp.distributions import GaussianPosterior
+from dwp import Noise, make_bayesian, predict, set_noise
+from dwp.bayes import objectives, posteriors
+from dwp.bayes.layers import BayesConv2d
 from dwp.errors import InputError
-from dwp.networks import build
-from dwp.priors import Bound
+from dwp.nn.convnet import build
+from dwp.nn.noise import Dropout
 from dwp.priors.ard import ARD
+from dwp.priors.base import KLEstimator
+from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
-from dwp.stochastic import Dropout
 
 ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss
 
@@ -118,7 +119,7 @@ def test_the_subset_of_a_point_is_unbiased():
     weight = torch.randn(10, 4, 3, 3, dtype=torch.float64)
     posterior = posteriors.build("point", weight, StandardNormal(3))
     with torch.no_grad():
-        estimates = torch.stack([posterior.kl(Bound(subset=7)) for _ in range(4000)])
+        estimates = torch.stack([posterior.kl(KLEstimator(subset=7)) for _ in range(4000)])
     error = estimates.std() / math.sqrt(len(estimates))
     assert error > 0
     assert abs(estimates.mean() - posterior.kl().detach()) < ERRORS * error

@@ -10,8 +10,9 @@ import torch
 from bayesian_samples import PRIORS, small_net
 from torch import nn
 
-from dwp import Noise, bayes, make_bayesian, predict, set_noise
-from dwp.bayes import bayesian_layers
+from dwp import Noise, make_bayesian, predict, set_noise
+from dwp.bayes import layers
+from dwp.bayes.layers import bayesian_layers
 from dwp.priors.standard_normal import StandardNormal
 
 
@@ -111,4 +112,4 @@ def test_set_noise_reaches_every_layer(bayesian):
     for noise in (Noise.NONE, Noise.WEIGHTS, Noise.OUTPUTS):
         set_noise(bayesian, noise)
         assert {layer.noise for layer in bayesian_layers(bayesian)} == {noise}
-    assert bayes.bayesian_layers(small_net()) == []
+    assert layers.bayesian_layers(small_net()) == []

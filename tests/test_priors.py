@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch.distributions import Laplace, Normal, kl_divergence
 
 from dwp import init_, make_bayesian
-from dwp.bayes import kl as bayesian_kl
-from dwp.distributions import GaussianPosterior
+from dwp.bayes.layers import kl as bayesian_kl
 from dwp.errors import InputError
-from dwp.priors import Bound, Prior, base, find, load_prior, register, save_prior
+from dwp.priors import base
 from dwp.priors.ard import ARD
-from dwp.priors.base import collection
+from dwp.priors.base import KLEstimator, Prior, collection, find, load_prior, register, save_prior
+from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
@@ -66,10 +66,19 @@ def test_standard_normal_kl(scale):
     )
     assert prior.kl(q).item() == pytest.approx(exact.sum().item(), rel=1e-10)
     torch.manual_seed(0)
-    for bound in (Bound(), Bound(7), Bound(1), Bound(20), Bound(99), Bound(None, 3), Bound(7, 3)):
-        assert_mean([Prior.kl(prior, q, bound) for _ in range(400)], exact.sum())
+    for estimator in (
+        KLEstimator(),
+        KLEstimator(7),
+        KLEstimator(1),
+        KLEstimator(20),
+        KLEstimator(99),
+        KLEstimator(None, 3),
+        KLEstimator(7, 3),
+    ):
+        assert_mean([Prior.kl(prior, q, estimator) for _ in range(400)], exact.sum())
     spread = [
-        torch.stack([Prior.kl(prior, q, Bound(7, samples)) for _ in range(300)]).std() for samples in (1, 30)
+        torch.stack([Prior.kl(prior, q, KLEstimator(7, samples)) for _ in range(300)]).std()
+        for samples in (1, 30)
     ]
     assert spread[1] < spread[0]
 
@@ -164,7 +173,7 @@ def test_kl_and_its_gradients_are_finite_at_extremes(kind, log_variance, dtype):
         mean = torch.full((4, 1, 5, 5), value, dtype=dtype, requires_grad=True)
         variance = torch.full((4, 1, 5, 5), log_variance, dtype=dtype, requires_grad=True)
         for samples in (1, 3):
-            kl = prior.kl(GaussianPosterior(mean, variance), Bound(importance_samples=samples))
+            kl = prior.kl(GaussianPosterior(mean, variance), KLEstimator(importance_samples=samples))
             gradients = torch.autograd.grad(kl, (mean, variance))
             assert kl.dtype == torch.float32
             assert all(bool(tensor.isfinite().all()) for tensor in (kl, *gradients))
@@ -175,8 +184,8 @@ extreme = functools.cache(make)
 
 @pytest.mark.parametrize("field", ["subset", "posterior_samples", "importance_samples"])
 def test_bounds_count_from_one(field):
-    with pytest.raises(InputError, match=f"bound: {field} is 0; expected a whole number from 1"):
-        Bound(**{field: 0})
+    with pytest.raises(InputError, match=f"KLEstimator: {field} is 0; expected a whole number from 1"):
+        KLEstimator(**{field: 0})
 
 
 # Files

@@ -11,7 +11,8 @@ import torch
 from prior_helpers import ERRORS, assert_mean, gaussian_kernels, posterior, seeded
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from dwp.priors import Bound, Prior, student_t
+from dwp.priors import student_t
+from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.student_t import HIGHEST, LOWEST, StudentT
 
@@ -78,10 +79,10 @@ def test_gaussian_kl_is_the_closed_form():
         MultivariateNormal(q.mean.flatten(1), diagonal), MultivariateNormal(prior.mean, matrix(prior))
     ).sum()
     assert prior.kl(q).item() == pytest.approx(exact.item(), rel=1e-10)
-    assert prior.kl(q, Bound(3, 2)).item() == prior.kl(q).item()
+    assert prior.kl(q, KLEstimator(3, 2)).item() == prior.kl(q).item()
     torch.manual_seed(0)
-    for bound in (Bound(), Bound(7, 3)):
-        assert_mean([Prior.kl(prior, q, bound) for _ in range(1000)], exact)
+    for estimator in (KLEstimator(), KLEstimator(7, 3)):
+        assert_mean([Prior.kl(prior, q, estimator) for _ in range(1000)], exact)
 
 
 def test_student_t_approaches_the_gaussian():

@@ -9,10 +9,10 @@ import torch
 from prior_helpers import ERRORS, assert_mean, gaussian_kernels, posterior, seeded, vae
 from torch.distributions import Independent, Normal, kl_divergence
 
-from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
-from dwp.priors import Bound
 from dwp.priors import vae as module
+from dwp.priors.base import KLEstimator
+from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.vae import VAE
 
 CODES = ["standard_normal", "vamp"]
@@ -236,10 +236,10 @@ def test_kl_from_a_subset_is_unbiased(code_prior, samples):
     prior, q = exact(code_prior, latent=2), posterior(n=16)
     many = GaussianPosterior(q.mean.repeat(50, 1, 1, 1), q.log_variance.repeat(50, 1, 1, 1))
     torch.manual_seed(0)
-    full = torch.stack([prior.kl(many, Bound(None, 1, samples)) / 50 for _ in range(20)])
+    full = torch.stack([prior.kl(many, KLEstimator(None, 1, samples)) / 50 for _ in range(20)])
     error = full.std().item() / math.sqrt(len(full))
     for subset, draws in ((3, 1), (5, 4), (None, 4), (16, 1)):
-        estimates = [prior.kl(q, Bound(subset, draws, samples)) for _ in range(100)]
+        estimates = [prior.kl(q, KLEstimator(subset, draws, samples)) for _ in range(100)]
         assert_mean(torch.stack(estimates), full.mean(), error)
 
 
@@ -250,7 +250,7 @@ def test_kl_is_an_upper_bound_that_falls_with_importance_samples(kernels):
     density = -log_marginal(prior, kernels).sum() - q.entropy()
     torch.manual_seed(0)
     one, ten = (
-        torch.stack([prior.kl(q, Bound(None, 30, samples)) for _ in range(20)]) for samples in (1, 10)
+        torch.stack([prior.kl(q, KLEstimator(None, 30, samples)) for _ in range(20)]) for samples in (1, 10)
     )
     error = math.hypot(one.std().item(), ten.std().item()) / math.sqrt(20)
     assert one.mean() > ten.mean() + ERRORS * error

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwp import provenance
 from dwp.errors import InputError
-from dwp.files import sha256, whole
-from dwp.provenance import Artifact, checked_sha256, code_digest, write_manifest
+from dwp.files import atomic_write, sha256
+from dwp.pipeline import provenance
+from dwp.pipeline.provenance import Artifact, checked_sha256, code_digest, write_manifest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -101,7 +101,7 @@ def tree(tmp_path, monkeypatch):
     """A small package in place of this checkout; a function digests its script."""
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     files = {
-        "workflow/scripts/job.py": SCRIPT,
+        "dwp/pipeline/job.py": SCRIPT,
         "dwp/__init__.py": "NAME = 'dwp'\n",
         "dwp/alpha.py": "CONSTANT = 1\n",
         "dwp/beta.py": "def lazily():\n    from dwp.gamma import G\n    return G\n\n\nvalue = 2\n",
@@ -117,7 +117,7 @@ def tree(tmp_path, monkeypatch):
         """Digest the script, with a text in one file replaced for the moment."""
         monkeypatch.setattr(provenance, "_cache", {})
         if name is None:
-            return code_digest([tmp_path / "workflow/scripts/job.py"])
+            return code_digest([tmp_path / "dwp/pipeline/job.py"])
         path = tmp_path / name
         text = path.read_text()
         assert old in text
@@ -133,11 +133,11 @@ def tree(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("workflow/scripts/job.py", "import torch", "import torch  # a comment"),
-        ("workflow/scripts/job.py", '"""Return a number."""', '"""Return another number,\n    in nats."""'),
-        ("workflow/scripts/job.py", '"""A script."""\n', ""),
+        ("dwp/pipeline/job.py", "import torch", "import torch  # a comment"),
+        ("dwp/pipeline/job.py", '"""Return a number."""', '"""Return another number,\n    in nats."""'),
+        ("dwp/pipeline/job.py", '"""A script."""\n', ""),
         (
-            "workflow/scripts/job.py",
+            "dwp/pipeline/job.py",
             "alpha.CONSTANT + value + 1",
             "(\n        alpha.CONSTANT + value + 1\n    )",
         ),
@@ -154,14 +154,14 @@ def test_what_the_code_digest_does_not_see(tree, name, old, new):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("workflow/scripts/job.py", "value + 1", "value + 2"),
-        ("workflow/scripts/job.py", "def main()", "def main(x=None)"),
+        ("dwp/pipeline/job.py", "value + 1", "value + 2"),
+        ("dwp/pipeline/job.py", "def main()", "def main(x=None)"),
         ("dwp/alpha.py", "1", "2"),
         ("dwp/alpha.py", "CONSTANT = 1", "CONSTANT = '1'"),
         ("dwp/beta.py", "value = 2", "value = 3"),
         ("dwp/gamma.py", "3", "4"),  # imported inside a function of an imported module
         ("dwp/alpha.py", "CONSTANT = 1", "from dwp import unused\nCONSTANT = 1"),
-        ("workflow/scripts/job.py", "from dwp import alpha", "from dwp import alpha, NAME"),
+        ("dwp/pipeline/job.py", "from dwp import alpha", "from dwp import alpha, NAME"),
     ],
 )
 def test_what_the_code_digest_sees(tree, name, old, new):
@@ -169,7 +169,7 @@ def test_what_the_code_digest_sees(tree, name, old, new):
 
 
 def test_an_edit_is_seen_within_one_process(tree, tmp_path):
-    script, module = tmp_path / "workflow/scripts/job.py", tmp_path / "dwp/alpha.py"
+    script, module = tmp_path / "dwp/pipeline/job.py", tmp_path / "dwp/alpha.py"
     before = code_digest([script])
     module.write_text("CONSTANT = 7\n")
     os.utime(module, ns=(1, 1))
@@ -248,7 +248,7 @@ def test_sha256(tmp_path, size):
 
 def test_whole_writes_the_file_and_makes_its_folder(tmp_path):
     path = tmp_path / "a" / "b" / "f.csv"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         assert not path.exists()
         assert (temporary.parent, temporary.suffix) == (path.parent, ".csv")
         temporary.write_text("new")
@@ -262,7 +262,7 @@ def test_a_failing_block_leaves_the_old_file(tmp_path, error):
     path.write_text("old")
 
     def fail():
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -288,7 +288,7 @@ def test_the_umask_decides_about_permissions(tmp_path):
     for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
         before = os.umask(umask)
         try:
-            with whole(tmp_path / "f") as temporary:
+            with atomic_write(tmp_path / "f") as temporary:
                 temporary.write_text("")
         finally:
             os.umask(before)
@@ -308,7 +308,7 @@ def test_readers_see_the_old_or_the_new_file(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(60):
-        with whole(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             for _ in range(10):
                 file.write(b"%d" % (number % 2) * (sizes[number % 2] // 10))
                 file.flush()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwp import pruning
 from dwp.errors import InputError
+from dwp.kernels import pruning
 
 
 def choose(values, rule):

@@ -10,7 +10,8 @@ from conftest import ROOT
 from torch import nn
 
 import dwp
-from dwp.priors import base, find, load_prior, save_prior
+from dwp.priors import base
+from dwp.priors.base import find, load_prior, save_prior
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -10,10 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dwp import contents, figures, kernels, metrics, paper, plotting, report, scores, tables
+from dwp import metrics
 from dwp.errors import InputError
-from dwp.experiments import COLUMNS
-from dwp.priors import find, save_prior
+from dwp.experiments.base import COLUMNS
+from dwp.kernels import store
+from dwp.priors import scores
+from dwp.priors.base import find, save_prior
+from dwp.report import build, catalogue, figures, published, tables
+from dwp.report.figures import plotting
 
 CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
 
@@ -178,7 +182,9 @@ def test_read_names_the_file_and_the_missing_column(tmp_path):
 
 def test_page_shows_the_paper_in_brackets():
     cells = rows(*(("few_shot", "dwp", 50, s, 1, "accuracy", 0.7 + 0.1 * s) for s in (0, 1)))
-    page = tables.page(tables.summarise(cells), paper.published("few_shot", "notmnist", "mnist"), "Few-shot")
+    page = tables.page(
+        tables.summarise(cells), published.published("few_shot", "notmnist", "mnist"), "Few-shot"
+    )
     ElementTree.fromstring(page[page.index("<table") : page.index("</table>") + 8])
     assert "0.750 ± 0.071 (0.800)" in page
 
@@ -201,7 +207,7 @@ def test_page_shows_the_paper_in_brackets():
     ],
 )
 def test_published_numbers(experiment, data, method, setting, step, value, from_plot):
-    table = paper.published(experiment, *data)
+    table = published.published(experiment, *data)
     chosen = table[(table["method"] == method) & (table["setting"] == setting)]
     chosen = chosen[chosen["step"].isna() if step is None else chosen["step"] == step]
     assert chosen["value"].tolist() == [value]
@@ -209,10 +215,10 @@ def test_published_numbers(experiment, data, method, setting, step, value, from_
 
 
 def test_nothing_is_published_on_other_data():
-    assert paper.published("few_shot", "glyphs", "digits").empty
-    assert paper.published("few_shot", "my-notmnist", "my-mnist").empty
-    assert paper.published("unheard_of", "notmnist", "mnist").empty
-    assert tuple(paper.published("few_shot", "glyphs", "digits").columns) == paper.COLUMNS
+    assert published.published("few_shot", "glyphs", "digits").empty
+    assert published.published("few_shot", "my-notmnist", "my-mnist").empty
+    assert published.published("unheard_of", "notmnist", "mnist").empty
+    assert tuple(published.published("few_shot", "glyphs", "digits").columns) == published.COLUMNS
 
 
 # Figures
@@ -221,7 +227,7 @@ def test_nothing_is_published_on_other_data():
 def test_a_method_keeps_its_colour_and_the_papers_share_it():
     style = {"methods": ["xavier", "dwp_sample"]}
     cells = synthetic("convergence", ["dwp_sample"], [1.0], 2)
-    known = paper.published("convergence", "notmnist", "mnist").assign(step=[50, 80, 100] * 3)
+    known = published.published("convergence", "notmnist", "mnist").assign(step=[50, 80, 100] * 3)
     options = {"title": "t", "axis": "width", "metrics": ("accuracy",)}
     axes = figures.by_step(tables.curves(cells), known, style, **options).axes[0]
     ours, filters, dwp, xavier = axes.lines
@@ -236,7 +242,7 @@ def test_norms_are_shown_with_their_modes_and_threshold(tmp_path, modes, title):
     w[200:] *= 1e-3 if modes == 2 else 1
     np.save(tmp_path / "w.npy", w)
     np.save(tmp_path / "again.npy", w[:10])
-    counts = kernels.collect(
+    counts = store.collect(
         [tmp_path / "w.npy", tmp_path / "again.npy"],
         3,
         tmp_path / "k.h5",
@@ -246,7 +252,7 @@ def test_norms_are_shown_with_their_modes_and_threshold(tmp_path, modes, title):
     (row,) = tables.kernels_table({3: tmp_path / "k.h5"}).itertuples()
     assert (row.modes, row.threshold, row.after) == (modes, counts["threshold"], counts["after"])
     assert row.duplicates == (np.linalg.norm(w[:10], axis=(1, 2)) >= row.threshold).sum()
-    (ax,) = figures.norms({3: report._histogram(tmp_path / "k.h5")}, report.STYLE).axes
+    (ax,) = figures.norms({3: build._histogram(tmp_path / "k.h5")}, build.STYLE).axes
     assert ax.get_title() == title
     assert list(ax.lines[0].get_xdata()) == [row.threshold] * 2
     assert f"threshold {row.threshold:.3g} (otsu)" in [
@@ -273,10 +279,10 @@ def inputs(tmp_path_factory) -> dict:
         weight[:10] *= 1e-3
         save_file({"0/conv.weight": weight}, folder / f"net-{size}.safetensors")
         stores[size] = folder / f"{size}.h5"
-        kernels.collect(
+        store.collect(
             [folder / f"net-{size}.safetensors"], size, stores[size], threshold="otsu", test_fraction=0.3
         )
-        split = [kernels.load(stores[size], name) for name in ("train", "test")]
+        split = [store.load(stores[size], name) for name in ("train", "test")]
         schedule = {"epochs": 2, "batch": 50, "lr": 1e-3, "precision": "float32"}
         settings = {"vae": {"hidden": 4, "latent": latent, "schedule": schedule}, "empirical": {}}
         for name, kind in (("vae", "vae"), ("filters", "empirical")):
@@ -316,7 +322,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     pair = {"source": "notmnist", "target": "mnist"}
-    declared = contents.report_files(
+    declared = catalogue.report_files(
         inputs["experiments"],
         inputs["stores"],
         {"vae": {7: "vae", 5: "vae"}, "filters": {7: "empirical", 5: "empirical"}},
@@ -324,8 +330,8 @@ def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
         scores=True,
         outliers=["few_shot"],
     )
-    assert report.make(tmp_path / "a", **inputs, **pair) == declared
-    report.make(tmp_path / "b", **inputs, **pair)
+    assert build.make(tmp_path / "a", **inputs, **pair) == declared
+    build.make(tmp_path / "b", **inputs, **pair)
     made = files(tmp_path / "a")
     assert sorted(made) == sorted(output.path for output in declared)
     assert all(made.values())
@@ -353,7 +359,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
     cells = tables.read(inputs["experiments"]["few_shot"])
     cells[~cells["metric"].str.startswith("auroc_")].to_csv(tmp_path / "cells.csv", index=False)
     given |= {"experiments": {"few_shot": [tmp_path / "cells.csv"]}}
-    outputs = report.make(tmp_path / "report", **given, source="glyphs", target="digits")
+    outputs = build.make(tmp_path / "report", **given, source="glyphs", target="digits")
     assert sorted(files(tmp_path / "report")) == sorted(output.path for output in outputs)
     without = ("source_nets", "latent", "scores", "outliers")
     assert not any(name in output.path for output in outputs for name in without)
@@ -361,7 +367,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
 
 
 def test_every_output_has_a_caption(inputs):
-    outputs = contents.report_files(
+    outputs = catalogue.report_files(
         [*inputs["experiments"], "other"], [7], {"vae": {7: "vae"}}, scores=True, outliers=["few_shot"]
     )
     assert {output.caption for output in outputs} <= {path.name for path in CAPTIONS.glob("*.rst")}
@@ -370,7 +376,7 @@ def test_every_output_has_a_caption(inputs):
 
 
 def test_a_prior_may_lack_a_size(inputs, tmp_path):
-    outputs = report.make(tmp_path, **inputs | {"priors": {"vae": {7: inputs["priors"]["vae"][7]}}})
+    outputs = build.make(tmp_path, **inputs | {"priors": {"vae": {7: inputs["priors"]["vae"][7]}}})
     paths = {output.path for output in outputs}
     assert sorted(files(tmp_path)) == sorted(paths)
     assert "figures/latent_space-vae-7x7.png" in paths
@@ -381,11 +387,11 @@ def test_experiments_on_the_kl_show_changes_and_no_course_of_training():
     cells = synthetic("kl_profile", ["dwp", "standard_normal"], [0.0, 1.0, 2.0], 3)
     cells = cells[(cells["metric"] == "accuracy") & (cells["step"] == 0)].assign(metric="kl_7x7")
     cells["value"] += 90 * cells["setting"]
-    outputs = {output.path for output in report.report_files(["kl_profile"], [], {})}
+    outputs = {output.path for output in build.report_files(["kl_profile"], [], {})}
     assert {"figures/kl_profile.png", "tables/kl_profile.csv"} <= outputs
     assert not any("kl_profile_curves" in path for path in outputs)
-    style = report.STYLE | {"methods": ["dwp", "standard_normal"]}
-    made = report._of_experiment("kl_profile", cells, paper.published("kl_profile", "", ""), style)
+    style = build.STYLE | {"methods": ["dwp", "standard_normal"]}
+    made = build._of_experiment("kl_profile", cells, published.published("kl_profile", "", ""), style)
     (ax,) = made["figures/kl_profile"]().axes
     assert ax.get_yscale() == "symlog"
     assert ax.get_ylabel() == "change of KL(q‖p) [nats per 7×7 kernel]"
@@ -399,7 +405,7 @@ def test_experiments_on_the_kl_show_changes_and_no_course_of_training():
 def test_priors_are_judged_at_the_step_that_was_kept(tmp_path, validation, shown):
     w = torch.randn(30, 1, 5, 5, generator=torch.Generator().manual_seed(0))
     np.save(tmp_path / "w.npy", w.numpy())
-    kernels.collect([tmp_path / "w.npy"], 5, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
+    store.collect([tmp_path / "w.npy"], 5, tmp_path / "k.h5", threshold=0, test_fraction=0.3)
     rows = [(step, "elbo", float(step)) for step in (1, 2, 3)]
     rows += [(step, "validation_elbo", value) for step, value in enumerate(validation, start=1)]
     history = pd.DataFrame(rows, columns=["step", "metric", "value"])

@@ -6,11 +6,11 @@ import torch
 from prior_helpers import gaussian_kernels, vae
 from scipy import stats
 
-from dwp import scores
-from dwp.priors import Prior, find
+from dwp.priors import scores
+from dwp.priors.base import Prior, find
 from dwp.priors.gaussian import Gaussian
+from dwp.priors.scores import held_out, score
 from dwp.priors.standard_normal import StandardNormal
-from dwp.scores import held_out, score
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import torch
 from conftest import snakemake
 from safetensors.torch import save_file
 
-from dwp import experiments, shards, source
 from dwp.data import Dataset
+from dwp.experiments import base as experiments
+from dwp.experiments import source_nets
 from dwp.files import sha256
-from dwp.provenance import write_manifest
+from dwp.pipeline import shards
+from dwp.pipeline.provenance import write_manifest
 
 CPU = torch.device("cpu")
 SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
@@ -36,9 +38,9 @@ def make_nets(folder: Path, shard: str, dataset: Dataset) -> list[int]:
     """Do what a job of `source` does; return which nets it took over."""
     path = folder / f"nets-{shard}"
     found = shards.finished(f"{path}.manifest.json", SPEC, READ)
-    nets, rows = source.train_shard(shards.numbers(shard), dataset, NETS, CPU, finished=found)
+    nets, rows = source_nets.train_shard(shards.numbers(shard), dataset, NETS, CPU, finished=found)
     save_file(nets, f"{path}.safetensors")
-    source.save_tables(rows, f"{path}.csv", f"{path}.seconds.tsv")
+    source_nets.save_tables(rows, f"{path}.csv", f"{path}.seconds.tsv")
     files = [f"{path}{suffix}" for suffix in (".safetensors", ".csv", ".seconds.tsv")]
     write_manifest(f"{path}.manifest.json", SPEC, files, read=READ)
     return [number for part in found for number in part.numbers]

@@ -13,10 +13,13 @@ import yaml
 from conftest import ROOT, snakemake
 from safetensors.torch import save_file
 
-from dwp import claims
-from dwp.cli import main
+from dwp.pipeline import run_locks
+from dwp.pipeline.cli import main
 
-CLAIM = "import sys; from dwp.claims import claim; claim(sys.argv[1:]); print('claimed', flush=True); input()"
+CLAIM = (
+    "import sys; from dwp.pipeline.run_locks import claim; "
+    "claim(sys.argv[1:]); print('claimed', flush=True); input()"
+)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PIPE = subprocess.PIPE
 
@@ -98,10 +101,10 @@ def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setattr(claims, "_held", {})
-    claims.claim([DATA, NETS])
+    monkeypatch.setattr(run_locks, "_held", {})
+    run_locks.claim([DATA, NETS])
     assert "this file system keeps no locks" in caplog.text
-    assert not claims.claimed()
+    assert not run_locks.claimed()
 
 
 COMMON = """

@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dwp import kernel_files, metrics
-from dwp.bayes import predict
-from dwp.checkpoints import Checkpoint
+from dwp import metrics
+from dwp.bayes.layers import predict
 from dwp.data import Dataset
-from dwp.init import start
-from dwp.networks import build, squared_norm
-from dwp.source import NEXT_SEED, train, train_shard
+from dwp.experiments.source_nets import NEXT_SEED, train, train_shard
+from dwp.initialisation import start
+from dwp.kernels import readers
+from dwp.nn.convnet import build, squared_norm
+from dwp.training.checkpoints import Checkpoint
 
 CPU = torch.device("cpu")
 NETWORK = {
@@ -101,7 +102,7 @@ def test_what_a_shard_holds(dataset, shard):
 
 def test_kernels_of_a_shard_are_collected_by_net(tmp_path, shard):
     save_file(shard[0], tmp_path / "nets.safetensors")
-    batches = list(kernel_files.read(tmp_path / "nets.safetensors", 5))
+    batches = list(readers.read(tmp_path / "nets.safetensors", 5))
     assert [(batch.net, batch.layer, len(batch.kernels)) for batch in batches] == [
         (net, "conv2", 12) for net in range(3)
     ]
@@ -131,7 +132,7 @@ def diverging(monkeypatch, seeds):
             )
         return model
 
-    monkeypatch.setattr("dwp.source.start", initialised)
+    monkeypatch.setattr("dwp.experiments.source_nets.start", initialised)
 
 
 def test_a_net_that_diverges_is_trained_from_the_next_seed(tmp_path, dataset, shard, monkeypatch, caplog):

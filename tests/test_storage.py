@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dwp.devices import out_of_memory
 from dwp.errors import StorageError
-from dwp.files import remove_stale, whole
+from dwp.files import atomic_write, remove_stale
+from dwp.training.devices import out_of_memory
 
 # In a mount namespace of its own, which takes its file systems along when it ends.
 NAMESPACE = ["unshare", "--mount", "--map-root-user", "bash", "-euc"]
@@ -47,8 +47,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
-from dwp import kernels, priors
-from dwp.checkpoints import Checkpoint
+from dwp.priors import base as priors
+from dwp.kernels import store
+from dwp.training.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset, save
 from dwp.errors import StorageError
 from dwp.files import whole
@@ -111,11 +112,11 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(smoke_run, 
 
 
 def test_the_disk_is_only_blamed_for_what_it_did(tmp_path):
-    with pytest.raises(ValueError, match=r"^mine$"), whole(tmp_path / "file"):
+    with pytest.raises(ValueError, match=r"^mine$"), atomic_write(tmp_path / "file"):
         raise ValueError("mine")
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(StorageError, match=r"folder/file cannot be written: .*; mend that and run again"):
-        whole(tmp_path / "folder" / "file").__enter__()
+        atomic_write(tmp_path / "folder" / "file").__enter__()
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):

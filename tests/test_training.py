@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from training_samples import CPU, FAST, Point, assert_same, noisy_run
 
-from dwp.devices import autocast
 from dwp.errors import InputError
-from dwp.training import Schedule, fit
+from dwp.nn.precision import autocast
+from dwp.training.loop import Schedule, fit
 
 # Schedule
 

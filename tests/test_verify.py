@@ -14,7 +14,7 @@ from version_samples import (
     put_results,
 )
 
-from dwp.cli import main
+from dwp.pipeline.cli import main
 
 
 @pytest.fixture

@@ -22,13 +22,13 @@ from version_samples import (
     put_results,
 )
 
-from dwp import versions
-from dwp.cli import main
-from dwp.configfiles import read_config
 from dwp.errors import InputError
-from dwp.plan import Plan
-from dwp.provenance import Artifact
-from dwp.version_diff import diff
+from dwp.pipeline import artifact_store
+from dwp.pipeline.cli import main
+from dwp.pipeline.config_files import read_config
+from dwp.pipeline.plan import Plan
+from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.version_diff import diff
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def results(tmp_path, monkeypatch):
 
 
 def test_versions_say_what_they_are_and_come_in_the_order_of_the_pipeline(results):
-    found = versions.read()
+    found = artifact_store.read()
     assert [version.stage for version in found] == ["source", "source", "priors", "priors", "report"]
-    source = versions.find(found, SOURCE.version)
+    source = artifact_store.find(found, SOURCE.version)
     assert (source.names, len(source.manifests)) == (["nets"], 2)
     assert source.size == sum(path.stat().st_size for path in source.folder.iterdir())
-    assert versions.find(found, PRIOR.version).spec["inputs"] == {"source": label(SOURCE)}
+    assert artifact_store.find(found, PRIOR.version).spec["inputs"] == {"source": label(SOURCE)}
     assert not any(version.unnamed_files for version in found)
 
 
@@ -63,20 +63,20 @@ def test_versions_say_what_they_are_and_come_in_the_order_of_the_pipeline(result
 )
 def test_a_name_leaves_out_setting_and_shard(results, stem, name):
     put(Artifact("priors", {"stem": stem}), f"{stem}.csv")
-    assert name in [name for version in versions.read() for name in version.names]
+    assert name in [name for version in artifact_store.read() for name in version.names]
 
 
 def test_what_only_looks_like_a_version_is_passed_over(results, tmp_path):
-    before = labels(versions.read())
+    before = labels(artifact_store.read())
     (results / "diary" / "20261120").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (results / "priors" / "0123abcd").symlink_to(tmp_path / "elsewhere")
     (results / "priors" / "notes").mkdir()
-    assert labels(versions.read()) == before
+    assert labels(artifact_store.read()) == before
 
 
 def test_a_version_is_found_by_what_people_call_it(results):
-    found = versions.read()
+    found = artifact_store.read()
     for name in (
         PRIOR.version,
         label(PRIOR),
@@ -84,20 +84,20 @@ def test_a_version_is_found_by_what_people_call_it(results):
         "priors/vae-7x7",
         label(PRIOR)[:-2],
     ):
-        assert versions.find(found, name).label == label(PRIOR)
+        assert artifact_store.find(found, name).label == label(PRIOR)
     with pytest.raises(InputError, match=r"not unique: source/.*, source/"):
-        versions.find([*found, *found], SOURCE.version)
+        artifact_store.find([*found, *found], SOURCE.version)
     for name in ("ffffffff", "", f"source/{PRIOR.version}"):
         with pytest.raises(InputError, match="there is no version"):
-            versions.find(found, name)
+            artifact_store.find(found, name)
 
 
 # Comparing
 
 
 def test_a_difference_has_dotted_paths_and_goes_on_into_the_inputs(results):
-    found = versions.read()
-    a, b = versions.find(found, PRIOR.version), versions.find(found, OTHER_PRIOR.version)
+    found = artifact_store.read()
+    a, b = artifact_store.find(found, PRIOR.version), artifact_store.find(found, OTHER_PRIOR.version)
     difference = diff(a, b, found)
     assert difference["changes"] == [
         {"path": "inputs.source", "a": label(SOURCE), "b": label(OTHER_SOURCE)},
@@ -132,12 +132,12 @@ def test_what_is_being_written_is_kept_for_a_day(results):
     empty.mkdir(parents=True)
     half = results / "priors" / OTHER_PRIOR.version
     (half / "vae-5x5.log").write_text("started\n")
-    remove, keep = versions.unwanted(versions.read(), {label(SOURCE)})
+    remove, keep = artifact_store.unwanted(artifact_store.read(), {label(SOURCE)})
     assert sorted(labels(keep)) == sorted(["kernels/0123abcd", label(OTHER_PRIOR)])
     assert label(SOURCE) not in labels(remove)
     for folder in (empty, half):
         backdate(folder, 1.1)
-    remove, keep = versions.unwanted(versions.read(), {label(SOURCE)})
+    remove, keep = artifact_store.unwanted(artifact_store.read(), {label(SOURCE)})
     assert keep == []
     assert {"kernels/0123abcd", label(OTHER_PRIOR)} <= set(labels(remove))
 
@@ -153,20 +153,20 @@ def test_prune_shows_first_deletes_with_yes_and_stays_in_results(results, tmp_pa
 
     assert main(["prune"]) == 0
     assert label(PRIOR) in capsys.readouterr().out
-    assert len(versions.read()) == 5
+    assert len(artifact_store.read()) == 5
 
     assert main(["prune", "--yes", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert set(shown["unwanted"]) == set(map(label, (SOURCE, OTHER_SOURCE, PRIOR, OTHER_PRIOR, REPORT)))
     assert all(size > 0 for size in shown["unwanted"].values())
-    assert versions.read() == []
+    assert artifact_store.read() == []
     assert not any((results / "latest").rglob("*"))
     assert (outside / "mine.txt").exists()
     assert (results / "downloads" / "mnist.gz").exists()
 
 
 def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
-    before = labels(versions.read())
+    before = labels(artifact_store.read())
     locks = results.parent / ".snakemake" / "locks"
     locks.mkdir(parents=True)
     (locks / "0.output.lock").write_text("results/source/0123abcd/nets-000-009.csv\n")
@@ -179,7 +179,8 @@ def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
     (locks / "0.output.lock").unlink()
 
     claiming = (
-        "from dwp.claims import claim; claim(['results/source/0123abcd/a']); print(flush=True); input()"
+        "from dwp.pipeline.run_locks import claim; "
+        "claim(['results/source/0123abcd/a']); print(flush=True); input()"
     )
     command, pipe = [sys.executable, "-c", claiming], subprocess.PIPE
     with subprocess.Popen(
@@ -189,9 +190,9 @@ def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
         assert main(["prune", "--yes"]) == 2
         assert capsys.readouterr().err == "dwp: a workflow is running here; wait for its end, then prune\n"
         run.communicate(b"\n")
-    assert labels(versions.read()) == before
+    assert labels(artifact_store.read()) == before
     assert main(["prune", "--yes"]) == 0
-    assert versions.read() == []
+    assert artifact_store.read() == []
 
 
 def test_every_named_configuration_counts(results, tmp_path, capsys):
@@ -208,9 +209,9 @@ def test_every_named_configuration_counts(results, tmp_path, capsys):
     assert used[label(default.source)] == []
 
     assert main(["prune", "--yes", "--configfile", "overlay.yaml"]) == 0
-    assert set(labels(versions.read())) == {label(default.source), label(other.source)}
+    assert set(labels(artifact_store.read())) == {label(default.source), label(other.source)}
     assert main(["prune", "--yes"]) == 0
-    assert labels(versions.read()) == [label(default.source)]
+    assert labels(artifact_store.read()) == [label(default.source)]
 
 
 def test_values_count_as_with_snakemake(results, tmp_path, capsys):
@@ -229,9 +230,9 @@ def test_values_count_as_with_snakemake(results, tmp_path, capsys):
     assert [used[label(artifact)] for artifact in made] == [[], [" ".join(["config.yaml", *entries])], [], []]
 
     assert main(["prune", "--yes", "--configfile", "overlay.yaml", "--config", *entries]) == 0
-    assert set(labels(versions.read())) == {label(made[0]), label(made[3])}
+    assert set(labels(artifact_store.read())) == {label(made[0]), label(made[3])}
     assert main(["prune", "--yes", "--config", *entries]) == 0
-    assert labels(versions.read()) == [label(made[0])]
+    assert labels(artifact_store.read()) == [label(made[0])]
 
 
 # The command line

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from dwp import versions
-from dwp.provenance import Artifact, write_manifest
+from dwp.pipeline import artifact_store
+from dwp.pipeline.provenance import Artifact, write_manifest
 
 
 def put(artifact: Artifact, *files: str, manifest: str | None = None) -> Path:
@@ -53,6 +53,6 @@ def label(artifact):
 
 
 def backdate(folder: Path, days: float) -> None:
-    then = time.time() - days * versions.DAY
+    then = time.time() - days * artifact_store.DAY
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (then, then))

@@ -13,11 +13,12 @@ from dataclasses import replace
 
 import torch
 
-from dwp import methods, posteriors
-from dwp.experiments import Task
-from dwp.init import RULES
-from dwp.networks import convolutions, layer_sizes, square
-from dwp.priors.base import Bound
+from dwp.bayes import posteriors
+from dwp.experiments import methods
+from dwp.experiments.base import Task
+from dwp.initialisation import RULES
+from dwp.nn.convnet import convolutions, layer_sizes, size_label
+from dwp.priors.base import KLEstimator
 
 OPTIONS = {
     "std": {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"},
@@ -47,12 +48,12 @@ def counts(*, description: str) -> dict:
 
 
 @torch.no_grad()
-def estimate(task: Task, bound: Bound, *, network: int, scale: float = 1.0) -> list[dict]:
+def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float = 1.0) -> list[dict]:
     """Return one estimate of KL(q || prior), a row for each kernel size: `kl_7x7`, in nats per kernel.
 
     Args:
         task: its seed is that of the noise, the same for all settings and priors.
-        bound: how to estimate; priors with a closed form ignore it.
+        estimator: how to estimate; priors with a closed form ignore it.
         network: seed of the kernels that q is around.
         scale: factor on them, which leaves the noise of an additive posterior as it is.
     """
@@ -68,6 +69,8 @@ def estimate(task: Task, bound: Bound, *, network: int, scale: float = 1.0) -> l
             posterior = posteriors.build(task.method["posterior"], layer.weight * scale, prior)
             if isinstance(posterior, posteriors.Additive):
                 posterior.log_variance.fill_(2 * math.log(task.settings["std"]))
-            nats[sizes[name]] += posterior.kl(bound).item()
+            nats[sizes[name]] += posterior.kl(estimator).item()
             kernels[sizes[name]] += layer.weight.shape[:2].numel()
-    return [{"step": 0, "metric": f"kl_{square(size)}", "value": nats[size] / kernels[size]} for size in nats]
+    return [
+        {"step": 0, "metric": f"kl_{size_label(size)}", "value": nats[size] / kernels[size]} for size in nats
+    ]

@@ -3,12 +3,13 @@
 A method is {init}. The setting is the width of the network.
 """
 
-from dwp import bayes, metrics
+from dwp import metrics
+from dwp.bayes import layers
+from dwp.bayes.objectives import cross_entropy
 from dwp.data.splits import few_shot
-from dwp.devices import autocast
-from dwp.experiments import TRAINING, Task
-from dwp.networks import convolutions
-from dwp.objectives import cross_entropy
+from dwp.experiments.base import TRAINING, Task
+from dwp.nn.convnet import convolutions
+from dwp.nn.precision import autocast
 
 AXIS = "width"
 OPTIONS = {
@@ -38,7 +39,7 @@ def train(task: Task, *, frozen: bool) -> list[dict]:
 
     def evaluate() -> dict[str, float]:
         with autocast(device, settings["schedule"]["precision"]):
-            probabilities = bayes.predict(model, test_images, samples=0)[0]
+            probabilities = layers.predict(model, test_images, samples=0)[0]
         return {
             "accuracy": metrics.accuracy(probabilities, test_labels),
             "nll": metrics.nll(probabilities, test_labels),

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dwp import bayes, last_layer_laplace, metrics, posteriors
+from dwp import metrics
+from dwp.bayes import last_layer_laplace, layers, posteriors
+from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
 from dwp.data.splits import few_shot
-from dwp.devices import autocast
-from dwp.experiments import TRAINING, Task
-from dwp.methods import NAMES, is_bayesian
-from dwp.objectives import Loss, cross_entropy, elbo, together
-from dwp.priors.base import Bound
-from dwp.stochastic import stochastic_layers
+from dwp.experiments.base import TRAINING, Task
+from dwp.experiments.methods import NAMES, is_bayesian
+from dwp.nn.noise import stochastic_layers
+from dwp.nn.precision import autocast
+from dwp.priors.base import KLEstimator
 
 AXIS = "examples"
 OPTIONS = {
@@ -70,7 +71,7 @@ def run(task: Task) -> list[dict]:
     def evaluate() -> dict[str, float]:
         nonlocal predicted
         with autocast(device, settings["schedule"]["precision"]):
-            mean = torch.cat([bayes.predict(model, images, samples=0) for model in models]).mean(0)
+            mean = torch.cat([layers.predict(model, images, samples=0) for model in models]).mean(0)
             predicted = _ensemble(task, models, data, images)
         return {
             **metrics.summary(predicted.mean(0), labels),
@@ -95,13 +96,13 @@ def run(task: Task) -> list[dict]:
 def _model(task: Task, member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if is_bayesian(method):
-        model = bayes.make_bayesian(model, task.by_layer(method["prior"]), method["posterior"])
+        model = layers.make_bayesian(model, task.by_layer(method["prior"]), method["posterior"])
     return model
 
 
 def reverse_models(model: nn.Module) -> list[nn.Module]:
     """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
-    found = [prior.reverse_model() for prior in bayes.priors(model)]
+    found = [prior.reverse_model() for prior in layers.priors(model)]
     return [reverse_model.requires_grad_(True) for reverse_model in found if reverse_model is not None]
 
 
@@ -109,7 +110,7 @@ def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
     if not is_bayesian(task.method):
         return cross_entropy(model, task.method.get("l2", 0.0))
     names = ("kernel_subset", "posterior_samples", "importance_samples")
-    return elbo(model, examples, Bound(*(task.settings[name] for name in names)))
+    return elbo(model, examples, KLEstimator(*(task.settings[name] for name in names)))
 
 
 def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], im
         return torch.cat([last_layer_laplace.predict(model, *data, images, samples) for model in models])
     if not stochastic_layers(models):
         samples = 0
-    return torch.cat([bayes.predict(model, images, samples) for model in models])
+    return torch.cat([layers.predict(model, images, samples) for model in models])
 
 
 def _outliers(

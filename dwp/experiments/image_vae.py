@@ -7,12 +7,12 @@ both drawn from it. The setting is the width of the network.
 import torch
 from torch import Tensor
 
-from dwp import methods
 from dwp.data.splits import few_shot
-from dwp.devices import autocast
-from dwp.experiments import TRAINING, Task
-from dwp.image_vae import ImageVAE
-from dwp.init import RULES
+from dwp.experiments import methods
+from dwp.experiments.base import TRAINING, Task
+from dwp.initialisation import RULES
+from dwp.nn.image_vae import ImageVAE
+from dwp.nn.precision import autocast
 
 AXIS = "width"
 OPTIONS = {

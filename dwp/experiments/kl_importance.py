@@ -5,8 +5,9 @@ seeds is the upper bound on KL(q || prior), which falls with K, and the spread i
 estimate. A prior whose density is exact has the same bound for every K.
 """
 
-from dwp.experiments import Task, _kl
-from dwp.priors.base import Bound
+from dwp.experiments import _kl
+from dwp.experiments.base import Task
+from dwp.priors.base import KLEstimator
 
 AXIS = "importance_samples"
 OPTIONS = {**_kl.OPTIONS, AXIS: _kl.counts(description="a list of numbers of samples")}
@@ -17,4 +18,4 @@ REQUIRED = _kl.REQUIRED
 def run(task: Task) -> list[dict]:
     """Return one estimate from all kernels, see `_kl.estimate`."""
     samples = task.settings["posterior_samples"]
-    return _kl.estimate(task, Bound(None, samples, int(task.setting)), network=0)
+    return _kl.estimate(task, KLEstimator(None, samples, int(task.setting)), network=0)

@@ -5,8 +5,9 @@ such a prior; s = 1 is the kernel as it is. Each seed draws its own network. The
 improper prior is known up to a constant only, so that curves compare in their differences.
 """
 
-from dwp.experiments import Task, _kl
-from dwp.priors.base import Bound
+from dwp.experiments import _kl
+from dwp.experiments.base import Task
+from dwp.priors.base import KLEstimator
 
 AXIS = "scale"
 OPTIONS = {
@@ -27,5 +28,5 @@ REQUIRED = _kl.REQUIRED
 def run(task: Task) -> list[dict]:
     """Return one estimate from all kernels, see `_kl.estimate`."""
     settings = task.settings
-    bound = Bound(None, settings["posterior_samples"], settings["importance_samples"])
-    return _kl.estimate(task, bound, network=task.seed, scale=task.setting)
+    estimator = KLEstimator(None, settings["posterior_samples"], settings["importance_samples"])
+    return _kl.estimate(task, estimator, network=task.seed, scale=task.setting)

@@ -5,8 +5,9 @@ kernels chosen: the mean over seeds is the same for every m, since the estimate 
 and the spread is what a smaller m costs. A prior with a closed form takes all kernels.
 """
 
-from dwp.experiments import Task, _kl
-from dwp.priors.base import Bound
+from dwp.experiments import _kl
+from dwp.experiments.base import Task
+from dwp.priors.base import KLEstimator
 
 AXIS = "kernel_subset"
 OPTIONS = {
@@ -21,5 +22,5 @@ REQUIRED = _kl.REQUIRED
 def run(task: Task) -> list[dict]:
     """Return one estimate from m kernels of each layer, see `_kl.estimate`."""
     settings = task.settings
-    bound = Bound(int(task.setting), settings["posterior_samples"], settings["importance_samples"])
-    return _kl.estimate(task, bound, network=0)
+    estimator = KLEstimator(int(task.setting), settings["posterior_samples"], settings["importance_samples"])
+    return _kl.estimate(task, estimator, network=0)

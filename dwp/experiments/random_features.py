@@ -3,7 +3,7 @@
 A method is {init}. The setting is the width of the network.
 """
 
-from dwp.experiments import Task
+from dwp.experiments.base import Task
 from dwp.experiments.convergence import AXIS, METHOD, OPTIONS, train
 
 __all__ = ["AXIS", "METHOD", "OPTIONS", "run"]

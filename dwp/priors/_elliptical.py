@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dwp.devices import widened
+from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior
 
 # Added to every variance: a weight that never varies is known no better than to 0.001, or where kernels
@@ -75,7 +75,7 @@ class Elliptical(Prior):
 
     def squared_distance(self, w: Tensor) -> Tensor:
         """Return (w - μ)ᵀ Σ⁻¹ (w - μ) of kernels [n, 1, k, k], [n]."""
-        centred = (widened(w).flatten(1) - self.mean).T
+        centred = (at_least_float32(w).flatten(1) - self.mean).T
         return torch.linalg.solve_triangular(self.factor, centred, upper=False).square().sum(0)
 
     def precisions(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dwp.priors.base import Prior
-from dwp.training import Rows, Schedule, fit
+from dwp.training.loop import Rows, Schedule, fit
 
 
 def trained(

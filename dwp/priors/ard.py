@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dwp.distributions import GaussianPosterior
-from dwp.priors.base import Bound, Prior, register
+from dwp.priors.base import KLEstimator, Prior, register
+from dwp.priors.distributions import GaussianPosterior
 
 
 @register("ard")
@@ -15,8 +15,8 @@ class ARD(Prior):
     density to evaluate and none to sample from.
     """
 
-    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
-        """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `bound` is not needed."""
+    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
+        """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `estimator` is not needed."""
         # Beyond the clamp are variances that float32 cannot hold; without it 0·∞ would come.
         ratio = q.mean * (-0.5 * q.log_variance).clamp(max=60).exp()
         # √(1 + r²) - 1, without the overflow of r² and without the 1 that a small r² would drown in.

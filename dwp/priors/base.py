@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dwp.distributions import GaussianPosterior, PointMass
 from dwp.errors import InputError
 from dwp.files import save_tensors
+from dwp.priors.distributions import GaussianPosterior, PointMass
 
 FORMAT = "dwp-prior-1"
 
@@ -52,14 +52,16 @@ def find(kind: str) -> type["Prior"]:
                 raise
         if kind not in _kinds:
             known = sorted(
-                path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "base"
+                path.stem
+                for path in Path(__file__).parent.glob("[a-z]*.py")
+                if path.stem not in ("base", "distributions", "scores")
             )
             raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
     return _kinds[kind]
 
 
 @dataclass(frozen=True)
-class Bound:
+class KLEstimator:
     """How KL(q || prior) is estimated where it is not in closed form.
 
     No choice of `subset` or `posterior_samples` changes what the estimate is of, only its
@@ -78,7 +80,7 @@ class Bound:
         for name in ("subset", "posterior_samples", "importance_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"bound: {name} is {value}; expected a whole number from 1")
+                raise InputError(f"KLEstimator: {name} is {value}; expected a whole number from 1")
 
 
 class Prior(nn.Module):
@@ -148,22 +150,24 @@ class Prior(nn.Module):
         """
         raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
 
-    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
+    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return KL(q || prior) in nats, summed over all kernels, in expectation.
 
         The entropy of q is exact, the cross-entropy estimated (see `cross_entropy`). Where
         `log_prob` is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with
-        a closed form return it and ignore `bound`.
+        a closed form return it and ignore `estimator`.
         """
-        return self.cross_entropy(q, bound) - q.entropy()
+        return self.cross_entropy(q, estimator) - q.entropy()
 
-    def cross_entropy(self, q: GaussianPosterior | PointMass, bound: Bound = Bound()) -> Tensor:
-        """Return E_q[-log p(w)] in nats, summed over all kernels, estimated as `bound` says, without bias."""
+    def cross_entropy(
+        self, q: GaussianPosterior | PointMass, estimator: KLEstimator = KLEstimator()
+    ) -> Tensor:
+        """Return an unbiased estimate of E_q[-log p(w)], in nats, summed over all kernels."""
         kernels = len(q)
-        if bound.subset is not None and bound.subset < kernels:
-            q = q[torch.randperm(kernels, device=q.mean.device)[: bound.subset]]
-        draws = torch.cat([q.rsample() for _ in range(bound.posterior_samples)])
-        log_prob = self.log_prob(draws, bound.importance_samples).sum()
+        if estimator.subset is not None and estimator.subset < kernels:
+            q = q[torch.randperm(kernels, device=q.mean.device)[: estimator.subset]]
+        draws = torch.cat([q.rsample() for _ in range(estimator.posterior_samples)])
+        log_prob = self.log_prob(draws, estimator.importance_samples).sum()
         return -log_prob * (kernels / len(draws))
 
     @torch.no_grad()
@@ -209,7 +213,7 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     if form != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
-        # Files from before it became a setting of the bound (see `Bound`) carry it as one of the VAE's.
+        # Files from before it became a setting of the bound (see `KLEstimator`) carry it as one of the VAE's.
         settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
         prior = find(header["kind"])(**settings)
         prior.load_state_dict(tensors)

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dwp.devices import widened
 from dwp.errors import InputError
+from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
 
@@ -92,7 +92,7 @@ class Flow(Prior):
         """Return the exact log density, [n], in nats."""
         # In bfloat16 the map back would not be the inverse of the map, nor this its density.
         with torch.autocast(w.device.type, enabled=False):
-            x = (widened(w).flatten(1) - self.mean) / self.scale
+            x = (at_least_float32(w).flatten(1) - self.mean) / self.scale
             return self.flow().log_prob(x) - self.scale.log().sum()
 
     @torch.no_grad()

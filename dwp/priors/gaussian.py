@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from dwp.distributions import GaussianPosterior
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
-from dwp.priors.base import Bound, register
+from dwp.priors.base import KLEstimator, register
+from dwp.priors.distributions import GaussianPosterior
 
 
 @register("gaussian")
@@ -44,8 +44,8 @@ class Gaussian(Elliptical):
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
 
-    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
-        """Return the closed form, in nats, summed; `bound` is not needed."""
+    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
+        """Return the closed form, in nats, summed; `estimator` is not needed."""
         trace = (q.log_variance.flatten(1).exp() * self.precisions()).sum()
         distance = self.squared_distance(q.mean).sum()
         log_determinant = len(q) * self.log_determinant()

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dwp.distributions import GaussianPosterior
 from dwp.errors import InputError
-from dwp.priors.base import Bound, Prior, register
+from dwp.priors.base import KLEstimator, Prior, register
+from dwp.priors.distributions import GaussianPosterior
 
 KINGMA = (1.16145124, -1.50204118, 0.58629921)
 MOLCHANOV = (0.63576, 1.87320, 1.48695)
@@ -36,8 +36,8 @@ class LogUniform(Prior):
             )
         self.approximation = approximation
 
-    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
-        """Return the KL in nats up to a constant, summed over weights; `bound` is not needed.
+    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
+        """Return the KL in nats up to a constant, summed over weights; `estimator` is not needed.
 
         Molchanov's form is zero for α → ∞; Kingma's leaves its constant out.
         """

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dwp.devices import widened
-from dwp.distributions import GaussianPosterior
-from dwp.priors.base import Bound, Prior, register
+from dwp.nn.precision import at_least_float32
+from dwp.priors.base import KLEstimator, Prior, register
+from dwp.priors.distributions import GaussianPosterior
 
 
 @register("standard_normal")
@@ -25,7 +25,7 @@ class StandardNormal(Prior):
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""
-        w = widened(w)
+        w = at_least_float32(w)
         constant = math.log(self.scale) + 0.5 * math.log(2 * math.pi)
         return -(0.5 * (w / self.scale).square() + constant).flatten(1).sum(1)
 
@@ -33,8 +33,8 @@ class StandardNormal(Prior):
         """Draw kernels [n, 1, k, k]."""
         return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
 
-    def kl(self, q: GaussianPosterior, bound: Bound = Bound()) -> Tensor:
-        """Return the closed form, in nats, summed; `bound` is not needed."""
+    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
+        """Return the closed form, in nats, summed; `estimator` is not needed."""
         ratio = (q.log_variance - 2 * math.log(self.scale)).exp()
         squares = (q.mean / self.scale).square()
         return 0.5 * (ratio + squares - 1 - q.log_variance + 2 * math.log(self.scale)).sum()

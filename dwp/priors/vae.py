@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dwp.convolution import Conv2d, ConvTranspose2d
-from dwp.devices import widened
 from dwp.errors import InputError
+from dwp.nn.conv import Conv2d, ConvTranspose2d
+from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
 
@@ -118,12 +118,12 @@ class VAE(Prior):
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of r(z|w) for w [n, 1, k, k], each [n, latent]."""
-        mean, raw = widened(self.encoder(w)).flatten(1).chunk(2, 1)
+        mean, raw = at_least_float32(self.encoder(w)).flatten(1).chunk(2, 1)
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of p(w|z) for z [n, latent], each [n, 1, k, k]."""
-        mean, raw = widened(self.decoder(z[:, :, None, None])).chunk(2, 1)
+        mean, raw = at_least_float32(self.decoder(z[:, :, None, None])).chunk(2, 1)
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
 
     def code_log_prob(self, z: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class VAE(Prior):
 
     def elbo_terms(self, w: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(w|z) for one z ~ r(z|w), and KL(r(z|w) || p(z)); each [n], in nats."""
-        w = widened(w)
+        w = at_least_float32(w)
         mean, variance = self.encode(w)
         z = mean + variance.sqrt() * _noise_like(mean, generator)
         return _log_normal(w, *self.decode(z)).flatten(1).sum(1), self.code_kl(mean, variance, z)
@@ -184,7 +184,7 @@ class VAE(Prior):
         if samples == 1:
             log_likelihood, kl = self.elbo_terms(w)
             return log_likelihood - kl
-        w = widened(w)
+        w = at_least_float32(w)
         mean, variance = (moment.repeat(samples, 1) for moment in self.encode(w))
         z = mean + variance.sqrt() * torch.randn_like(mean)
         log_joint = _log_normal(w.repeat(samples, 1, 1, 1), *self.decode(z)).flatten(1).sum(1)

@@ -1,7 +1,7 @@
 """Build one data set: embedded, downloaded, or from the user's folder."""
 
 from dwp.data import build, save
-from workflow.scripts.job import Job
+from dwp.pipeline.job import Job
 
 
 def main(job: Job) -> None:

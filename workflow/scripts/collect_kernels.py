@@ -2,13 +2,13 @@
 
 import logging
 
-from dwp import kernels
-from workflow.scripts.job import Job
+from dwp.kernels import store
+from dwp.pipeline.job import Job
 
 
 def main(job: Job) -> None:
     params = job.params
-    counts = kernels.collect(
+    counts = store.collect(
         job.input.files,
         params["size"],
         job.output.store,

@@ -2,23 +2,24 @@
 
 import pandas as pd
 
-from dwp import kernels, priors
-from dwp.files import whole
-from workflow.scripts.job import Job
+from dwp.files import atomic_write
+from dwp.kernels import store
+from dwp.pipeline.job import Job
+from dwp.priors import base as priors
 
 
 def main(job: Job) -> None:
     settings = dict(job.params)
     prior, history = priors.find(settings.pop("kind")).fit(
-        kernels.load(job.input.kernels, "train").to(job.device),
-        kernels.load(job.input.kernels, "test").to(job.device),
+        store.load(job.input.kernels, "train").to(job.device),
+        store.load(job.input.kernels, "test").to(job.device),
         settings,
         seed=0,
         checkpoint=job.checkpoint(),
         label=f"{job.wildcards.name} {job.wildcards.size}x{job.wildcards.size}",
     )
     priors.save_prior(prior, job.output.prior)
-    with whole(job.output.history) as temporary:
+    with atomic_write(job.output.history) as temporary:
         pd.DataFrame(history, columns=["step", "metric", "value"]).to_csv(temporary, index=False)
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from dwp import report
-from workflow.scripts.job import Job
+from dwp.pipeline.job import Job
+from dwp.report import build
 
 
 def main(job: Job) -> None:
     params = job.params
-    report.make(
+    build.make(
         Path(job.output.manifest).parent,
         experiments=_grouped(job.input.cells, lambda file: file.parts[-3]),
         stores={_size(file): file for file in job.input.stores},

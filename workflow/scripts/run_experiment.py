@@ -2,13 +2,14 @@
 
 import pandas as pd
 
-from dwp import experiments, source
 from dwp.data.dataset import load
-from dwp.files import whole
-from dwp.networks import kernel_sizes
+from dwp.experiments import base as experiments
+from dwp.experiments import source_nets
+from dwp.files import atomic_write
+from dwp.nn.convnet import kernel_sizes
+from dwp.pipeline.job import Job
+from dwp.pipeline.shards import numbers
 from dwp.priors.base import collection
-from dwp.shards import numbers
-from workflow.scripts.job import Job
 
 
 def main(job: Job) -> None:
@@ -25,11 +26,11 @@ def main(job: Job) -> None:
         ),
         device=job.device,
         outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
-        pretrained=source.load_nets(files.get("pretrained", []), seeds),
+        pretrained=source_nets.load_nets(files.get("pretrained", []), seeds),
         checkpoint=job.checkpoint(),
     )
     rows = experiments.run(wildcards.experiment, wildcards.method, task, seeds, job.finished_elsewhere())
-    with whole(job.output.rows) as temporary:
+    with atomic_write(job.output.rows) as temporary:
         pd.DataFrame(rows, columns=experiments.COLUMNS).to_csv(temporary, index=False)
 
 

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from dwp import kernels, scores
-from dwp.files import whole
+from dwp.files import atomic_write
+from dwp.kernels import store
+from dwp.pipeline.job import Job
+from dwp.priors import scores
 from dwp.priors.base import collection
-from workflow.scripts.job import Job
 
 
 def main(job: Job) -> None:
@@ -13,10 +14,10 @@ def main(job: Job) -> None:
     priors = collection(job.input.get("priors", []), params["priors"], [size])
     found = scores.score(
         {name: sizes[size] for name, sizes in priors.items()},
-        scores.held_out(kernels.load(job.input.kernels, "test"), params["kernels"]),
+        scores.held_out(store.load(job.input.kernels, "test"), params["kernels"]),
         params["samples"],
     )
-    with whole(job.output.scores) as temporary:
+    with atomic_write(job.output.scores) as temporary:
         pd.DataFrame(found, columns=scores.COLUMNS).to_csv(temporary, index=False)
 
 

@@ -1,15 +1,15 @@
 """Train a shard of source networks."""
 
-from dwp import source
 from dwp.data.dataset import load
+from dwp.experiments import source_nets
 from dwp.files import save_tensors
-from dwp.shards import numbers
-from workflow.scripts.job import Job
+from dwp.pipeline.job import Job
+from dwp.pipeline.shards import numbers
 
 
 def main(job: Job) -> None:
     dataset = load(job.input.dataset)
-    nets, rows = source.train_shard(
+    nets, rows = source_nets.train_shard(
         numbers(job.wildcards.shard),
         dataset,
         job.params,
@@ -18,7 +18,7 @@ def main(job: Job) -> None:
         job.finished_elsewhere(),
     )
     save_tensors(nets, job.output.nets)
-    source.save_tables(rows, job.output.table, job.output.seconds)
+    source_nets.save_tables(rows, job.output.table, job.output.seconds)
 
 
 if __name__ == "__main__":

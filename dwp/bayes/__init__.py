@@ -1,0 +1,1 @@
+"""Bayesian layers: posteriors over kernels, conversion of any model, objectives and predictions."""

@@ -1,0 +1,211 @@
+"""Bayesian convolutions: any ordinary model made Bayesian, its ELBO, its predictions."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwp.bayes import posteriors
+from dwp.bayes.matching import Priors, match_layers, title
+from dwp.bayes.posteriors import ALL, Factorised
+from dwp.errors import InputError
+from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
+from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
+from dwp.nn.precision import at_least_float32
+from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.distributions import noise_like
+
+__all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "predict", "priors", "set_noise"]
+
+
+class BayesConv2d(Stochastic):
+    """A convolution with a posterior over its kernels and a prior that they pay for.
+
+    Every argument of the convolution it replaces is kept, and so are its training mode and which
+    of weight and bias are trained; the bias stays deterministic and outside the variance.
+
+    Args:
+        convolution: what to replace; the posterior starts from its weight [o, i, k, k].
+        prior: over k×k kernels, shared by all (out, in) pairs; held as it is, see `Posterior`.
+        form: name of the posterior's form, see `dwp.bayes.posteriors`.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
+        super().__init__()
+        self.posterior = posteriors.build(form, convolution.weight, prior)
+        self.posterior.requires_grad_(convolution.weight.requires_grad)
+        bias = convolution.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        self.stride, self.dilation, self.groups = convolution.stride, convolution.dilation, convolution.groups
+        self.has_fast_forms = isinstance(convolution, Conv2d)
+        self.padding = convolution.padding
+        self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
+        self.train(convolution.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, i, h, w] to [n, o, h', w']."""
+        padding = self.padding
+        if self.pad[1] != "zeros":
+            x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), (0, 0)
+        if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
+            mean, log_variance = self.posterior.moments()
+            location = self._convolve(x, mean, self.bias, padding)
+            # As the plain sum, whose terms are not negative: rounding of a fast form may take it below zero.
+            squares, variances = at_least_float32(x).square(), at_least_float32(log_variance).exp()
+            variance = self._convolve(squares, variances, None, padding, plain=True)
+            # The floor keeps root and gradient finite where no input reaches an output.
+            deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+            return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
+        # Other posteriors have no law of the outputs to draw from: one sample of the weights for all images.
+        sampled = self.noise is not Noise.NONE
+        weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
+        return self._convolve(x, weight, self.bias, padding)
+
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, int] | str,
+        *,
+        plain: bool = False,
+    ) -> Tensor:
+        convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
+        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
+        """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""
+        return self.posterior.kl(estimator)
+
+
+def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> nn.Module:
+    """Replace every convolution of a model, in place, by a Bayesian one that starts from its weights.
+
+    The model keeps a frozen copy of each prior, see `priors`. A layer at several places of the
+    model is replaced by one Bayesian layer.
+
+    Args:
+        model: any module with `nn.Conv2d` layers.
+        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
+            name, which goes first, to a prior or None, which leaves layers as they are.
+        form: of the posterior, see `dwp.bayes.posteriors`.
+
+    Returns:
+        The model, or the Bayesian layer if the model is a convolution itself.
+
+    Raises:
+        InputError: a convolution has no prior of its kernel size, cannot be replaced without loss
+            (see `matching.match_layers`; a subclass of `nn.Conv2d` with a forward of its own; hooks), or a
+            prior does not go with the form; the model is then left as it was.
+    """
+    posteriors.find(form)
+    matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
+    own: dict[Prior, Prior] = {}
+    layers = []
+    for one in matches:
+        _check_replaceable(one.names[0], one.layer)
+        if one.prior not in own:
+            own[one.prior] = posteriors.own(one.prior, one.layer.weight)
+        layers.append((one.names, BayesConv2d(one.layer, own[one.prior], form)))
+    for names, layer in layers:
+        for name in names:
+            if not name:
+                return layer
+            model.set_submodule(name, layer)
+    return model
+
+
+def _check_replaceable(name: str, convolution: nn.Conv2d) -> None:
+    # As the instance has them: some libraries replace the method of a single layer.
+    forward, inner = (
+        getattr(getattr(convolution, name), "__func__", None) for name in ("forward", "_conv_forward")
+    )
+    if forward not in (nn.Conv2d.forward, Conv2d.forward) or inner is not nn.Conv2d._conv_forward:
+        raise InputError(
+            f"{title(name)}: a {type(convolution).__name__} computes something else than nn.Conv2d, which a "
+            f"Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
+        )
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    if any(getattr(convolution, f"_{kind}") for kind in kinds):
+        raise InputError(
+            f"{title(name)}: it has hooks, which a Bayesian layer would lose; remove them, and register "
+            "them anew on what replaces it"
+        )
+
+
+def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
+    """Return the Bayesian layers of a model."""
+    return [module for module in model.modules() if isinstance(module, BayesConv2d)]
+
+
+def priors(model: nn.Module) -> list[Prior]:
+    """Return the priors that a Bayesian model holds, each once, in the order of its layers.
+
+    They are the model's own, frozen, and neither among its parameters and submodules nor in its
+    state dict. They follow it to another device, not to another dtype, and copies and pickles of the
+    model include them.
+    """
+    return list(dict.fromkeys(layer.posterior.prior for layer in bayesian_layers(model)))
+
+
+def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
+    """Return the KL of all Bayesian layers, in nats, summed; each layer's is estimated as `estimator` says.
+
+    It is computed in the dtype of each prior, or that of the layer if the prior has no tensors, and
+    in float32 at least.
+
+    Raises:
+        InputError: the model has no Bayesian layers.
+    """
+    layers = bayesian_layers(model)
+    if not layers:
+        raise InputError(
+            f"kl: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
+        )
+    return sum(layer.kl(estimator) for layer in layers)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
+) -> Tensor:
+    """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
+
+    Args:
+        model: from images [n, c, h, w] to logits; every module is left in the noise mode and training mode
+            that it had, also when the model fails.
+        images: [n, c, h, w].
+        samples: members of the ensemble; 0 predicts with the posterior mean.
+        generator_seed: of the noise; member i is the same whatever the number of images.
+        chunk: images at a time.
+
+    Returns:
+        Probabilities [members, n, classes] in float64; the mean over members is the prediction.
+    """
+    members = []
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
+        for member in range(max(samples, 1)):
+            torch.manual_seed(generator_seed * 1_000_003 + member)
+            # One sample of the weights serves all images.
+            with fixed_weight_sample(model):
+                logits = torch.cat([model(part) for part in images.split(chunk)])
+            # Twice the precision, for probabilities below those of float32, where the device has it.
+            wide = logits.cpu() if logits.device.type == "mps" else logits
+            members.append(wide.double().softmax(1))
+    return torch.stack(members)
+
+
+@contextlib.contextmanager
+def _predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
+    layers = stochastic_layers(model)
+    before = [layer.noise for layer in layers]
+    set_noise(model, noise)
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.noise = own

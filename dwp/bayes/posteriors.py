@@ -1,0 +1,244 @@
+"""Approximate posteriors over the kernels of a convolution: what a Bayesian layer learns.
+
+Each form is a module that starts from a weight, samples weights and knows what they
+cost under its prior; forms are found by name.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwp.errors import InputError
+from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
+
+ALL = KLEstimator()
+
+
+class Posterior(nn.Module):
+    """A distribution over a weight [o, i, k, k], with the prior that its kernels pay for.
+
+    Subclasses take (weight, prior) and start from that weight. The prior is no submodule, so that
+    it is not trained, cast or saved with the posterior; it only moves along to other devices.
+    """
+
+    prior: Prior
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        # Past `nn.Module`, which would take it for a submodule.
+        self.__dict__["prior"] = prior
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        _beside(self.prior, next(self.parameters()))
+        return self
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a kind of prior that this form cannot be used with."""
+        if prior.kl is Prior.kl and prior.log_prob is Prior.log_prob:
+            raise InputError(f"{prior.kind} has no density; use another")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return one sample of the weight, or its centre, [o, i, k, k]."""
+        raise NotImplementedError
+
+    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
+        """Return the cost under the prior, in nats, summed over all kernels; see `Prior.kl`."""
+        raise NotImplementedError
+
+
+class Factorised(Posterior):
+    """A Gaussian over every weight: subclasses have a `mean` and give the `moments`."""
+
+    mean: nn.Parameter
+
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight, in a dtype; None: that of the parameters."""
+        raise NotImplementedError
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return one sample of the weight, or its mean, [o, i, k, k]."""
+        mean, log_variance = self.moments()
+        return mean + (0.5 * log_variance).exp() * noise_like(mean) if sampled else mean
+
+    def kernels(self) -> GaussianPosterior:
+        """Return the posterior as M = o·i kernels, [M, 1, k, k], in the dtype that costs are computed in."""
+        dtype = _dtype(self.prior, self.mean.dtype)
+        return GaussianPosterior(*map(_as_kernels, self.moments(dtype)))
+
+    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
+        """Return KL(q || prior) in nats, summed over all kernels; see `Prior.kl`."""
+        return self.prior.kl(self.kernels(), estimator)
+
+
+class Additive(Factorised):
+    """Independent means and log-variances: w = mean + exp(log_variance / 2)·ε."""
+
+    initial_log_variance = -10.0
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.mean = nn.Parameter(_copy(weight))
+        self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
+
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
+        return self.mean.to(dtype or self.mean.dtype), self.log_variance.to(dtype or self.log_variance.dtype)
+
+
+class TruncatedAlpha(Factorised):
+    """Multiplicative noise of bounded strength: variance = α·mean², α = sigmoid(a) <= 1.
+
+    The posterior under which the log-uniform prior of Kingma et al. (2015) is used.
+    """
+
+    initial_a = -2.0
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.mean = nn.Parameter(_copy(weight))
+        self.a = nn.Parameter(torch.full_like(self.mean, self.initial_a))
+
+    def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
+        dtype = dtype or self.mean.dtype
+        # Half precision does not hold the floor.
+        wide = torch.promote_types(dtype, torch.float32)
+        mean = self.mean.to(wide)
+        log_variance = functional.logsigmoid(self.a.to(wide)) + (mean.square() + 1e-16).log()
+        return mean.to(dtype), log_variance.to(dtype)
+
+
+class Point(Posterior):
+    """A single value of each kernel: with -log p(w) as its cost, training finds the MAP estimate.
+
+    The cost is that of `Prior.kl` without the entropy, which a point does not have.
+    """
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        self.value = nn.Parameter(_copy(weight))
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a prior whose density is not known."""
+        if prior.log_prob is Prior.log_prob:
+            raise InputError(f"{prior.kind} has no density; use another")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return the weight, [o, i, k, k]; there is nothing to sample."""
+        return self.value
+
+    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
+        """Return -log p(w) in nats, summed over all kernels (an upper bound where `log_prob` is a lower)."""
+        value = self.value.to(_dtype(self.prior, self.value.dtype))
+        return self.prior.cross_entropy(PointMass(_as_kernels(value)), estimator)
+
+
+class Latent(Posterior):
+    """A Gaussian over the code of each kernel; the kernel is the mean that the decoder makes of it (DWR).
+
+    Starts from the codes that the reverse model r(z|w) gives to the weight's kernels.
+    """
+
+    initial_log_variance = -10.0
+
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
+        super().__init__(prior)
+        with torch.no_grad():
+            code = prior.encode(_as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
+        self.shape = weight.shape
+        self.mean = nn.Parameter(_copy(code.to(weight.dtype)))
+        self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of the codes, each [o·i, latent], in the dtype of the prior."""
+        dtype = _dtype(self.prior, self.mean.dtype)
+        return self.mean.to(dtype), self.log_variance.to(dtype)
+
+    @classmethod
+    def check(cls, prior: type[Prior]) -> None:
+        """Raise InputError for a prior without codes."""
+        if not hasattr(prior, "decode"):
+            raise InputError(f"{prior.kind} has no latent code; use a vae")
+
+    def weight(self, *, sampled: bool) -> Tensor:
+        """Return what the decoder makes of a sample of the codes, or of their means, [o, i, k, k]."""
+        code, log_variance = self.codes()
+        if sampled:
+            code = code + (0.5 * log_variance).exp() * torch.randn_like(code)
+        return self.prior.decode(code)[0].view(self.shape).to(self.mean.dtype)
+
+    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
+        """Return KL(q(z) || p(z)) in nats, summed over all kernels."""
+        mean, log_variance = self.codes()
+        return self.prior.code_kl(mean, log_variance.exp()).sum()
+
+
+FORMS: dict[str, type[Posterior]] = {
+    "additive": Additive,
+    "truncated_alpha": TruncatedAlpha,
+    "point": Point,
+    "latent": Latent,
+}
+
+
+def find(form: str) -> type[Posterior]:
+    """Return the class of a form.
+
+    Raises:
+        InputError: there is no such form.
+    """
+    if form not in FORMS:
+        raise InputError(f"posterior: {form!r} is not known; use one of {', '.join(FORMS)}")
+    return FORMS[form]
+
+
+def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
+    """Return a posterior of a named form that starts from a weight [o, i, k, k].
+
+    Raises:
+        InputError: there is no such form, or the prior does not go with it.
+    """
+    cls = find(form)
+    try:
+        cls.check(type(prior))
+    except InputError as error:
+        raise InputError(f"posterior {form}: prior {error}") from None
+    return cls(weight, prior)
+
+
+def own(prior: Prior, weight: Tensor) -> Prior:
+    """Return a copy of a prior for a model to keep: frozen, where the weight is, in float32 or wider."""
+    copy = deepcopy(prior).eval().requires_grad_(False)
+    return _beside(copy.to(_dtype(copy, torch.float32)), weight)
+
+
+def _beside(prior: Prior, tensor: Tensor) -> Prior:
+    # A prior on the meta device would have lost what it was fitted to.
+    return prior if tensor.is_meta else prior.to(tensor.device)
+
+
+def _dtype(prior: Prior, otherwise: torch.dtype) -> torch.dtype:
+    """Return the dtype that a prior computes in, `otherwise` if it has no tensors; float32 at least."""
+    tensors = itertools.chain(prior.parameters(), prior.buffers())
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {otherwise}
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def _copy(weight: Tensor) -> Tensor:
+    # In the order of its shape, which files of safetensors ask for.
+    return weight.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _as_kernels(weight: Tensor) -> Tensor:
+    # In the order of their shape, so that the same noise meets them however the weight is held.
+    return weight.flatten(0, 1)[:, None].contiguous()

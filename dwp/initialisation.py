@@ -1,0 +1,133 @@
+"""Initialise the convolutions of any model, from a prior or by a classical rule."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dwp.bayes.matching import Priors, match_layers, title
+from dwp.errors import InputError
+from dwp.nn.convnet import build, kernel_layers
+from dwp.priors.base import Prior
+
+RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
+
+
+@torch.no_grad()
+def init_(
+    model: nn.Module,
+    priors: Priors,
+    *,
+    mean: bool = False,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Draw the kernels of a model's convolutions from priors, in place.
+
+    Args:
+        model: any module that is not Bayesian yet; each `nn.Conv2d` and `nn.ConvTranspose2d` that a
+            prior is for is filled, every other layer is left as it is.
+        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
+            name, which goes first, to a prior or None, which leaves layers as they are.
+        mean: draw without the last layer of noise (the VAE's decoder means).
+        generator: of the draws; None uses torch's own.
+
+    Returns:
+        The names of the layers that were filled, each once.
+
+    Raises:
+        InputError: a prior or key belongs to no layer, a prior cannot be sampled from, or the weight of a
+            layer is not its own to fill, see `matching.match_layers`; the model is then left as it was.
+    """
+    matches = match_layers(model, priors, (nn.Conv2d, nn.ConvTranspose2d))
+    drawn = []
+    for one in matches:
+        weight = one.layer.weight
+        if weight.is_meta:
+            raise InputError(
+                f"{title(one.names[0])}: its weight is on the device meta, where nothing is kept"
+            )
+        drawn.append(one.prior.sample(weight.shape[:2].numel(), generator, mean=mean))
+    for one, kernels in zip(matches, drawn, strict=True):
+        one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
+    return [one.names[0] for one in matches]
+
+
+@torch.no_grad()
+def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = None) -> None:
+    """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), its bias zero.
+
+    So are transposed convolutions: an output sums `in_channels` · k² products in both (fewer
+    where there are strides).
+
+    Raises:
+        InputError: the rule is not known.
+    """
+    if rule not in RULES:
+        raise InputError(f"init: {rule!r} is not known; use one of {', '.join(RULES)} or the name of a prior")
+    for _, layer in kernel_layers(model):
+        if isinstance(layer, nn.ConvTranspose2d):
+            # Its weight is [in, out / groups, k, k]: as it is, PyTorch would confuse the fans.
+            for part in layer.weight.chunk(layer.groups):
+                RULES[rule](part.transpose(0, 1), generator=generator)
+        else:
+            RULES[rule](layer.weight, generator=generator)
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def start(
+    network: dict,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    *,
+    width: float = 1.0,
+    origins: Mapping[str, str | Prior] | None = None,
+    mean: bool = False,
+    build: Callable[[dict, tuple[int, int, int], int, float], nn.Module] = build,
+) -> nn.Module:
+    """Build a network as a seed has it before training.
+
+    Args:
+        network: its description; `image_shape`, `classes` and `width` complete it.
+        seed: of every draw; linear layers start as PyTorch's own.
+        origins: for each convolution by name, a rule of `classical_` or a prior to draw
+            its kernels from; 'xavier' where there is none. A layer inside another module
+            goes by the last part of its name, as the two halves of an autoencoder do.
+        mean: as in `init_`.
+        build: what makes the model of network, image_shape, classes and width; a
+            classifier, unless told otherwise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(network, image_shape, classes, width)
+    for name, layer in kernel_layers(model):
+        origin = (origins or {}).get(name.rpartition(".")[2], "xavier")
+        classical_(layer, origin if isinstance(origin, str) else "xavier", generator)
+        if isinstance(origin, Prior):
+            init_(layer, [origin], mean=mean, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def load_(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copy weights of a trained network into one of the same layers, except the classifier's, in place.
+
+    Returns:
+        The names of the tensors that were copied.
+
+    Raises:
+        InputError: a tensor of the model is not in `state`, or has another shape there.
+    """
+    copied = []
+    for name, tensor in model.state_dict().items():
+        if name.startswith("classifier."):
+            continue
+        there = state.get(name)
+        if there is None or there.shape != tensor.shape:
+            found = "it is not there" if there is None else f"there it is {list(there.shape)}"
+            raise InputError(f"pretrained network: {name} is {list(tensor.shape)} here; {found}")
+        tensor.copy_(there)
+        copied.append(name)
+    return copied

@@ -1,0 +1,1 @@
+"""Kernels of trained networks: reading, pruning and storing them."""

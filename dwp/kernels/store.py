@@ -1,0 +1,226 @@
+"""Kernels of trained networks: prune the near-zero ones, split, store.
+
+Everything streams: the kernels of one layer of one network (or one chunk of an array) are
+in memory at a time; the norms of all, and hashes of those kept, are in temporary files.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwp.errors import InputError
+from dwp.files import atomic_write, reserve
+from dwp.kernels.pruning import choose_threshold, histogram, parts
+from dwp.kernels.readers import Batch, read
+
+SPLITS = ("train", "test")
+
+logger = logging.getLogger(__name__)
+
+
+def norms(kernels: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norm of each kernel [n, 1, k, k], [n] float32."""
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
+
+
+def hashes(kernels: np.ndarray, seed: int) -> np.ndarray:
+    """Return a hash of each kernel [n, 1, k, k] float32, [n] uint64: equal kernels have equal ones.
+
+    This is multilinear hashing: the bits of each number, as an integer, times a random factor of
+    its place and the seed, summed modulo 2⁶⁴. Over random factors, the upper halves of the hashes
+    of two different kernels are independent and uniform. It is not cryptographic.
+    """
+    # Plus zero, since −0 equals 0 but has another bit.
+    bits = np.add(kernels, 0, dtype=np.float32, order="C").view(np.uint32)
+    bits = bits.reshape(len(kernels), int(np.prod(kernels.shape[1:])))
+    factors = np.random.PCG64(seed).random_raw(bits.shape[1] + 1)
+    return np.einsum("ni,i->n", bits, factors[1:]) + factors[0]
+
+
+def collect(
+    files: Iterable[str | Path],
+    size: int,
+    output: str | Path,
+    *,
+    threshold: str | float,
+    test_fraction: float,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Prune and split the size×size kernels of many files into one HDF5 store.
+
+    The store has groups `train` and `test` with chunked, compressed datasets `kernels`
+    [n, 1, k, k], `norm`, and each kernel's origin `net`, `layer` (index into the
+    attribute `layers`), `out`, `in`, in the order of the files; the histogram of all norms before
+    pruning (`histogram/counts`, `histogram/log10_edges`, see `dwp.kernels.pruning.Histogram`); and the
+    attributes `kernel_size`, `threshold`, `rule`, `modes` of the norms (1 or 2), `before`, `after`,
+    and `duplicates`, the number of kept kernels that repeat another.
+
+    Whether a kernel is for testing depends on the seed and its own numbers alone. So equal
+    kernels are never in both groups, and neither the order of the files nor how nets are spread
+    over them matters.
+
+    Returns:
+        threshold, before, after, train and test counts.
+
+    Raises:
+        InputError: there are no kernels of that size, none is left after pruning, or one is too large.
+    """
+    files = list(files)
+
+    def batches() -> Iterator[Batch]:
+        for number, path in enumerate(files):
+            yield from read(path, size, number)
+
+    with (
+        atomic_write(output) as temporary,
+        tempfile.TemporaryFile(dir=temporary.parent) as scratch,
+        tempfile.TemporaryFile(dir=temporary.parent) as hashed,
+    ):
+        for batch in batches():
+            norm = norms(batch.kernels)
+            if not np.isfinite(norm).all():
+                bad = np.argmax(~np.isfinite(norm)) + batch.first
+                raise InputError(
+                    f"kernels: net {batch.net}, {batch.layer}: kernel {bad} has numbers "
+                    f"up to {np.abs(batch.kernels).max():g}; float32 cannot hold its norm"
+                )
+            scratch.write(norm.data)
+        scratch.flush()
+        if not scratch.tell():
+            raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
+        values = np.memmap(scratch, np.float32, "r")
+        found = histogram(values)
+        chosen = choose_threshold(found, threshold)
+        kept = sum(int((part >= chosen).sum()) for part in parts(values))
+        if kept < 2:
+            raise InputError(
+                f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
+                f"(largest norm {values.max():g}); give a smaller number"
+            )
+        with _create(temporary, kept, size) as store:
+            store.attrs.update(
+                kernel_size=size,
+                threshold=chosen,
+                rule=str(threshold),
+                modes=found.modes,
+                before=len(values),
+                after=kept,
+            )
+            _fill(store, batches(), chosen, test_fraction, seed, hashed)
+            store.attrs["duplicates"] = duplicates = _duplicates(hashed)
+            store["histogram/counts"], store["histogram/log10_edges"] = found.counts, found.log10_edges
+            sizes = {name: len(store[name]["norm"]) for name in SPLITS}
+        if not all(sizes.values()):
+            raise InputError(
+                f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
+                f"{sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
+                "give more kernels, or change kernels.threshold or kernels.test_fraction"
+            )
+    if threshold == "otsu" and found.modes == 1:
+        logger.warning(
+            "kernels.threshold: the norms of the %d %d×%d kernels have a single mode, which otsu cuts in two "
+            "at %.3g, dropping %d; look at the report's figure of norms and give a number (0 keeps all)",
+            *(len(values), size, size, chosen, len(values) - kept),
+        )
+    if duplicates:
+        logger.warning(
+            "kernels: %d of the %d %d×%d kernels that are kept repeat another (is a file given twice?); "
+            "equal ones are all for training or all for testing",
+            *(duplicates, kept, size, size),
+        )
+    return {"threshold": chosen, "before": len(values), "after": kept, **sizes}
+
+
+def _fill(
+    store: h5py.File,
+    batches: Iterable[Batch],
+    threshold: float,
+    test_fraction: float,
+    seed: int,
+    hashed: BinaryIO,
+) -> None:
+    """Write the kernels that are kept into the groups of a store, the names of their layers, and hashes."""
+    layers: dict[str, int] = {}
+    groups = {name: _create_group(store, name, store.attrs["kernel_size"]) for name in SPLITS}
+    for batch in batches:
+        layer = layers.setdefault(batch.layer, len(layers))
+        norm = norms(batch.kernels)
+        keep = np.flatnonzero(norm >= threshold)
+        index = keep + batch.first
+        columns = {"kernels": batch.kernels[keep], "norm": norm[keep]}
+        columns |= {"net": np.full(len(keep), batch.net), "layer": np.full(len(keep), layer)}
+        columns |= {"out": index // batch.inputs, "in": index % batch.inputs}
+        hash_ = hashes(columns["kernels"], seed)
+        hashed.write(hash_.data)
+        tested = (hash_ >> 32) / 2**32 < test_fraction
+        for name, mine in zip(SPLITS, (~tested, tested), strict=True):
+            _append(groups[name], {field: values[mine] for field, values in columns.items()})
+    store.attrs["layers"] = list(layers)
+
+
+def _duplicates(hashed: BinaryIO) -> int:
+    """Return how many of the hashes in a file are there already; they are sorted there, not in memory."""
+    hashed.flush()
+    ordered = np.memmap(hashed, np.uint64, "r+")
+    ordered.sort()
+    pairs = zip(parts(ordered[:-1]), parts(ordered[1:]), strict=True)
+    return sum(int((one == other).sum()) for one, other in pairs)
+
+
+def load(path: str | Path, split: str) -> Tensor:
+    """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32.
+
+    Raises:
+        InputError: the file is missing, damaged, or no store of kernels.
+    """
+    try:
+        with h5py.File(path, "r") as store:
+            kernels = store[split]["kernels"][:]
+            size = int(store.attrs["kernel_size"])
+    except FileNotFoundError:
+        raise InputError(f"kernels: there is no file {path}") from None
+    except Exception as error:  # HDF5 has many ways to say that a file is damaged
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"kernels: {path} is damaged, or no store of kernels ({reason})") from None
+    if kernels.shape[1:] != (1, size, size) or kernels.dtype != np.float32 or not np.isfinite(kernels).all():
+        raise InputError(
+            f"kernels: {path} is damaged: {split} has shape {kernels.shape}, dtype {kernels.dtype}; "
+            f"expected finite float32 [n, 1, {size}, {size}]"
+        )
+    return torch.from_numpy(kernels)
+
+
+def _create(path: Path, kernels: int, size: int) -> h5py.File:
+    # As much as it takes without compression: each kernel with its norm and origin, and its hash beside.
+    reserve(path, kernels * 4 * (size * size + 7))
+    return h5py.File(path, "w")
+
+
+def _create_group(store: h5py.File, name: str, size: int) -> h5py.Group:
+    group = store.create_group(name)
+    options = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+    rows = max(1, 1_000_000 // (4 * size * size))
+    shape = (1, size, size)
+    group.create_dataset(
+        "kernels", (0, *shape), "f4", maxshape=(None, *shape), chunks=(rows, *shape), **options
+    )
+    group.create_dataset("norm", (0,), "f4", maxshape=(None,), chunks=(16_384,), **options)
+    for field in ("net", "layer", "out", "in"):
+        group.create_dataset(field, (0,), "i4", maxshape=(None,), chunks=(16_384,), **options)
+    return group
+
+
+def _append(group: h5py.Group, columns: dict[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        dataset = group[name]
+        dataset.resize(len(dataset) + len(values), axis=0)
+        if len(values):
+            dataset[-len(values) :] = values

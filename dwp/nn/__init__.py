@@ -1,0 +1,1 @@
+"""Networks, convolutions with fast forms, and layers that draw noise."""

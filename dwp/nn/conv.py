@@ -1,0 +1,215 @@
+"""Convolutions of small maps as matrix products: PyTorch's results in a part of its time, on a CPU.
+
+Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here such maps are held
+pixel by pixel, as [h, w, n, c], and kernels as [k, k, in, out], both behind tensors of the usual
+shape with other strides, so that nobody else needs to know. A layer is then one product of
+matrices for each product of numbers in the form of the convolution that `dwp.nn.bilinear_algorithms` finds.
+
+These layers are for the networks and VAEs of this library, whose maps are small and of moderate
+range; a network of anyone else's keeps PyTorch's convolutions. PyTorch's takes over here, too, where
+a form has no gain or does not hold: larger maps and those that are not square, strides, dilation
+and groups, other devices, dtypes and subclasses of tensors, whatever transforms or traces the
+computation, gradients of gradients, and results that are not finite.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dwp.nn.bilinear_algorithms import cheapest
+from dwp.nn.bilinear_conv import convolve, is_plain, maps_of, pixels_first
+
+# Larger maps would spend more on the change of basis than products save.
+LARGEST = 16
+# Maps of one channel up to this are copied once for each weight: a single product then does it.
+LARGEST_COPIED = 8
+
+_Pair = tuple[int, int]
+_pytorch_only = False
+
+
+@contextlib.contextmanager
+def pytorch_only() -> Iterator[None]:
+    """Within, every convolution is PyTorch's own."""
+    global _pytorch_only
+    before, _pytorch_only = _pytorch_only, True
+    try:
+        yield
+    finally:
+        _pytorch_only = before
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d`, computed by `conv2d`."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        kernels = self.weight.data.permute(2, 3, 1, 0)
+        self.weight.data = kernels.contiguous().permute(3, 2, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, i, h, w] to [n, o, h', w']."""
+        if self.padding_mode != "zeros":
+            return super().forward(x)
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d`, computed by `conv_transpose2d` where nothing is padded."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        self.weight.data = maps_of(pixels_first(self.weight.data).contiguous())
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map x [n, i, h, w] to [n, o, h', w']."""
+        unpadded = self.padding == self.output_padding == (0, 0) and output_size is None
+        if unpadded and self.dilation == (1, 1) and self.groups == 1:
+            return conv_transpose2d(x, self.weight, self.bias, self.stride)
+        return super().forward(x, output_size)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """`nn.MaxPool2d` of windows side by side, in the order of memory in which PyTorch is fast at it.
+
+    Where nobody asks for gradients it does not look for the places of the maxima.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__(kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, c, h, w] to [n, c, h', w']."""
+        if x.requires_grad or not is_plain(x):
+            return super().forward(_channels_last(x))
+        for axis in (2, 3):
+            windows = x.narrow(axis, 0, x.shape[axis] // self.kernel_size * self.kernel_size)
+            windows = windows.unflatten(axis, (-1, self.kernel_size))
+            x = functools.reduce(torch.maximum, windows.unbind(axis + 1))
+        return x
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Pair = (1, 1),
+    padding: _Pair | str = (0, 0),
+    dilation: _Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Return `functional.conv2d` of x [n, i, h, w] and weight [o, i, k, k], [n, o, h', w'].
+
+    Small maps on a CPU are convolved in the weight's precision, under autocast, too.
+    """
+    if isinstance(padding, tuple) and padding[0] == padding[1] and groups == 1:
+        x = _at_precision_of(weight, x)
+        if _is_small(x, weight, bias, stride, dilation) and weight.shape[2] <= x.shape[2] + 2 * padding[0]:
+            y = _convolve(x, weight, bias, padding[0])
+            if y is not None:
+                return y
+    return plain_conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: object) -> Tensor:
+    """Return `functional.conv2d`, whatever the size of the maps: no form is more precise than the sum."""
+    # The pooling that follows likes this order, which weights of a single channel cannot ask for.
+    return functional.conv2d(_channels_last(x), weight.contiguous(), bias, *arguments)
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: _Pair = (1, 1)) -> Tensor:
+    """Return `functional.conv_transpose2d` of x [n, i, h, w] and weight [i, o, k, k], [n, o, h', w'].
+
+    Small maps on a CPU are convolved in the weight's precision, under autocast, too.
+    """
+    x = _at_precision_of(weight, x)
+    if _is_small(x, weight.transpose(0, 1), bias, stride):
+        y = _convolve_transposed(x, weight, bias)
+        if y is not None:
+            return y
+    return functional.conv_transpose2d(x, weight.contiguous(), bias, stride)
+
+
+def _is_small(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Pair, dilation: _Pair = (1, 1)
+) -> bool:
+    return (
+        not _pytorch_only
+        and is_plain(x)
+        and type(weight) in (Tensor, nn.Parameter)
+        and x.dtype == weight.dtype == (weight if bias is None else bias).dtype
+        and weight.dtype in (torch.float32, torch.float64)
+        and x.shape[2] == x.shape[3] <= LARGEST
+        and x.shape[1] == weight.shape[1]
+        and weight.shape[2] == weight.shape[3]
+        and x.numel() > 0 < weight.numel()
+        and stride == dilation == (1, 1)
+    )
+
+
+def _at_precision_of(weight: Tensor, x: Tensor) -> Tensor:
+    """Return x in the weight's precision where autocast left it in another and its maps are small."""
+    if x.dtype == weight.dtype or not torch.is_autocast_enabled("cpu"):
+        return x
+    return x.to(weight.dtype) if is_plain(x) and x.shape[2] <= LARGEST else x
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    # What a transform of functions has batched has no such order.
+    batched = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return x if x.ndim != 4 or batched else x.contiguous(memory_format=torch.channels_last)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor | None:
+    """Convolve x [n, i, h, h] with weight [o, i, k, k], [n, o, h', h']; None if PyTorch should."""
+    maps, inputs, size, _ = x.shape
+    outputs, _, kernel, _ = weight.shape
+    kernels = weight.permute(2, 3, 1, 0)
+    if kernel == 1 and not padding:
+        return _product(pixels_first(x), kernels[0, 0], bias)
+    if kernel == size and not padding:
+        each = pixels_first(x).permute(2, 0, 1, 3).reshape(1, 1, maps, -1)
+        return _product(each, kernels.reshape(-1, outputs), bias)
+    if inputs == 1:
+        if size > LARGEST_COPIED:
+            return None
+        pixels = pixels_first(x).reshape(size**2, maps)
+        each = torch.cat([pixels, pixels.new_zeros(1, maps)]).index_select(0, _met(size, kernel, padding))
+        side = size + 2 * padding - kernel + 1
+        each = each.view(side, side, kernel**2, maps).transpose(2, 3)
+        return _product(each, kernels.reshape(-1, outputs), bias)
+    form = cheapest(size, kernel, padding, inputs, outputs, maps, weight.dtype)
+    return form and convolve(x, weight, bias, form, padding)
+
+
+def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """As `_convolve`, with weight [i, o, k, k], transposed and without padding."""
+    maps, inputs, size, _ = x.shape
+    _, outputs, kernel, _ = weight.shape
+    if size == 1:
+        return _product(pixels_first(x), pixels_first(weight), bias)
+    form = cheapest(size + kernel - 1, kernel, 0, inputs, outputs, maps, weight.dtype, transposed=True)
+    return form and convolve(x, weight, bias, form, transposed=True)
+
+
+def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+    """Return maps [n, o, h, w] from pixels [h, w, n, m] and kernels [..., m, o]: the plain sum."""
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return _product(pixels, kernels, bias)
+    y = pixels @ kernels
+    return maps_of(y if bias is None else y.add_(bias))
+
+
+@functools.lru_cache
+def _met(size: int, kernel: int, padding: int) -> Tensor:
+    """Return the pixels [o²·k²] of a map that weights meet, for each result; h² stands for the padding."""
+    # A tensor that is made in inference mode could not be used for training later.
+    with torch.inference_mode(False):
+        inside = torch.arange(size**2, device="cpu").view(size, size)
+        pixels = functional.pad(inside, [padding] * 4, value=size**2)
+        return pixels.unfold(0, kernel, 1).unfold(1, kernel, 1).flatten()

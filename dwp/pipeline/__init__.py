@@ -1,0 +1,1 @@
+"""Configuration, plan, provenance, storage of artifacts, jobs and command line."""

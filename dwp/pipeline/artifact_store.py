@@ -1,0 +1,266 @@
+"""The versions under `results/`: what is there, what made it, is it whole, does anyone want it."""
+
+import datetime
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dwp.errors import InputError
+from dwp.experiments import base as experiments
+from dwp.files import sha256
+from dwp.pipeline.provenance import read_manifest, version_of
+
+RESULTS = Path("results")
+FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a stage: the folder `results/<stage>/<version>`.
+
+    Attributes:
+        folder: where it is.
+        manifests: the content of each manifest, by file; None for one that cannot be read.
+        files: everything else in the folder.
+    """
+
+    folder: Path
+    manifests: dict[Path, dict | None]
+    files: tuple[Path, ...]
+
+    @property
+    def stage(self) -> str:
+        """Return the name of its stage."""
+        return self.folder.parent.name
+
+    @property
+    def label(self) -> str:
+        """Return `<stage>/<version>`, as manifests call their inputs."""
+        return f"{self.stage}/{self.folder.name}"
+
+    @property
+    def spec(self) -> dict:
+        """Return what made it: `params`, `inputs` and `code`; empty before the first job is done."""
+        manifest = next(filter(None, self.manifests.values()), {})
+        return {key: manifest[key] for key in ("params", "inputs", "code") if key in manifest}
+
+    @property
+    def names(self) -> list[str]:
+        """Return what people call it: the names of its files without size of shard or setting."""
+        stems = [_stem(path) for path in self.manifests]
+        return sorted({re.sub(r"(_[^_-]+-[^_]+_seeds)?-\d+-\d+$", "", stem) for stem in stems if stem})
+
+    @cached_property
+    def size(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(path.stat().st_size for path in (*self.manifests, *self.files) if path.is_file())
+
+    @property
+    def finished(self) -> datetime.datetime | None:
+        """Return when its latest job was done, or None before the first."""
+        times = [manifest["finished"] for manifest in self.manifests.values() if manifest]
+        return max(map(datetime.datetime.fromisoformat, times), default=None)
+
+    @property
+    def named_files(self) -> Iterator[tuple[Path, str]]:
+        """Yield each file that a manifest names, there or not, with its SHA-256."""
+        for manifest in self.manifests.values():
+            for name, digest in (manifest or {}).get("files", {}).items():
+                yield self.folder / name, digest
+
+    @cached_property
+    def unnamed_files(self) -> list[Path]:
+        """Return what is in no manifest: of a job at work or killed, or whose manifest is gone.
+
+        Left out is what belongs to a manifest that cannot be read.
+        """
+        named = {file for file, _ in self.named_files}
+        stems = {_stem(path) for path in self.manifests}
+        logs = {
+            self.folder / f"{stem or self.stage}{kind}"
+            for stem in stems
+            for kind in (".log", ".benchmark.tsv")
+        }
+        torn = [_stem(path) for path, manifest in self.manifests.items() if manifest is None]
+
+        def has_torn_manifest(file: Path) -> bool:
+            return any(not stem or file.name.startswith(f"{stem}.") for stem in torn)
+
+        known = named | logs
+        return [file for file in self.files if file not in known and not has_torn_manifest(file)]
+
+    def is_being_written(self, now: float) -> bool:
+        """Return whether a job may be at work here: an output is not finished and less than a day old."""
+        if self.manifests and not self.unnamed_files:
+            return False
+        times = [path.stat().st_mtime for path in (self.folder, *self.unnamed_files) if path.exists()]
+        return now - max(times, default=0.0) < DAY
+
+
+def _stem(manifest: Path) -> str:
+    # "nets-000-003.manifest.json" -> "nets-000-003"; "manifest.json", the report's -> "".
+    return manifest.name.removesuffix("manifest.json").removesuffix(".")
+
+
+def read(results: Path = RESULTS) -> list[Version]:
+    """Return all versions in the order of the pipeline, and within a stage by age.
+
+    Passed over are links, which may lead out of `results/`, and what only looks like a
+    version: no stage of that name is known, and no manifest is in it.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise InputError(
+            f"there is no folder {results} in {Path.cwd()}; run the workflow, or give --directory"
+        )
+    folders = [
+        folder
+        for folder in results.glob("*/*")
+        if re.fullmatch(r"[0-9a-f]{8}", folder.name)
+        and folder.is_dir()
+        and not folder.is_symlink()
+        and not folder.parent.is_symlink()
+    ]
+    found = map(_read_one, folders)
+    stages = (*FIRST, *experiments.known(), *LAST)
+    return sorted((version for version in found if version.manifests or version.stage in stages), key=_order)
+
+
+def _read_one(folder: Path) -> Version:
+    manifests, files = {}, []
+    for path in sorted(folder.rglob("*")):
+        if path.name.endswith("manifest.json") and not path.name.startswith("."):
+            manifests[path] = _read_manifest(path, folder)
+        elif not path.is_dir() or path.is_symlink():
+            files.append(path)
+    return Version(folder, manifests, tuple(files))
+
+
+def _read_manifest(path: Path, folder: Path) -> dict | None:
+    try:
+        manifest = read_manifest(path)
+    except InputError:
+        return None
+    stage, version = (manifest[key] for key in ("stage", "version"))
+    inputs = {role: label.rpartition("/")[2] for role, label in manifest["inputs"].items()}
+    # A version is the hash of what made it, so its own manifest tells whether that is what it says.
+    sound = (stage, version) == (folder.parent.name, folder.name)
+    return manifest if sound and version == version_of(stage, manifest["params"], inputs) else None
+
+
+def _order(version: Version) -> tuple:
+    stage = version.stage
+    place = FIRST.index(stage) if stage in FIRST else len(FIRST) + (stage in LAST)
+    return place, stage, version.finished is None, version.finished, version.names, version.label
+
+
+def find(versions: Iterable[Version], name: str) -> Version:
+    """Return the version that a person means.
+
+    Args:
+        versions: those to choose from.
+        name: a version or its unique beginning, `<stage>/<version>`, the folder or a link to it,
+            or a name under `results/latest` (`priors/vae-7x7`).
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    versions = list(versions)
+    for place in (Path(name), RESULTS / "latest" / name):
+        if place.is_dir():
+            for version in versions:
+                if version.folder.resolve() == place.resolve():
+                    return version
+    stage, _, start = name.rstrip("/").rpartition("/")
+    found = [
+        version
+        for version in versions
+        if start and version.folder.name.startswith(start) and stage in ("", version.stage)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{name!r} is not unique: {', '.join(version.label for version in found)}")
+    raise InputError(f"there is no version {name!r} in {RESULTS}; `dwp versions` lists them")
+
+
+def verify(
+    versions: Iterable[Version], *, running: bool = False, now: float | None = None
+) -> tuple[list[dict], int]:
+    """Recompute the checksum of every file that a manifest names.
+
+    Args:
+        versions: those to check.
+        running: whether a workflow is at work here, so that a file's manifest may be yet to come.
+        now: the time in seconds since the epoch.
+
+    Returns:
+        the faults, a list of {file, fault}, and how many files were as their manifest says. A fault is
+        `missing`; `damaged`; `no manifest`, for a result that no manifest names; or `unnamed`, for what
+        a job that is not finished leaves: logs, checkpoints, temporary files, while `running` results too.
+    """
+    now = time.time() if now is None else now
+    faults, sound = [], 0
+    for version in versions:
+        for path, manifest in version.manifests.items():
+            if manifest is None:
+                faults.append({"file": str(path), "fault": "damaged"})
+        for file, digest in version.named_files:
+            if not os.path.isfile(file):  # false too for a name that no system takes
+                faults.append({"file": str(file), "fault": "missing"})
+            elif sha256(file) != digest:
+                faults.append({"file": str(file), "fault": "damaged"})
+            else:
+                sound += 1
+        at_work = running and version.is_being_written(now)
+        for file in version.unnamed_files:
+            fault = "unnamed" if at_work or _is_leftover(file) else "no manifest"
+            faults.append({"file": str(file), "fault": fault})
+    return faults, sound
+
+
+def _is_leftover(file: Path) -> bool:
+    # Results appear under their names when they are complete, other files before.
+    return (
+        file.name.startswith(".")
+        or file.name.endswith((".log", ".benchmark.tsv"))
+        or file.parent.name == "checkpoints"
+    )
+
+
+def unwanted(
+    versions: Iterable[Version], wanted: Collection[str], now: float | None = None
+) -> tuple[list[Version], list[Version]]:
+    """Return what is not wanted: versions to remove, and those to keep as a job may be at work there.
+
+    Args:
+        versions: those to choose from.
+        wanted: the labels of the versions that configurations refer to.
+        now: the time in seconds since the epoch.
+    """
+    now = time.time() if now is None else now
+    remove, keep = [], []
+    for version in versions:
+        if version.label not in wanted:
+            (keep if version.is_being_written(now) else remove).append(version)
+    return remove, keep
+
+
+def remove(versions: Iterable[Version], results: Path = RESULTS) -> None:
+    """Delete versions, and the links of `results/latest` that lead nowhere; nothing outside `results/`."""
+    for version in versions:
+        shutil.rmtree(version.folder)
+    for link in sorted((results / "latest").rglob("*"), reverse=True):
+        if link.is_symlink():
+            if not link.exists():
+                link.unlink(missing_ok=True)
+        elif link.is_dir() and not any(link.iterdir()):
+            link.rmdir()

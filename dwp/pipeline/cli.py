@@ -1,0 +1,279 @@
+"""The console script `dwp`: look at, compare, check and clear up the versions under `results/`."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dwp.errors import InputError
+from dwp.pipeline import artifact_store
+from dwp.pipeline.artifact_store import Version
+from dwp.pipeline.config_files import users
+from dwp.pipeline.run_locks import claimed
+from dwp.pipeline.version_diff import ABSENT, diff
+
+DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
+
+EPILOG = """\
+examples:
+  dwp versions                                   what is there, and what config.yaml uses
+  dwp versions --configfile config/smoke.yaml    … and what another configuration uses
+  dwp versions --config data_root=/my/data       values as with snakemake --config
+  dwp diff 1a2b priors/vae-7x7                   why two versions differ
+  dwp verify                                     is every file as it was written?
+  dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
+  dwp prune --configfile config/smoke.yaml --yes … and delete it
+
+exit status: 0 all well, 1 files are missing, damaged or in no manifest, 2 the command could not be
+carried out
+"""
+
+CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
+CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 for faults that `verify` found, 2 for an InputError."""
+    options = _parser().parse_args(arguments)
+    try:
+        # Relative to where the command was given, as with snakemake.
+        overlays = [[Path(file).resolve() for file in files] for files in getattr(options, "configfile", [])]
+        if not Path(options.directory).is_dir():
+            raise InputError(f"--directory: there is no folder {options.directory}")
+        with contextlib.chdir(options.directory):
+            return options.run(options, artifact_store.read(), overlays)
+    except InputError as error:
+        print(f"dwp: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of the output, `head` say, has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--directory", metavar="DIR", default=".", help="where results/ is (default: .)")
+    where.add_argument("--json", action="store_true", help="print JSON")
+    which = argparse.ArgumentParser(add_help=False)
+    repeated = {"nargs": "+", "action": "append", "default": []}
+    which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
+    which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
+
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
+    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+
+    def command(name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser):
+        added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
+        added.set_defaults(run=run)
+        return added
+
+    command("versions", _versions, "list versions: what made them, size, age, who uses them", which)
+    added = command("diff", _diff, "say why two versions differ")
+    meant = "a version, its unique beginning, stage/version, a folder, or a name in results/latest"
+    for name in "AB":
+        added.add_argument(name, help=meant)
+    added = command("verify", _verify, "recompute checksums; name what is missing or damaged")
+    added.add_argument("version", nargs="*", help=f"look at these only (default: all); {meant}")
+    added = command("prune", _prune, "show, and with --yes delete, what no configuration needs", which)
+    added.add_argument("--yes", action="store_true", help="delete what is shown")
+    return parser
+
+
+# Commands
+
+
+def _versions(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """List every version: stage, version, names, cells (jobs done), inputs, size, age and who uses it.
+
+    USED BY names config.yaml, or the configurations given instead.
+    """
+    used = users((files, options.config) for files in overlays or [[]])
+    if options.json:
+        _print_json(
+            {
+                "stage": version.stage,
+                "version": version.folder.name,
+                "names": version.names,
+                "cells": len(version.manifests),
+                "inputs": version.spec.get("inputs", {}),
+                "size": version.size,
+                "finished": version.finished and version.finished.isoformat(),
+                "used_by": used.get(version.label, []),
+                "files": [str(file) for file, _ in version.named_files],
+            }
+            for version in found
+        )
+        return 0
+    _print_table(
+        ("STAGE", "VERSION", "NAME", "CELLS", "FROM", "SIZE", "AGE", "USED BY"),
+        [
+            (
+                version.stage,
+                version.folder.name,
+                _some(version.names),
+                str(len(version.manifests)),
+                _some(version.spec.get("inputs", {}).values()),
+                _size(version.size),
+                _age(version.finished),
+                ", ".join(used.get(version.label, ["-"])),
+            )
+            for version in found
+        ],
+        right=("CELLS", "SIZE", "AGE"),
+    )
+    return 0
+
+
+def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Say which parameters, inputs and code of two versions differ, and why their inputs do."""
+    difference = diff(artifact_store.find(found, options.A), artifact_store.find(found, options.B), found)
+    if options.json:
+        _print_json(difference)
+    elif difference["changes"]:
+        _print_difference(difference)
+    else:
+        print(f"{difference['a']} and {difference['b']} are the same version")
+    return 0
+
+
+def _verify(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Recompute the SHA-256 of every file that a manifest names.
+
+    Names what is missing or damaged, and results that no manifest names; then exits with 1. What
+    a job at work writes, or a killed one left (logs, checkpoints, temporary files), is mentioned.
+    """
+    chosen = [artifact_store.find(found, name) for name in options.version] or found
+    faults, sound = artifact_store.verify(chosen, running=claimed() or _locked())
+    count = Counter(fault["fault"] for fault in faults)
+    broken, without = count["missing"] + count["damaged"], count["no manifest"]
+    if options.json:
+        _print_json({"sound": sound, "faults": faults})
+    else:
+        for fault in faults:
+            note = "in no manifest" if fault["fault"] == "unnamed" else fault["fault"]
+            print(f"{note}: {fault['file']}")
+        more = f", {without} without a manifest" if without else ""
+        print(f"{sound} files as written, {broken} missing or damaged{more}")
+        if broken or without:
+            print("Delete what is damaged; snakemake makes what is missing again, and what depends on it")
+    return 1 if broken or without else 0
+
+
+def _prune(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Show the versions that no configuration refers to; with --yes delete them.
+
+    config.yaml alone always counts; name every other configuration whose results are to stay.
+    A version in which a job may be at work stays too. While a workflow runs, nothing is deleted.
+    """
+    if options.yes:
+        _refuse_while_a_workflow_runs()
+    # With --config, config.yaml counts both with those values and without.
+    used = users([([], []), *((files, options.config) for files in overlays or [[]])])
+    unwanted, kept = artifact_store.unwanted(found, used)
+    sizes = {version.label: version.size for version in (*unwanted, *kept)}
+    if options.yes:
+        artifact_store.remove(unwanted)
+    if options.json:
+        groups = {"unwanted": unwanted, "being_written": kept}
+        report = {name: {v.label: sizes[v.label] for v in group} for name, group in groups.items()}
+        _print_json(report | {"deleted": options.yes})
+        return 0
+    rows = [
+        (version.label, _some(version.names), _size(sizes[version.label]), _age(version.finished), note)
+        for group, note in ((unwanted, ""), (kept, "kept: a job may be at work"))
+        for version in group
+    ]
+    if rows:
+        _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
+    total = f"{_size(sum(sizes[version.label] for version in unwanted))} in {len(unwanted)} version(s)"
+    configurations = ", ".join(dict.fromkeys(name for names in used.values() for name in names))
+    if not unwanted:
+        print(f"Nothing to delete: the rest is used by {configurations}")
+    elif options.yes:
+        print(f"Deleted {total}")
+    else:
+        print(f"{total} used by none of {configurations}; --yes deletes what is not kept")
+    return 0
+
+
+def _refuse_while_a_workflow_runs() -> None:
+    # Snakemake's locks outlive a run that was killed, and go with the first run that ends; claims do neither.
+    if claimed():
+        raise InputError("a workflow is running here; wait for its end, then prune")
+    if _locked():
+        raise InputError(
+            "Snakemake has locked this folder: wait until the workflow that runs here has ended, "
+            "or, if none does, run `snakemake --unlock`; then prune"
+        )
+
+
+def _locked() -> bool:
+    return any(Path(".snakemake/locks").glob("*.lock"))
+
+
+# Printing
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
+    seen = set() if seen is None else seen
+    pair = difference["a"], difference["b"]
+    print(f"{indent}{' → '.join(pair)}" + (", as above" if pair in seen else ""))
+    if pair in seen:
+        return
+    seen.add(pair)
+    explained = {f"inputs.{role}" for role in difference["inputs"]}
+    changes = [change for change in difference["changes"] if change["path"] not in explained]
+    width = max((len(change["path"]) for change in changes), default=0)
+    for change in changes:
+        a, b = change.get("a", ABSENT), change.get("b", ABSENT)
+        if isinstance(a, list) and isinstance(b, list) and set(a) != set(b):
+            a, b = [x for x in a if x not in b], [x for x in b if x not in a]
+        print(f"{indent}  {change['path']:{width}}  {a} → {b}")
+    for role, inner in difference["inputs"].items():
+        print(f"{indent}  inputs.{role}")
+        _print_difference(inner, indent + "    ", seen)
+
+
+def _some(names: Iterable[str], most: int = 2) -> str:
+    names = list(dict.fromkeys(names))
+    more = [f"and {len(names) - most} more"] if len(names) > most + 1 else names[most:]
+    return ", ".join(names[:most] + more) or "-"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.{unit != 'B':d}f} {unit}"
+
+
+def _age(finished: datetime.datetime | None) -> str:
+    if finished is None:
+        return "-"
+    minutes = (datetime.datetime.now(datetime.UTC) - finished).total_seconds() / 60
+    for unit, length in (("d", 24 * 60), ("h", 60)):
+        if minutes >= 2 * length:
+            return f"{minutes / length:.0f} {unit}"
+    return f"{max(minutes, 0):.0f} min"

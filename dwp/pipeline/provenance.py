@@ -1,0 +1,270 @@
+"""What made an artifact: versions, code digests, manifests."""
+
+import ast
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import reprlib
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from dwp.errors import InputError
+from dwp.files import atomic_write, sha256
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "h5py",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "snakemake",
+    "zuko",
+    "laplace-torch",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One version of a stage's result: what made it, and where it lives.
+
+    Args:
+        stage: its stage's name, the folder under `results/`.
+        params: everything that can change its bytes, as plain JSON values.
+        inputs: the artifacts that it is made from, by role.
+        modules: files of code that it runs; not part of the version, see `code_digest`.
+        name: what people call it within its stage; not part of the version either.
+    """
+
+    stage: str
+    params: dict
+    inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
+    modules: tuple[Path, ...] = ()
+    name: str = ""
+
+    @cached_property
+    def version(self) -> str:
+        """Return eight hexadecimal digits of the SHA-256 of stage, parameters and input versions."""
+        inputs = {role: artifact.version for role, artifact in self.inputs.items()}
+        return version_of(self.stage, self.params, inputs)
+
+    @cached_property
+    def spec(self) -> dict:
+        """Return what a job needs to know, and what a rerun must be triggered by, as one plain dict."""
+        return {
+            "stage": self.stage,
+            "version": self.version,
+            # Snakemake compares reprs, in which the order of keys counts.
+            "params": json.loads(json.dumps(self.params, sort_keys=True)),
+            "inputs": {
+                role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
+            },
+            "code": code_digest(self.modules),
+        }
+
+    def path(self, file: str) -> str:
+        """Return where a file of this version lives, relative to the working directory."""
+        return f"results/{self.stage}/{self.version}/{file}"
+
+    def made(self, manifest: str | Path) -> bool:
+        """Return whether a manifest can be read and says this: same parameters, inputs and code."""
+        try:
+            written = read_manifest(manifest)
+        except InputError:
+            return False
+        return all(written[key] == value for key, value in self.spec.items())
+
+
+def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
+    """Return the version of what a stage makes with these parameters from these versions, by role."""
+    text = json.dumps([stage, params, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def code_digest(roots: Iterable[Path]) -> str:
+    """Return a digest of the syntax trees of Python files and of all that they import from their tree.
+
+    Comments, docstrings and formatting do not count. A package's `__init__` counts
+    where something is imported from the package itself.
+    """
+    found: dict[Path, str] = {}
+    todo = list(roots)
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found[path], imports = _digest_file(path, path.stat().st_mtime_ns)
+        todo += imports
+    parts = sorted(f"{path.name}:{digest}" for path, digest in found.items())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+_cache: dict[tuple[Path, int], tuple[str, list[Path]]] = {}
+
+
+def _digest_file(path: Path, modified: int) -> tuple[str, list[Path]]:
+    if (path, modified) not in _cache:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = [found for name in _imported_names(tree) if (found := _module_file(name))]
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                # A string alone is a docstring, or a comment by another name.
+                node.body = [entry for entry in body if not _is_text(entry)]
+        digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        _cache[path, modified] = digest, imports
+    return _cache[path, modified]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _imported_names(tree: ast.AST) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                # `from package import name`: the module `package.name` if there is one, else the package.
+                full = f"{node.module}.{alias.name}"
+                yield full if _module_file(full) else node.module
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _module_file(name: str) -> Path | None:
+    """Return the file of a module of this checkout, or None for anybody else's."""
+    if name.split(".")[0] not in ("dwp", "workflow"):
+        return None
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
+    """Write what made some files: the spec, facts of the run, library versions, checksums."""
+    manifest = {
+        **spec,
+        **facts,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _git_state(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "files": {os.path.relpath(file, Path(path).parent): sha256(file) for file in outputs},
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(path: str | Path) -> dict:
+    """Return what `write_manifest` wrote.
+
+    Raises:
+        InputError: it cannot be read, or an entry that others rely on is missing or of another form.
+    """
+    try:
+        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as a manifest: {error}") from None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is no manifest: it holds {reprlib.repr(manifest)}")
+    for key, (is_valid, expected) in _FORM.items():
+        if not is_valid(manifest.get(key)):
+            found = reprlib.repr(manifest.get(key))
+            raise InputError(f"{path} is no manifest: {key} is {found}; expected {expected}")
+    return manifest
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_file(value: object) -> bool:
+    """Return whether it is a path that stays in its folder."""
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    path = PurePosixPath(value)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _maps(is_key: Callable, is_value: Callable) -> Callable[[object], bool]:
+    def is_valid(value: object) -> bool:
+        return isinstance(value, dict) and all(
+            is_key(key) and is_value(inner) for key, inner in value.items()
+        )
+
+    return is_valid
+
+
+_FORM = {
+    "stage": (_is_string, "a name"),
+    "version": (_is_string, "a version"),
+    "params": (_maps(_is_string, lambda value: True), "a mapping"),
+    "inputs": (_maps(_is_string, _is_string), "a mapping of roles to versions"),
+    "code": (_is_string, "a digest"),
+    "finished": (_is_time, "a time in ISO 8601, with its zone"),
+    "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
+}
+
+
+def checked_sha256(file: str | Path) -> str:
+    """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
+
+    Raises:
+        InputError: it is another.
+    """
+    file, digest = Path(file), sha256(file)
+    try:
+        written = read_manifest(file.with_suffix(".manifest.json"))["files"].get(file.name, digest)
+    except InputError:
+        written = digest  # a file of somebody else's
+    if written != digest:
+        raise InputError(
+            f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
+            f"{written[:8]}…); delete it and run again, and it is made anew"
+        )
+    return digest
+
+
+def _git_state() -> dict[str, object]:
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "clean": None if status is None else not status}

@@ -1,0 +1,65 @@
+"""Distributions over M kernels [M, 1, k, k] that a prior's KL is taken of."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dwp.nn.precision import at_least_float32
+
+
+def noise_like(x: Tensor) -> Tensor:
+    """Return standard normal noise of the shape, dtype, device and memory layout of x."""
+    # Drawn in memory order: for others PyTorch's CPU generator takes eight times as long.
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    noise = torch.randn([x.shape[axis] for axis in order], dtype=x.dtype, device=x.device)
+    return noise.permute([order.index(axis) for axis in range(x.ndim)])
+
+
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """A factorised Gaussian over kernels; both fields are [n, 1, k, k], float32 or wider."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "log_variance"):
+            object.__setattr__(self, name, at_least_float32(getattr(self, name)))
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, chosen: Tensor) -> "GaussianPosterior":
+        return GaussianPosterior(self.mean[chosen], self.log_variance[chosen])
+
+    def rsample(self) -> Tensor:
+        """Draw one sample of each kernel, [n, 1, k, k], differentiable in both fields."""
+        return self.mean + (0.5 * self.log_variance).exp() * noise_like(self.mean)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, summed over all weights."""
+        return 0.5 * self.log_variance.sum() + 0.5 * math.log(2 * math.pi * math.e) * self.mean.numel()
+
+    def log_alpha(self) -> Tensor:
+        """Return log(variance / mean²) of each weight, [n, 1, k, k]."""
+        # The floor keeps value and gradient finite where a mean is zero.
+        return self.log_variance - (self.mean.square() + 1e-16).log()
+
+
+@dataclass(frozen=True)
+class PointMass:
+    """All probability on one value of each kernel, [n, 1, k, k]."""
+
+    mean: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, chosen: Tensor) -> "PointMass":
+        return PointMass(self.mean[chosen])
+
+    def rsample(self) -> Tensor:
+        """Return the kernels themselves."""
+        return self.mean

@@ -1,0 +1,157 @@
+"""Figures of predictions: are they as sure as they are right, of what are they unsure, what do they cost."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from dwp.metrics import ECE_BINS
+from dwp.report.figures import plotting
+from dwp.report.figures.experiments import by_setting
+
+FEW = 0.02
+"""A bin with a smaller share of the images is drawn hollow: its accuracy is that of a handful."""
+GAP = "#D55E00"
+
+
+def reliability(table: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
+    """Plot accuracy against confidence for each method, at the smallest and the largest setting.
+
+    Args:
+        table: one experiment's rows of `tables.reliability`.
+        axis: what the setting is.
+    """
+    settings = sorted({table["setting"].min(), table["setting"].max()})
+    methods = list(dict.fromkeys(table["method"]))
+    # Blocks side by side, so that the figure is about as wide as high.
+    blocks = math.ceil(math.sqrt(1.2 * len(methods) / len(settings)))
+    rows = math.ceil(len(methods) / blocks)
+    blocks = math.ceil(len(methods) / rows)
+    figure, axes = plotting.canvas(rows, blocks * len(settings), 2.5, 2.5)
+    look = plotting.looks(style, methods)
+    for index, method in enumerate(methods):
+        block, row = divmod(index, rows)
+        for column, setting in enumerate(settings):
+            ax = axes[row, block * len(settings) + column]
+            chosen = table[(table["method"] == method) & (table["setting"] == setting)]
+            _diagram(ax, chosen, look[method]["color"])
+            last = row == rows - 1 or index == len(methods) - 1
+            at = f"{plotting.method_name(method)}\n{axis} = {plotting.number(setting)}"
+            labels = {"x": "confidence" if last else "", "y": "accuracy" if column == 0 else ""}
+            plotting.label(ax, style, **labels, title=at)
+    for index in range(len(methods), rows * blocks):
+        for column in range(len(settings)):
+            axes[index % rows, index // rows * len(settings) + column].set_axis_off()
+    plotting.title(figure, style, f"{title}: reliability ({plotting.count(table)} pooled)")
+    few = f"accuracy in a bin with under {FEW:.0%} of the images"
+    handles = [
+        Line2D([], [], color="0.3", marker="o", linestyle="", label="accuracy in a bin (± std over seeds)"),
+        Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor="white", label=few),
+        Patch(color=GAP, alpha=0.35, label="gap to the confidence"),
+        Patch(color="0.75", label="share of the images"),
+    ]
+    plotting.place(figure, style, handles)
+    return figure
+
+
+def _diagram(ax: Axes, bins: pd.DataFrame, colour: str) -> None:
+    width = 1 / ECE_BINS
+    middle = (bins["bin"] + 0.5) * width
+    ax.bar(middle, bins["fraction"], width * 0.94, color="0.75", linewidth=0)
+    ax.plot([0, 1], [0, 1], color="0.45", linestyle="--", linewidth=0.9)
+    ax.vlines(bins["confidence"], bins["accuracy"], bins["confidence"], color=GAP, alpha=0.35, linewidth=4)
+    enough = bins[bins["fraction"] >= FEW]
+    ax.plot(enough["confidence"], enough["accuracy"], color=colour, linewidth=1.4)
+    for rows, face in ((enough, colour), (bins[bins["fraction"] < FEW], "white")):
+        ax.errorbar(
+            rows["confidence"],
+            rows["accuracy"],
+            rows["accuracy_std"].fillna(0),
+            color=colour,
+            marker="o",
+            markersize=4.5,
+            markerfacecolor=face,
+            linestyle="",
+            elinewidth=0.9,
+            zorder=3,
+        )
+    ax.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+
+
+def outliers(summary: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
+    """Plot how well uncertainty tells another data set's images from those of the target.
+
+    Args:
+        summary: one experiment's rows of `tables.summarise`, among them those of the metrics
+            auroc_entropy and auroc_mutual_information.
+        axis: what the setting is.
+    """
+    chosen = summary[summary["metric"].str.startswith("auroc_")]
+    none = pd.DataFrame(columns=["method", "setting", "step", "metric", "value", "label", "from_plot"])
+    figure = by_setting(chosen, none, style, title=f"{title}: outliers", axis=axis, panels=2)
+    for ax in figure.axes:
+        draw = ax.axhline if chosen["setting"].nunique() > 1 else ax.axvline
+        draw(0.5, color="0.45", linestyle="--", linewidth=0.9, zorder=0)
+    return figure
+
+
+def cost(summary: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
+    """Plot accuracy against what training costs, and against what one prediction costs, in FLOPs.
+
+    Args:
+        summary: one experiment's rows of `tables.summarise`, among them those of the metrics
+            accuracy, train_flops and predict_flops.
+        axis: what the setting is; the larger, the larger the mark.
+    """
+    settings = sorted(summary["setting"].unique())
+    keys = ["method", "setting"]
+    accuracy = summary[summary["metric"] == "accuracy"].set_index(keys)[["mean", "std", "n"]]
+    look = plotting.looks(style, summary["method"])
+    figure, axes = plotting.canvas(1, 2, 5.0, 4.2)
+    for ax, metric in zip(axes.flat, ("train_flops", "predict_flops"), strict=True):
+        flops = summary[summary["metric"] == metric].set_index(keys)["mean"]
+        table = accuracy.join(flops.rename("flops"), how="inner").reset_index()
+        shifts = _beside(table.groupby("method", sort=False)["flops"].first())
+        for method, rows in table.groupby("method", sort=False):
+            marks = {key: look[method][key] for key in ("color", "marker")}
+            rows = rows.assign(flops=rows["flops"] * shifts[method])
+            ax.plot(rows["flops"], rows["mean"], color=marks["color"], linewidth=0.9)
+            for row in rows.itertuples():
+                size = 4.5 + 2.5 * settings.index(row.setting) / max(1, len(settings) - 1)
+                spread = 0 if np.isnan(row.std) else row.std
+                ax.errorbar(row.flops, row.mean, spread, **marks, capsize=2, elinewidth=1, markersize=size)
+        ax.set_xscale("log")
+        ax.set_xlim(table["flops"].min() / 2, table["flops"].max() * 2)
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+        plotting.label(ax, style, x=plotting.name(metric), y=plotting.name("accuracy"))
+    plotting.title(figure, style, f"{title}: accuracy by cost (mean ± std of {plotting.count(accuracy)})")
+    _legend(figure, style, look, settings, axis)
+    return figure
+
+
+def _beside(flops: pd.Series) -> dict[str, float]:
+    """Return factors that set methods of nearly the same cost side by side on a logarithmic axis."""
+    places = np.log(flops).sort_values(kind="stable")
+    span = places.max() - places.min() + 2 * math.log(2)
+    factors = {}
+    for _, group in places.groupby((places.diff() > 0.03 * span).cumsum()):
+        for place, method in enumerate(group.index):
+            factors[method] = math.exp(0.022 * span * (place - (len(group) - 1) / 2))
+    return factors
+
+
+def _legend(figure: Figure, style: dict, look: dict, settings: Sequence[float], axis: str) -> None:
+    handles = [
+        Line2D([], [], **{key: one[key] for key in ("color", "marker")}, label=plotting.method_name(method))
+        for method, one in look.items()
+    ]
+    if len(settings) > 1:
+        text = f"small to large: {axis} = {', '.join(map(plotting.number, settings))}"
+        handles.append(Line2D([], [], linestyle="", label=text))
+    plotting.place(figure, style, handles)

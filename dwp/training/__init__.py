@@ -1,0 +1,1 @@
+"""The one fit loop, with schedules, checkpoints, devices and signals."""

@@ -1,0 +1,73 @@
+"""Progress of long work, kept so that what is killed goes on where it was."""
+
+import io
+import logging
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from dwp.files import atomic_write, remove_stale
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint:
+    """A place to save progress at an interval; torn or foreign files are set aside.
+
+    Args:
+        path: the file; it is written whole or not at all.
+        identity: what is being trained; a file that says otherwise is not resumed from.
+        seconds: the least time between two saves.
+    """
+
+    def __init__(self, path: str | Path, identity: str, seconds: float = 60.0) -> None:
+        self.path = Path(path)
+        self.identity = identity
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def of(self, part: int) -> "Checkpoint":
+        """Return the checkpoint of a part (a seed, say) of what this one is for."""
+        path = self.path.with_name(f"{self.path.stem}-{part}{self.path.suffix}")
+        return Checkpoint(path, f"{self.identity}/{part}", self.seconds)
+
+    def due(self) -> bool:
+        """Return whether the interval has passed since the last save."""
+        return time.monotonic() - self._last >= self.seconds
+
+    def save(self, state: dict) -> None:
+        """Write the state, replacing the file at once when it is complete."""
+        # Opened here, since of a full disk PyTorch would say that the file has an invalid name.
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
+            torch.save({"identity": self.identity, **state}, file)
+        self._last = time.monotonic()
+
+    def load(self) -> dict | None:
+        """Return the saved state, or None where there is none of this identity."""
+        remove_stale(self.path)
+        if not self.path.exists():
+            return None
+        content = io.BytesIO(self.path.read_bytes())  # what fails here says nothing of the file
+        try:
+            # Onto the CPU first: the device may be another one than before.
+            state = torch.load(content, map_location="cpu", weights_only=True)
+            if state["identity"] == self.identity:
+                return state
+            reason = "it belongs to another run"
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = f"it cannot be read ({type(error).__name__})"
+        aside = self.path.with_suffix(".aside")
+        self.path.replace(aside)
+        logger.warning("checkpoint %s set aside as %s: %s", self.path, aside.name, reason)
+        return None
+
+    def remove(self) -> None:
+        """Delete the file, and those of its parts; their work is done."""
+        part = re.compile(re.escape(self.path.stem) + r"(-\d+)?" + re.escape(self.path.suffix))
+        for path in self.path.parent.glob(f"*{self.path.suffix}"):
+            if part.fullmatch(path.name):
+                path.unlink(missing_ok=True)

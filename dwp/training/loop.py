@@ -1,0 +1,254 @@
+"""The one fit loop: everything that is trained here is trained by `fit`.
+
+Source nets, priors, Bayesian and ordinary networks share it, so that schedule,
+precision, checkpoints, progress and checks for numbers gone wrong exist once.
+Data are tensors that already sit on the device; there is no DataLoader.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dwp.errors import InputError
+from dwp.nn.precision import autocast
+from dwp.training import signals
+from dwp.training.checkpoints import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+Rows = list[dict]
+
+SECONDS_BETWEEN_LOG_LINES = 15.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and in what precision to train.
+
+    Exactly one of `steps` and `epochs` is given. `batch` None is the full batch.
+    The learning rate `lr` of Adam falls linearly to zero ('linear') or stays ('constant').
+    """
+
+    lr: float
+    steps: int | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    decay: str = "linear"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(
+                f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}"
+            )
+        if self.decay not in ("linear", "constant"):
+            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
+
+    def total_steps(self, examples: int) -> int:
+        """Return the number of steps for a training set of that many examples."""
+        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the steps that see every example once (the last batch may be smaller)."""
+        return math.ceil(examples / (self.batch or examples))
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.lr * (1 - step / total) if self.decay == "linear" else self.lr
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[..., tuple[Tensor, Terms]],
+    data: tuple[Tensor, ...],
+    schedule: Schedule,
+    *,
+    seed: int,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    every: int = 0,
+    best: str | None = None,
+    checkpoint: Checkpoint | None = None,
+    label: str = "fit",
+) -> Rows:
+    """Minimise `loss` over the parameters of `model` that require gradients, by Adam.
+
+    Args:
+        model: trained in place; its device is where `data` must be.
+        loss: takes a minibatch (`data` indexed alike) and returns the scalar to
+            minimise and named terms of it, which are recorded at every evaluation.
+        data: tensors of equal length, drawn without replacement in each epoch.
+        schedule: steps, batch, learning rate, precision.
+        seed: of minibatches and of all noise drawn while training; the global
+            generators are left as they were found.
+        evaluate: metrics to record every `every` steps, after the last, and, if
+            `every` > 0, before the first.
+        best: a metric of `evaluate`; after the last step the model goes back to the evaluation
+            at which it was highest. None leaves the model as the last step made it.
+        checkpoint: where to save progress and resume from; None keeps none. What is
+            finished stays there too, until whoever made the checkpoint removes it.
+        label: what to call this in logs, progress bars and errors.
+
+    Returns:
+        Rows {step, metric, value}, in order of step.
+
+    Raises:
+        FloatingPointError: a term is not finite; names the step, term and seed.
+        Stopped: SIGTERM came (see `dwp.training.signals`); a step was finished and saved before.
+    """
+    examples = len(data[0])
+    total = schedule.total_steps(examples)
+    device = data[0].device
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=schedule.lr, fused=device.type in ("cpu", "cuda"))
+    rows: Rows = []
+    start = 0
+    kept: dict = {}
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        nonlocal kept
+        _record(rows, step, metrics)
+        if best in metrics and metrics[best] > kept.get("value", -math.inf):
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            kept = {"step": step, "value": metrics[best], "model": state}
+
+    def save(done: int) -> None:
+        checkpoint.save(
+            {
+                "step": done,
+                "rows": rows,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "kept": kept,
+                "rng": _get_rng_state(device),
+            }
+        )
+
+    with _seeded(seed, device), signals.deferred(label):
+        if checkpoint and (saved := checkpoint.load()):
+            start = saved["step"]
+            rows = saved["rows"]
+            kept = saved["kept"]
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            _set_rng_state(saved["rng"], device)
+            logger.info("%s: resumed at step %d of %d", label, start, total)
+        elif evaluate and every:
+            report(0, evaluate())
+        progress = Progress(label, start, total)
+        for step in range(start, total):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step, total)
+            batch = _minibatch(data, schedule.batch, seed, step)
+            with autocast(device, schedule.precision):
+                value, terms = loss(*batch)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            done = step + 1
+            reporting = done == total or (every and done % every == 0)
+            if device.type == "cpu" or reporting or done % 100 == 0:
+                terms = {name: term.detach() for name, term in terms.items()}
+                _check_finite({**terms, "loss": value.detach()}, label, step, seed)
+            if reporting:
+                _record(rows, done, {name: float(term) for name, term in terms.items()})
+                if evaluate:
+                    report(done, evaluate())
+            progress.update(done)
+            if checkpoint and (done == total or checkpoint.due() or signals.requested()):
+                save(done)
+            if signals.requested():
+                break
+        progress.close()
+    if kept:
+        model.load_state_dict(kept["model"])
+        logger.info("%s: best %s, %.6g, at step %d", label, best, kept["value"], kept["step"])
+    return rows
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, plain lines in the log."""
+
+    def __init__(self, label: str, start: int, total: int) -> None:
+        self.label, self.start, self.total = label, start, total
+        self._bar = tqdm(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
+        self._began = self._logged = time.monotonic()
+
+    def update(self, done: int) -> None:
+        """Say that `done` steps of the total are finished."""
+        self._bar.update(1)
+        now = time.monotonic()
+        if now - self._logged >= SECONDS_BETWEEN_LOG_LINES or done == self.total:
+            self._logged = now
+            rate = (done - self.start) / max(now - self._began, 1e-9)
+            left = (self.total - done) / rate
+            logger.info(
+                "%s: step %d of %d, %.1f steps/s, %.0f s left", self.label, done, self.total, rate, left
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+def _record(rows: Rows, step: int, metrics: dict[str, float]) -> None:
+    rows.extend({"step": step, "metric": name, "value": value} for name, value in metrics.items())
+
+
+def _check_finite(terms: Terms, label: str, step: int, seed: int) -> None:
+    for name, term in terms.items():
+        if not math.isfinite(term):
+            raise FloatingPointError(
+                f"{label}: {name} is {float(term)} at step {step} with seed {seed}; "
+                "lower the learning rate, or use precision: float32"
+            )
+
+
+def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int) -> tuple[Tensor, ...]:
+    examples = len(data[0])
+    if batch is None or batch >= examples:
+        return data
+    epoch, index = divmod(step, math.ceil(examples / batch))
+    chosen = _permutation(examples, seed, epoch)[index * batch : (index + 1) * batch]
+    chosen = chosen.to(data[0].device)
+    return tuple(tensor[chosen] for tensor in data)
+
+
+@functools.lru_cache(maxsize=1)
+def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
+    # A function of (seed, epoch) alone, so that a resumed run sees the same minibatches;
+    # the last one is kept, since every step of an epoch asks for it.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(examples, generator=generator)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=True):
+        torch.manual_seed(seed)
+        yield
+
+
+def _get_rng_state(device: torch.device) -> list[Tensor]:
+    state = [torch.get_rng_state()]
+    if device.type == "cuda":
+        state.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        state.append(torch.mps.get_rng_state())
+    return state
+
+
+def _set_rng_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state[1])
