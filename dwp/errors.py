@@ -1,5 +1,8 @@
 """The exceptions that users are meant to read: one line each."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something given from outside (config, file, array, model) cannot be used.
@@ -18,3 +21,11 @@ class StorageError(OSError):
 
     What was there under its name before is still there.
     """
+
+
+def unknown(where: str, name: object, known: Iterable[object]) -> InputError:
+    """Return the error for a name that is not among the known ones, with the nearest of them."""
+    names = [str(one) for one in known]
+    nearest = difflib.get_close_matches(str(name), names, 1)
+    hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+    return InputError(f"{where}: {name!r} is not known; use one of {', '.join(names)}{hint}")
