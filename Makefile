@@ -1,4 +1,4 @@
-# Everything in two commands: `make run` and `make test`.
+# `make run` installs and runs the whole workflow; `make help` lists the other commands.
 PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
