@@ -17,7 +17,9 @@ from dwp.bayes import posteriors
 from dwp.experiments import methods
 from dwp.experiments.base import Task
 from dwp.initialisation import RULES
-from dwp.nn.convnet import convolutions, layer_sizes, size_label
+from dwp.nn.convnet import convolutions
+from dwp.nn.spec import Network, size_label
+from dwp.pipeline.typed import parse
 from dwp.priors.base import KLEstimator
 
 OPTIONS = {
@@ -59,7 +61,7 @@ def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float =
     """
     model, chosen = replace(task, seed=network).start(), task.by_layer(task.method["prior"])
     copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
-    sizes = layer_sizes(task.settings["network"])
+    sizes = parse(Network, task.settings["network"]).layer_sizes()
     nats, kernels = Counter(), Counter()
     with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
         # Apart from the seeds of networks, whose kernels are drawn with the same generator.

@@ -28,12 +28,15 @@ from dwp.bayes.objectives import Loss
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.experiments import methods
-from dwp.initialisation import RULES, load_, start
-from dwp.nn.convnet import build, layer_sizes
+from dwp.initialisation import RULES, build_initialised, load_
+from dwp.nn.convnet import build
+from dwp.nn.spec import Network
 from dwp.pipeline.shards import Finished
+from dwp.pipeline.typed import parse
 from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 TRAINING = {
     "schedule": {"$ref": "#/$defs/schedule"},
@@ -81,14 +84,14 @@ class Task:
         Args:
             width: factor on the channels.
             member: of an ensemble; members differ in all that is drawn.
-            build: as in `init.start`.
+            build: as in `build_initialised`.
         """
         init = self.method["init"]
         network = self.settings["network"]
         if "dropout" in self.method:
             network = network | {"dropout": self.method["dropout"]}
-        model = start(
-            network,
+        model = build_initialised(
+            parse(Network, network),
             self.dataset.image_shape,
             self.dataset.classes,
             self.seed + member * BETWEEN_MEMBERS,
@@ -104,7 +107,7 @@ class Task:
     def by_layer(self, choice: str | dict[str, str]) -> dict[str, Prior | str]:
         """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
         network = self.settings["network"]
-        sizes = layer_sizes(network)
+        sizes = parse(Network, network).layer_sizes()
         return {
             layer: name if name in RULES else self.priors[name][sizes[layer]]
             for layer, name in methods.by_layer(choice, network).items()

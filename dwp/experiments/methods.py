@@ -8,7 +8,8 @@ from dwp import data
 from dwp.bayes import posteriors
 from dwp.errors import InputError
 from dwp.initialisation import RULES
-from dwp.nn.convnet import layer_sizes, size_label
+from dwp.nn.spec import Network, size_label
+from dwp.pipeline.typed import parse
 from dwp.priors.base import Prior, find
 
 PRETRAINED = "pretrained"
@@ -48,7 +49,7 @@ def by_layer(choice: str | dict[str, str], network: dict) -> dict[str, str]:
     Raises:
         InputError: a layer has no name, or a key belongs to no layer.
     """
-    sizes = layer_sizes(network)
+    sizes = parse(Network, network).layer_sizes()
     if isinstance(choice, str):
         return dict.fromkeys(sizes, choice)
     keys = {layer: layer if layer in choice else size_label(size) for layer, size in sizes.items()}
@@ -70,7 +71,7 @@ def priors_needed(choices: dict, network: dict) -> list[tuple[str, int]]:
     """Return name and kernel size of each prior that a method uses, in its KL or for its start."""
     chosen = [by_layer(choices["prior"], network)] if is_bayesian(choices) else []
     chosen.append(by_layer(choices["init"]["from"], network))
-    sizes = layer_sizes(network)
+    sizes = parse(Network, network).layer_sizes()
     needed = {(name, sizes[layer]): None for names in chosen for layer, name in names.items()}
     return [need for need in needed if need[0] not in STARTS]
 
@@ -93,7 +94,7 @@ def check(where: str, choices: dict, experiment: dict, config: dict) -> None:
         InputError: names the key's path, the value, and what is allowed.
     """
     network, priors = experiment["network"], config["priors"]
-    sizes = layer_sizes(network)
+    sizes = parse(Network, network).layer_sizes()
     form = choices.get("posterior", "none")
     if is_bayesian(choices):
         if "prior" not in choices:

@@ -15,11 +15,14 @@ from dwp.bayes.layers import predict
 from dwp.bayes.objectives import cross_entropy
 from dwp.data.dataset import Dataset
 from dwp.files import atomic_write
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 from dwp.nn.precision import autocast
+from dwp.nn.spec import Network
 from dwp.pipeline.shards import Finished
+from dwp.pipeline.typed import parse
 from dwp.training.checkpoints import Checkpoint
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +125,9 @@ def train(
     """
     began = time.perf_counter()
     schedule = Schedule(**settings["schedule"])
-    model = start(settings["network"], dataset.image_shape, dataset.classes, seed).to(device)
+    model = build_initialised(
+        parse(Network, settings["network"]), dataset.image_shape, dataset.classes, seed
+    ).to(device)
     fit(
         model,
         cross_entropy(model, settings["l2"]),
