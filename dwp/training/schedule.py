@@ -29,7 +29,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError(
-                f"schedule: give steps or epochs, the other null; here they are {self.steps} and {self.epochs}"
+                f"schedule: give steps or epochs, the other null; they are {self.steps} and {self.epochs}"
             )
         if self.decay not in ("linear", "constant"):
             raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
