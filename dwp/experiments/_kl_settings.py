@@ -14,10 +14,10 @@ KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
 class Method(base.Method):
     """The Gaussian q around every kernel, the prior that it is held against, and where kernels start."""
 
-    posterior: Literal["additive", "truncated_alpha"] = setting("Posterior q around each kernel.")
+    posterior: Literal["additive", "truncated_alpha"] = setting("posterior q around each kernel")
     prior: Names = setting(
-        "Prior over kernels: the name of one, or names by kernel size or layer, "
-        "such as {7x7: vae, conv2: standard_normal}."
+        "prior over kernels: the name of one, or names by kernel size or layer, "
+        "such as {7x7: vae, conv2: standard_normal}"
     )
 
 
@@ -32,5 +32,5 @@ class OneNetworkMethod(Method):
 class Settings(ExperimentSettings):
     """The settings of every experiment on the KL."""
 
-    std: float = setting("Standard deviation of an additive posterior; truncated_alpha has its own.", gt=0)
-    posterior_samples: int = setting("Samples of each kernel in one estimate.", ge=1)
+    std: float = setting("standard deviation of an additive posterior; truncated_alpha has its own", gt=0)
+    posterior_samples: int = setting("samples of each kernel in one estimate", ge=1)

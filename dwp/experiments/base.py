@@ -5,7 +5,6 @@ with an `EXPERIMENT`; no other file changes. Declarations import neither PyTorch
 that a run is planned without them: `run` imports what it computes with.
 """
 
-import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import dwp.experiments
-from dwp.errors import InputError, unknown
+from dwp.errors import unknown
 from dwp.nn.spec import Network
 from dwp.settings import Bounds, setting
 from dwp.training.schedule import Schedule
@@ -34,6 +33,9 @@ Names = str | dict[str, str]
 Count = Annotated[int, Bounds(ge=1)]
 Factor = Annotated[float, Bounds(gt=0)]
 FromZero = Annotated[float, Bounds(ge=0)]
+METHODS = "methods to compare, by name"
+"""Description of an experiment's methods."""
+
 Better = Literal["higher", "lower", ""]
 
 
@@ -45,12 +47,12 @@ class Init:
     """Where the kernels of a method's network start."""
 
     origin: Names = setting(
-        "Origin of the initial kernels: xavier, he, the name of a prior, or pretrained (the source network "
-        "of the same seed); or origins by kernel size or layer, such as {7x7: vae, conv2: he}.",
+        "origin of the initial kernels: xavier, he, the name of a prior, or pretrained (the source network "
+        "of the same seed); or origins by kernel size or layer, such as {7x7: vae, conv2: he}",
         alias="from",
     )
     draw: Literal["mean", "sample"] = setting(
-        "How kernels are drawn from a prior: sample, or mean, without the decoder's noise.", "sample"
+        "how kernels are drawn from a prior: sample, or mean, without the decoder's noise", "sample"
     )
 
 
@@ -61,7 +63,7 @@ class Method:
     pretrained: ClassVar[bool] = True
     """Whether a method may start from a source network."""
 
-    init: Init = setting("Initial kernels of the network.")
+    init: Init = setting("initial kernels of the network")
 
     @property
     def is_bayesian(self) -> bool:
@@ -74,40 +76,26 @@ class ExperimentSettings:
     """The settings of every experiment.
 
     An experiment extends it by its own, among them the tuple of values of its axis, and says
-    what its methods are: `methods: dict[str, Method] = method_settings()`.
-
-    Raises:
-        InputError: a list holds a value twice.
+    of what class its methods are, `methods: dict[str, Method] = setting(METHODS, min_length=1)`.
     """
 
-    seeds: int = setting("Number of seeds: 0 to seeds - 1.", ge=1)
-    shard: int = setting("Seeds per job.", ge=1)
-    network: Network = setting("Network that is trained or, where nothing is, whose kernels are judged.")
-    methods: dict[str, Any] = setting("Methods to compare, by name.", min_length=1)
-
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            values = getattr(self, entry.name)
-            if isinstance(values, tuple) and len(set(values)) < len(values):
-                raise InputError(f"{entry.name}: {list(values)} holds a value twice; expected each once")
+    seeds: int = setting("number of seeds: 0 to seeds - 1", ge=1)
+    shard: int = setting("seeds per job", ge=1)
+    network: Network = setting("network that is trained or, where nothing is, whose kernels are judged")
+    methods: dict[str, Any] = setting(METHODS, min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(ExperimentSettings):
     """The settings of every experiment that trains networks."""
 
-    schedule: Schedule = setting("Training schedule of every network of the experiment.")
+    schedule: Schedule = setting("training schedule of every network of the experiment")
     every: int = setting(
-        "Steps between evaluations; the first is before training, the last after it. "
-        "0: after the last step only.",
+        "steps between evaluations; the first is before training, the last after it. "
+        "0: after the last step only",
         unit="steps",
         ge=0,
     )
-
-
-def method_settings() -> Any:
-    """Return the field of an experiment's methods, for an annotation that says of what class they are."""
-    return setting("Methods to compare, by name.", min_length=1)
 
 
 # Declarations

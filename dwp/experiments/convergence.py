@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwp.experiments import base
-from dwp.experiments.base import Experiment, Factor, Figure, Method, TrainingSettings, method_settings
+from dwp.experiments.base import METHODS, Experiment, Factor, Figure, Method, TrainingSettings
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 class Settings(TrainingSettings):
     """Settings of an experiment on initialisations of networks of several widths."""
 
-    width: tuple[Factor, ...] = setting("Factors on the channels of every convolution.", min_length=1)
-    examples: int | None = setting("Training examples; null: all.", ge=1)
-    methods: dict[str, Method] = method_settings()
+    width: tuple[Factor, ...] = setting(
+        "factors on the channels of every convolution", min_length=1, unique=True
+    )
+    examples: int | None = setting("training examples; null: all", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dwp.experiments import base
-from dwp.experiments.base import Count, Experiment, Figure, Metric, Names, TrainingSettings, method_settings
+from dwp.experiments.base import METHODS, Count, Experiment, Figure, Metric, Names, TrainingSettings
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -22,40 +22,40 @@ class Method(base.Method):
     """How one method's networks are trained and asked for predictions."""
 
     posterior: Literal["additive", "truncated_alpha", "point", "latent", "none"] = setting(
-        "Posterior over kernels; none: a deterministic network.", "none"
+        "posterior over kernels; none: a deterministic network", "none"
     )
     prior: Names | None = setting(
-        "Prior over kernels, of a Bayesian method: the name of one, or names by kernel size or layer, "
-        "such as {7x7: vae, conv2: standard_normal}.",
+        "prior over kernels, of a Bayesian method: the name of one, or names by kernel size or layer, "
+        "such as {7x7: vae, conv2: standard_normal}",
         None,
     )
-    l2: float = setting("Weight of the squared norm of all convolution kernels in the loss.", 0.0, ge=0)
+    l2: float = setting("weight of the squared norm of all convolution kernels in the loss", 0.0, ge=0)
     dropout: float = setting(
-        "Rate of dropout after each activation, also in predictions (Monte Carlo dropout).", 0.0, ge=0, lt=1
+        "rate of dropout after each activation, also in predictions (Monte Carlo dropout)", 0.0, ge=0, lt=1
     )
-    members: int = setting("Networks that are trained and vote (a deep ensemble).", 1, ge=1)
-    laplace: bool = setting("Whether the last layer gets a Laplace approximation after training.", False)
+    members: int = setting("networks that are trained and vote (a deep ensemble)", 1, ge=1)
+    laplace: bool = setting("whether the last layer gets a Laplace approximation after training", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
     """Settings of few-shot classification."""
 
-    examples: tuple[Count, ...] = setting("Numbers of training examples.", min_length=1)
-    ensemble: int = setting("Samples of the posterior in one prediction.", ge=1)
+    examples: tuple[Count, ...] = setting("numbers of training examples", min_length=1, unique=True)
+    ensemble: int = setting("samples of the posterior in one prediction", ge=1)
     kernel_subset: int | None = setting(
-        "Kernels per layer, drawn at random, in one estimate of the KL divergence; null: all.", ge=1
+        "kernels per layer, drawn at random, in one estimate of the KL divergence; null: all", ge=1
     )
-    posterior_samples: int = setting("Samples of each of those kernels in one estimate.", ge=1)
+    posterior_samples: int = setting("samples of each of those kernels in one estimate", ge=1)
     importance_samples: int = setting(
-        "K of a VAE's importance-weighted bound on log p(w): the more the tighter, at K times the cost.",
+        "K of a VAE's importance-weighted bound on log p(w): the more the tighter, at K times the cost",
         ge=1,
     )
-    train_reverse_model: bool = setting("Whether a VAE's encoder r(z|w) is trained along with the posterior.")
+    train_reverse_model: bool = setting("whether a VAE's encoder r(z|w) is trained along with the posterior")
     outliers: bool = setting(
-        "Whether to measure how well uncertainty tells the source's test images from the target's."
+        "whether to measure how well uncertainty tells the source's test images from the target's"
     )
-    methods: dict[str, Method] = method_settings()
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

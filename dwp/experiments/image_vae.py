@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dwp.experiments import base
-from dwp.experiments.base import Experiment, Factor, Figure, Metric, TrainingSettings, method_settings
+from dwp.experiments.base import METHODS, Experiment, Factor, Figure, Metric, TrainingSettings
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ class Method(base.Method):
 class Settings(TrainingSettings):
     """Settings of the VAEs over images."""
 
-    width: tuple[Factor, ...] = setting("Factors on the channels of every convolution.", min_length=1)
-    examples: int | None = setting("Training examples; null: all.", ge=1)
-    latent: int = setting("Dimensions of an image's code.", ge=1)
-    methods: dict[str, Method] = method_settings()
+    width: tuple[Factor, ...] = setting(
+        "factors on the channels of every convolution", min_length=1, unique=True
+    )
+    examples: int | None = setting("training examples; null: all", ge=1)
+    latent: int = setting("dimensions of an image's code", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dwp.experiments._kl_settings import KL
 from dwp.experiments._kl_settings import OneNetworkMethod as Method
 from dwp.experiments._kl_settings import Settings as KLSettings
-from dwp.experiments.base import Count, Experiment, Figure, method_settings
+from dwp.experiments.base import METHODS, Count, Experiment, Figure
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class Settings(KLSettings):
     """Settings of the KL by importance samples."""
 
     importance_samples: tuple[Count, ...] = setting(
-        "Numbers K of samples in a VAE's importance-weighted bound on log p(w).", min_length=1
+        "numbers K of samples in a VAE's importance-weighted bound on log p(w)", min_length=1, unique=True
     )
-    methods: dict[str, Method] = method_settings()
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dwp.experiments._kl_settings import KL
 from dwp.experiments._kl_settings import Method as Method
 from dwp.experiments._kl_settings import Settings as KLSettings
-from dwp.experiments.base import Experiment, Figure, FromZero, method_settings
+from dwp.experiments.base import METHODS, Experiment, Figure, FromZero
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Settings(KLSettings):
     """Settings of the KL around scaled kernels."""
 
-    scale: tuple[FromZero, ...] = setting("Factors s on the kernels.", min_length=1)
-    importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w).", ge=1)
-    methods: dict[str, Method] = method_settings()
+    scale: tuple[FromZero, ...] = setting("factors s on the kernels", min_length=1, unique=True)
+    importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w)", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

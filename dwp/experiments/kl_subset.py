@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dwp.experiments._kl_settings import KL
 from dwp.experiments._kl_settings import OneNetworkMethod as Method
 from dwp.experiments._kl_settings import Settings as KLSettings
-from dwp.experiments.base import Count, Experiment, Figure, method_settings
+from dwp.experiments.base import METHODS, Count, Experiment, Figure
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ class Settings(KLSettings):
     """Settings of the KL by subset of kernels."""
 
     kernel_subset: tuple[Count, ...] = setting(
-        "Numbers m of kernels per layer, drawn at random, that an estimate is made from.", min_length=1
+        "numbers m of kernels per layer, drawn at random, that an estimate is made from",
+        min_length=1,
+        unique=True,
     )
-    importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w).", ge=1)
-    methods: dict[str, Method] = method_settings()
+    importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w)", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1)
 
 
 def run(task: "Task") -> list[dict]:

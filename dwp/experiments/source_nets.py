@@ -27,13 +27,13 @@ ATTEMPTS = 3
 class SourceSettings:
     """Settings of the source networks."""
 
-    nets: int = setting("Number of source networks, with seeds from 0.", ge=1)
-    shard: int = setting("Networks per job.", ge=1)
-    network: Network = setting("Network that is trained on the source data set.")
+    nets: int = setting("number of source networks, with seeds from 0", ge=1)
+    shard: int = setting("networks per job", ge=1)
+    network: Network = setting("network that is trained on the source data set")
     l2: float = setting(
-        "Weight of the squared norm of all convolution kernels in the loss; it empties unused kernels.", ge=0
+        "weight of the squared norm of all convolution kernels in the loss; it empties unused kernels", ge=0
     )
-    schedule: Schedule = setting("Training schedule of every source network.")
+    schedule: Schedule = setting("training schedule of every source network")
 
 
 def train_until_converged(
