@@ -7,6 +7,7 @@ that a run is planned without them: `run` imports what it computes with.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -110,39 +111,58 @@ class Metric:
         label: what readers call it; `{part}` stands for the part that a value is of.
         unit: such as 'nats', or '' for a pure number; may hold `{part}` as well.
         better: 'higher' or 'lower' values are better, or '' for neither.
+        averaged: whether tables hold its mean over seeds; what a figure pools otherwise is not.
     """
 
     name: str
     label: str
     unit: str = ""
     better: Better = ""
+    averaged: bool = True
 
     def title(self, part: str = "") -> str:
-        """Return label and unit, as on an axis."""
+        """Return label and unit, as on an axis; a kernel size '7x7' as 7×7."""
         text = f"{self.label} [{self.unit}]" if self.unit else self.label
-        return text.replace("{part}", part)
+        return text.replace("{part}", re.sub(r"^(\d+)x(\d+)$", r"\1×\2", part))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """A figure of an experiment's results.
 
     Attributes:
-        suffix: added to the experiment's name in that of the file; '' for its main figure.
-        label: what it shows, after the experiment's title, in a listing of the report.
+        suffix: what the name of its file adds to the experiment's; '' for the main figure.
+        label: what a listing of the report adds to the experiment's title.
         caption: file in `workflow/report`, without its suffix `.rst`.
-        draw: the name of a function of `dwp.report.figures` ('by_setting', 'by_step', …), or a
-            function (results, plot, **options) -> Matplotlib figure; see `dwp.report.results`.
+        draw: the name of a function of `dwp.report.figures` ('by_setting', 'by_step', …), or a function
+            (results, plot, **options) -> Matplotlib figure of the experiment's own. It gets the
+            tidy tables, `dwp.report.results.ExperimentResults`, and what all figures are drawn
+            with, `dwp.report.figures.plotting.Plot`.
         options: further arguments of that function.
         requires: a boolean setting of the experiment without which there is no such figure.
+    """
+
+    suffix: str = ""
+    label: str = ""
+    caption: str = "experiment"
+    draw: str | Callable[..., Any] = "by_setting"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    requires: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of an experiment's results, beside those that every experiment has.
+
+    Attributes:
+        suffix, label, caption: as of a `Figure`.
+        make: the name of a function of `dwp.report.tables`, or a function (results) -> data frame.
     """
 
     suffix: str
     label: str
     caption: str
-    draw: str | Callable[..., Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    requires: str = ""
+    make: str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +176,8 @@ class Experiment:
         settings: class of its settings.
         method: class of the settings of one of its methods.
         metrics: those that its rows hold, the most important first.
-        figures: what the report draws of it.
+        figures: what the report draws of it; by default the first metrics by setting.
+        tables: beside the means over seeds, which the report has of every experiment.
         run: computes one method at one setting with one seed; rows {step, metric, value}, and
             perhaps `part`.
     """
@@ -167,7 +188,8 @@ class Experiment:
     settings: type[ExperimentSettings]
     method: type[Method]
     metrics: tuple[Metric, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[Figure, ...] = (Figure(),)
+    tables: tuple[Table, ...] = ()
     run: "Callable[[Task], list[dict]]"
 
     @property

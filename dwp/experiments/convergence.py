@@ -41,8 +41,6 @@ EXPERIMENT = Experiment(
     metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="convergence",
             draw="by_step",
             options={"metrics": ("accuracy", "nll")},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dwp.experiments import base
-from dwp.experiments.base import METHODS, Count, Experiment, Figure, Metric, Names, TrainingSettings
+from dwp.experiments.base import METHODS, Count, Experiment, Figure, Metric, Names, Table, TrainingSettings
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -30,8 +30,12 @@ class Method(base.Method):
         None,
     )
     l2: float = setting("weight of the squared norm of all convolution kernels in the loss", 0.0, ge=0)
-    dropout: float = setting(
-        "rate of dropout after each activation, also in predictions (Monte Carlo dropout)", 0.0, ge=0, lt=1
+    dropout: float | None = setting(
+        "rate of dropout after each activation, also in predictions (Monte Carlo dropout); "
+        "null: that of the network",
+        None,
+        ge=0,
+        lt=1,
     )
     members: int = setting("networks that are trained and vote (a deep ensemble)", 1, ge=1)
     laplace: bool = setting("whether the last layer gets a Laplace approximation after training", False)
@@ -64,8 +68,9 @@ def run(task: "Task") -> list[dict]:
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information of telling test
-    images of the source data set from those of the target; the reliability diagram, see
-    `metrics.reliability`; train_flops, and predict_flops of one test image.
+    images of the source data set from those of the target; bin_confidence, bin_accuracy and
+    bin_fraction of each bin (`part`) of `metrics.reliability`; train_flops, and predict_flops of
+    one test image.
     """
     from dwp.experiments import _few_shot
 
@@ -88,13 +93,14 @@ EXPERIMENT = Experiment(
         Metric("kl", "KL(q‖p)", "nats"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),
+        Metric("bin_confidence", "confidence in a bin", averaged=False),
+        Metric("bin_accuracy", "accuracy in a bin", averaged=False),
+        Metric("bin_fraction", "share of the images in a bin", averaged=False),
         Metric("train_flops", "training", "FLOPs", better="lower"),
         Metric("predict_flops", "prediction of one image", "FLOPs", better="lower"),
     ),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="few_shot",
             draw="by_setting",
             options={"metrics": ("accuracy", "nll", "ece")},
@@ -108,8 +114,22 @@ EXPERIMENT = Experiment(
             options={"metrics": ("accuracy", "kl"), "first_setting": True},
         ),
         Figure(suffix="reliability", label="reliability", caption="reliability", draw="reliability"),
-        Figure(suffix="outliers", label="outliers", caption="outliers", draw="outliers", requires="outliers"),
+        Figure(
+            suffix="outliers",
+            label="outliers",
+            caption="outliers",
+            draw="by_setting",
+            options={
+                "metrics": ("auroc_entropy", "auroc_mutual_information"),
+                "about": "outliers",
+                "chance": 0.5,
+            },
+            requires="outliers",
+        ),
         Figure(suffix="cost", label="accuracy by cost", caption="cost", draw="cost"),
+    ),
+    tables=(
+        Table(suffix="reliability", label="reliability", caption="reliability_table", make="reliability"),
     ),
     run=run,
 )

@@ -82,8 +82,6 @@ EXPERIMENT = Experiment(
     ),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="image_vae",
             draw="by_step",
             options={"metrics": ("lower_bound", "reconstruction", "code_kl")},

@@ -46,8 +46,6 @@ EXPERIMENT = Experiment(
     metrics=(KL,),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="kl_importance",
             draw="by_setting",
             options={"change_from": min},

@@ -52,8 +52,6 @@ EXPERIMENT = Experiment(
     metrics=(KL,),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="kl_profile",
             draw="by_setting",
             options={"change_from": as_learned},

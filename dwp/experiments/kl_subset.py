@@ -50,8 +50,6 @@ EXPERIMENT = Experiment(
     metrics=(KL,),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="kl_subset",
             draw="by_setting",
             options={"change_from": max},

@@ -29,8 +29,6 @@ EXPERIMENT = Experiment(
     metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
     figures=(
         Figure(
-            suffix="",
-            label="",
             caption="random_features",
             draw="by_setting",
             options={"metrics": ("accuracy", "nll")},

@@ -90,12 +90,12 @@ def train(
     from dwp import metrics
     from dwp.bayes.layers import predict
     from dwp.bayes.objectives import cross_entropy
-    from dwp.initialisation import start
+    from dwp.initialisation import build_initialised
     from dwp.nn.precision import autocast
     from dwp.training.loop import fit
 
     began = time.perf_counter()
-    model = start(settings.network, dataset.image_shape, dataset.classes, seed).to(device)
+    model = build_initialised(settings.network, dataset.image_shape, dataset.classes, seed).to(device)
     fit(
         model,
         cross_entropy(model, settings.l2),

@@ -1,50 +1,24 @@
-"""Experiments: each module compares methods on the target data set.
+"""What one run of an experiment is given, and running it: one method with one seed."""
 
-An experiment is a module `dwp/experiments/<name>.py` with
-
-- `AXIS`: the name of the setting that it varies (`examples`, `width`);
-- `OPTIONS`, `METHOD`: the keys that it and each of its methods add to the configuration,
-  with their JSON schemas (`$ref` may name a definition of the configuration's schema);
-- `REQUIRED`, if there is any: those of METHOD that no method may leave out;
-- `run(task) -> rows`: one method at one setting with one seed; rows {step, metric, value}.
-
-One that trains has `TRAINING` among its OPTIONS, and a job for each setting. One that does
-not costs less than a job: all its settings are one, and its rows have no course to show.
-An experiment with the option `outliers` gets the source data set too.
-
-A new experiment is a new file, and no other file changes.
-"""
-
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import ModuleType
 
-import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from dwp.bayes.objectives import Loss
 from dwp.data.dataset import Dataset
-from dwp.errors import InputError
-from dwp.experiments import methods
-from dwp.initialisation import RULES, load_, start
-from dwp.nn.convnet import build, layer_sizes
-from dwp.pipeline.shards import Finished
+from dwp.data.splits import few_shot
+from dwp.experiments import base, methods
+from dwp.experiments.base import ExperimentSettings, Method, Names
+from dwp.initialisation import RULES, build_initialised, load_
+from dwp.nn.convnet import build
 from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
-from dwp.training.loop import Schedule, fit
-
-TRAINING = {
-    "schedule": {"$ref": "#/$defs/schedule"},
-    "every": {"type": "integer", "minimum": 0, "description": "a whole number from 0"},
-}
-"""Options of an experiment that trains, see `Task.fit`."""
+from dwp.training.loop import fit
 
 BETWEEN_MEMBERS = 1_000_003
 """Between the seeds of two members of an ensemble."""
-
-COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "value")
 
 
 @dataclass(frozen=True)
@@ -52,59 +26,75 @@ class Task:
     """One method at one setting with one seed.
 
     Attributes:
-        setting: None, for `run` below, means all that `settings` has of the experiment's AXIS.
-        settings: the experiment's (network, schedule, …).
-        method: what the method chooses.
+        setting: a value of the experiment's axis.
+        seed: of everything that is drawn.
+        settings: the experiment's; `seeds`, `shard` and `methods` change nothing here.
+        method: the settings of the method.
         dataset: the target data set.
         priors: those the method needs, by name and then by kernel size.
+        device: where to compute.
         outliers: the source data set, where `settings` has `outliers`.
         pretrained: state dicts of source networks by seed, for methods that start from them.
+        checkpoint: where to save progress and resume from; None keeps none. `run` uses it for a
+            single setting only.
+        label: what logs and progress bars call it.
     """
 
-    setting: float | None
+    setting: float
     seed: int
-    settings: dict
-    method: dict
+    settings: ExperimentSettings
+    method: Method
     dataset: Dataset
-    priors: dict[str, dict[int, Prior]]
+    priors: Mapping[str, Mapping[int, Prior]]
     device: torch.device
     outliers: Dataset | None = None
-    pretrained: Mapping[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    pretrained: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     label: str = ""
 
+    def training_examples(self, count: int | None) -> tuple[Tensor, Tensor]:
+        """Return `count` training images [n, c, h, w] and their labels [n], drawn by the seed; None: all.
+
+        Raises:
+            InputError: a class has too few examples.
+        """
+        images = self.dataset.images("train", self.device)
+        labels = self.dataset.labels("train", self.device)
+        if count is None:
+            return images, labels
+        chosen = few_shot(labels, count, self.seed).to(self.device)
+        return images[chosen], labels[chosen]
+
     def start(
-        self, width: float = 1.0, member: int = 0, build: Callable[..., torch.nn.Module] = build
-    ) -> torch.nn.Module:
+        self, width: float = 1.0, member: int = 0, build: Callable[..., nn.Module] = build
+    ) -> nn.Module:
         """Return the network before training, initialised as the method says, on the device.
 
         Args:
             width: factor on the channels.
             member: of an ensemble; members differ in all that is drawn.
-            build: as in `init.start`.
+            build: as in `initialisation.build_initialised`.
         """
-        init = self.method["init"]
-        network = self.settings["network"]
-        if "dropout" in self.method:
-            network = network | {"dropout": self.method["dropout"]}
-        model = start(
-            network,
+        network, init = self.settings.network, self.method.init
+        dropout = getattr(self.method, "dropout", None)
+        model = build_initialised(
+            network if dropout is None else replace(network, dropout=dropout),
             self.dataset.image_shape,
             self.dataset.classes,
             self.seed + member * BETWEEN_MEMBERS,
             width=width,
-            origins={} if self.pretrained else self.by_layer(init["from"]),
-            mean=init.get("draw") == "mean",
+            origins={} if self.pretrained else self.by_layer(init.origin),
+            mean=init.draw == "mean",
             build=build,
         )
         if self.pretrained:
             load_(model, self.pretrained[self.seed])
         return model.to(self.device)
 
-    def by_layer(self, choice: str | dict[str, str]) -> dict[str, Prior | str]:
+    def by_layer(self, choice: Names) -> dict[str, Prior | str]:
         """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
-        network = self.settings["network"]
-        sizes = layer_sizes(network)
+        network = self.settings.network
+        sizes = network.layer_sizes()
         return {
             layer: name if name in RULES else self.priors[name][sizes[layer]]
             for layer, name in methods.by_layer(choice, network).items()
@@ -112,9 +102,9 @@ class Task:
 
     def fit(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         loss: Loss,
-        data: tuple[torch.Tensor, ...],
+        data: tuple[Tensor, ...],
         evaluate: Callable[[], dict[str, float]],
     ) -> list[dict]:
         """Train under the experiment's schedule; return rows {step, metric, value}, see `training.fit`."""
@@ -122,68 +112,39 @@ class Task:
             model,
             loss,
             data,
-            Schedule(**self.settings["schedule"]),
+            self.settings.schedule,
             seed=self.seed,
             evaluate=evaluate,
-            every=self.settings["every"],
+            every=self.settings.every,
             checkpoint=self.checkpoint,
             label=self.label,
         )
 
 
-def known() -> list[str]:
-    """Return the names of all experiments."""
-    modules = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
-    return sorted(modules - {"base", "methods", "source_nets"})
+def run(experiment: str, method: str, task: Task, seed: int) -> list[dict]:
+    """Run one method with one seed, at each of the values that `task.settings` has of the axis.
 
+    Args:
+        experiment, method: their names, for the rows.
+        task: what all seeds and settings share; its own `setting` and `seed` do not count.
+        seed: what it yields does not depend on any other.
 
-def find(name: str) -> ModuleType:
-    """Return the module of an experiment.
-
-    Raises:
-        InputError: there is none of that name.
+    Returns:
+        Rows with all of `base.COLUMNS`.
     """
-    if name not in known():
-        raise InputError(f"experiments: {name!r} is not known; use one of {', '.join(known())}")
-    return importlib.import_module(f"dwp.experiments.{name}")
-
-
-def trains(name: str) -> bool:
-    """Return whether an experiment trains networks.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    return "schedule" in find(name).OPTIONS
-
-
-def run(
-    experiment: str, method: str, task: Task, seeds: Iterable[int], finished: Iterable[Finished] = ()
-) -> list[dict]:
-    """Run one method, at one setting or at all, with several seeds; return rows with all of COLUMNS.
-
-    What a seed yields does not depend on the others; the rows of those that other shards
-    have `finished` are read.
-    """
-    module = find(experiment)
-    there = {seed: rows for shard in finished for seed, rows in _read(shard)}
-    settings = task.settings[module.AXIS] if task.setting is None else [task.setting]
+    declared = base.find(experiment)
+    settings = [float(setting) for setting in getattr(task.settings, declared.axis)]
+    # Networks of several settings would resume from each other's.
+    checkpoint = task.checkpoint.of(seed) if task.checkpoint and len(settings) == 1 else None
     rows = []
-    for seed in seeds:
-        if seed in there:
-            rows += [{"experiment": experiment, "method": method, **row} for row in there[seed]]
-            continue
-        for setting in map(float, settings):
-            label = f"{experiment} {method} {module.AXIS} {setting:g} seed {seed}"
-            checkpoint = task.checkpoint and task.checkpoint.of(seed)
-            own = replace(task, setting=setting, seed=seed, label=label, checkpoint=checkpoint)
-            origin = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
-            rows += [{**origin, **row} for row in module.run(own)]
+    for setting in settings:
+        one = replace(
+            task,
+            setting=setting,
+            seed=seed,
+            checkpoint=checkpoint,
+            label=f"{experiment} {method} {declared.axis} {setting:g} seed {seed}",
+        )
+        cell = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
+        rows += [{**cell, "step": None, "metric": None, "part": "", **row} for row in declared.run(one)]
     return rows
-
-
-def _read(shard: Finished) -> Iterator[tuple[int, list[dict]]]:
-    # Pandas' quick parser may be wrong in the last digit.
-    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip")
-    for seed in shard.numbers:
-        yield seed, table.loc[table["seed"] == seed, list(COLUMNS[2:])].to_dict("records")
