@@ -7,9 +7,10 @@ from dwp import data
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.files import sha256
-from dwp.nn.convnet import kernel_sizes, size_label
+from dwp.nn.spec import Network, size_label
 from dwp.pipeline import config as configuration
 from dwp.pipeline.provenance import ROOT, Artifact
+from dwp.pipeline.typed import parse
 from dwp.priors.base import find
 
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -165,7 +166,9 @@ class Artifacts:
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
         networks = [settings["network"] for settings in self.config["experiments"].values()]
-        return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
+        return sorted(
+            {size for network in networks for size in parse(Network, network).kernel_sizes()}, reverse=True
+        )
 
     @property
     def trains_source(self) -> bool:

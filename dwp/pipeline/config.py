@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import jsonschema
-import torch
 import yaml
 
 from dwp import data
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.nn.convnet import build, kernel_sizes, size_label
+from dwp.nn.spec import Network, size_label
+from dwp.pipeline.typed import parse
 from dwp.priors import base as priors_module
 
 MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
@@ -163,7 +163,7 @@ def check(config: dict) -> None:
     if not config["experiments"]:
         raise InputError("config: experiments: none is left; expected at least one that is not null")
     networks = [experiment["network"] for experiment in config["experiments"].values()]
-    sizes = {size for network in networks for size in kernel_sizes(network)}
+    sizes = {size for network in networks for size in parse(Network, network).kernel_sizes()}
     for name, settings in config["priors"].items():
         _check_prior(f"config: priors.{name}", settings, sizes)
     for name, experiment in config["experiments"].items():
@@ -205,15 +205,17 @@ def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
 
 def _check_network(where: str, network: dict, dataset: str, image_shape: tuple[int, int, int]) -> None:
     try:
-        with torch.device("meta"):
-            build(network, image_shape, classes=1)  # any number of classes fits
+        parse(Network, network).check(image_shape)
     except InputError as error:
         raise InputError(f"config: {where}.{error} (images of {dataset})") from None
 
 
 def _check_sizes(where: str, network: dict, config: dict) -> None:
-    available, threshold = kernel_sizes(config["source"]["network"]), config["kernels"]["threshold"]
-    for size in kernel_sizes(network):
+    available, threshold = (
+        parse(Network, config["source"]["network"]).kernel_sizes(),
+        config["kernels"]["threshold"],
+    )
+    for size in parse(Network, network).kernel_sizes():
         found = f"config: {where}.network has {size_label(size)} kernels"
         if not config["kernels"]["files"] and size not in available:
             have = ", ".join(map(size_label, available))

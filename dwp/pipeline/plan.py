@@ -8,7 +8,7 @@ from pathlib import Path
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.nn.convnet import size_label
+from dwp.nn.spec import size_label
 from dwp.pipeline.artifacts import SCRIPTS, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.shards import numbers, shards

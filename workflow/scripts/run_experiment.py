@@ -6,9 +6,10 @@ from dwp.data.dataset import load
 from dwp.experiments import base as experiments
 from dwp.experiments import source_nets
 from dwp.files import atomic_write
-from dwp.nn.convnet import kernel_sizes
+from dwp.nn.spec import Network
 from dwp.pipeline.job import Job
 from dwp.pipeline.shards import numbers
+from dwp.pipeline.typed import parse
 from dwp.priors.base import collection
 
 
@@ -22,7 +23,9 @@ def main(job: Job) -> None:
         method=params["method"],
         dataset=load(files.dataset),
         priors=collection(
-            files.get("priors", []), params["priors"], kernel_sizes(params["settings"]["network"])
+            files.get("priors", []),
+            params["priors"],
+            parse(Network, params["settings"]["network"]).kernel_sizes(),
         ),
         device=job.device,
         outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
