@@ -16,12 +16,11 @@ A new experiment is a new file, and no other file changes.
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
-import pandas as pd
 import torch
 
 from dwp.bayes.objectives import Loss
@@ -30,7 +29,6 @@ from dwp.errors import InputError
 from dwp.experiments import methods
 from dwp.initialisation import RULES, load_, start
 from dwp.nn.convnet import build, layer_sizes
-from dwp.pipeline.shards import Finished
 from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import Schedule, fit
@@ -157,22 +155,15 @@ def trains(name: str) -> bool:
     return "schedule" in find(name).OPTIONS
 
 
-def run(
-    experiment: str, method: str, task: Task, seeds: Iterable[int], finished: Iterable[Finished] = ()
-) -> list[dict]:
+def run(experiment: str, method: str, task: Task, seeds: Iterable[int]) -> list[dict]:
     """Run one method, at one setting or at all, with several seeds; return rows with all of COLUMNS.
 
-    What a seed yields does not depend on the others; the rows of those that other shards
-    have `finished` are read.
+    What a seed yields does not depend on the others.
     """
     module = find(experiment)
-    there = {seed: rows for shard in finished for seed, rows in _read(shard)}
     settings = task.settings[module.AXIS] if task.setting is None else [task.setting]
     rows = []
     for seed in seeds:
-        if seed in there:
-            rows += [{"experiment": experiment, "method": method, **row} for row in there[seed]]
-            continue
         for setting in map(float, settings):
             label = f"{experiment} {method} {module.AXIS} {setting:g} seed {seed}"
             checkpoint = task.checkpoint and task.checkpoint.of(seed)
@@ -180,10 +171,3 @@ def run(
             origin = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
             rows += [{**origin, **row} for row in module.run(own)]
     return rows
-
-
-def _read(shard: Finished) -> Iterator[tuple[int, list[dict]]]:
-    # Pandas' quick parser may be wrong in the last digit.
-    table = pd.read_csv(shard.files[".csv"], float_precision="round_trip")
-    for seed in shard.numbers:
-        yield seed, table.loc[table["seed"] == seed, list(COLUMNS[2:])].to_dict("records")

@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-import pandas as pd
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -14,10 +13,8 @@ from dwp import metrics
 from dwp.bayes.layers import predict
 from dwp.bayes.objectives import cross_entropy
 from dwp.data.dataset import Dataset
-from dwp.files import atomic_write
 from dwp.initialisation import start
 from dwp.nn.precision import autocast
-from dwp.pipeline.shards import Finished
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import Schedule, fit
 
@@ -28,37 +25,20 @@ NEXT_SEED = 1_000_000
 ATTEMPTS = 3
 
 
-def train_shard(
-    nets: Iterable[int],
-    dataset: Dataset,
-    settings: dict,
-    device: torch.device,
-    checkpoint: Checkpoint | None = None,
-    finished: Iterable[Finished] = (),
-) -> tuple[dict[str, Tensor], list[dict]]:
-    """Train several source networks, each as `train` does whatever the others are.
+def train_net(
+    net: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Train a source network, as `train` does; one that diverges is trained again from another seed.
 
-    The seed of a net is its number, or, if it diverges, its number plus a million or plus two
-    million, the first that does not. Those that other shards have `finished` are read, not trained.
+    Its seed is its number, or, if it diverges, its number plus a million or plus two
+    million, the first that does not.
 
     Returns:
-        All weights, named '<net>/<layer>.weight', and a row {net, seed, accuracy, nll, seconds} for each net.
+        Its weights, and a row {seed, accuracy, nll, seconds}.
+
+    Raises:
+        FloatingPointError: it diverged from all of these seeds.
     """
-    weights, rows = {}, []
-    there = {seed: net for shard in finished for seed, net in _read(shard)}
-    for net in nets:
-        if net in there:
-            state, row = there[net]
-        else:
-            state, row = _train_until_it_converges(net, dataset, settings, device, checkpoint)
-        weights |= {f"{net}/{name}": tensor for name, tensor in state.items()}
-        rows.append({"net": net, **row})
-    return weights, rows
-
-
-def _train_until_it_converges(
-    net: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None
-) -> tuple[dict[str, Tensor], dict]:
     for seed in range(net, net + ATTEMPTS * NEXT_SEED, NEXT_SEED):
         try:
             state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(seed))
@@ -80,26 +60,6 @@ def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int,
                 if int(net) in wanted:
                     nets.setdefault(int(net), {})[name] = file.get_tensor(key)
     return nets
-
-
-def save_tables(rows: list[dict], table: str | Path, seconds: str | Path) -> None:
-    """Write rows of nets as CSV, and apart from it as TSV what is never twice the same: their seconds."""
-    nets = pd.DataFrame(rows)
-    with atomic_write(table) as temporary:
-        nets.drop(columns="seconds").to_csv(temporary, index=False)
-    with atomic_write(seconds) as temporary:
-        nets[["net", "seconds"]].to_csv(temporary, index=False, sep="\t")
-
-
-def _read(shard: Finished) -> Iterator[tuple[int, tuple[dict[str, Tensor], dict[str, float]]]]:
-    # Pandas' quick parser may be wrong in the last digit.
-    tables = [
-        pd.read_csv(shard.files[suffix], sep=sep, float_precision="round_trip", index_col="net")
-        for suffix, sep in ((".csv", ","), (".tsv", "\t"))
-    ]
-    rows = pd.concat(tables, axis=1).astype({"seed": object}).to_dict("index")
-    for net, state in load_nets([shard.files[".safetensors"]], shard.numbers).items():
-        yield net, (state, rows[net])
 
 
 def train(

@@ -1,7 +1,6 @@
 """The artifacts of a configuration: what each is made from, and so its version."""
 
 from functools import cached_property
-from pathlib import Path
 
 from dwp import data
 from dwp.experiments import base as experiments
@@ -9,11 +8,10 @@ from dwp.experiments import methods
 from dwp.files import sha256
 from dwp.nn.convnet import kernel_sizes, size_label
 from dwp.pipeline import config as configuration
-from dwp.pipeline.provenance import ROOT, Artifact
+from dwp.pipeline.provenance import Artifact
 from dwp.priors.base import find
 
-SCRIPTS = ROOT / "workflow" / "scripts"
-EXPERIMENTS = ROOT / "dwp" / "experiments"
+STAGES = "dwp.pipeline.stages"
 
 
 class Artifacts:
@@ -45,7 +43,7 @@ class Artifacts:
             name: Artifact(
                 "data",
                 data.identity(name, data_root=self.config["data_root"], options=chosen["options"].get(name)),
-                modules=(SCRIPTS / "build_data.py",),
+                modules=(f"{STAGES}.data",),
                 name=name,
             )
             for name in dict.fromkeys((chosen["source"], chosen["target"]))
@@ -57,7 +55,7 @@ class Artifacts:
         settings = self.config["source"]
         params = {key: settings[key] for key in ("network", "l2")} | {"schedule": self._schedule(settings)}
         dataset = self.dataset(self.config["data"]["source"])
-        return Artifact("source", params, {"dataset": dataset}, (SCRIPTS / "train_source.py",))
+        return Artifact("source", params, {"dataset": dataset}, (f"{STAGES}.source",))
 
     @cached_property
     def kernels(self) -> dict[int, Artifact]:
@@ -77,9 +75,7 @@ class Artifacts:
             else:
                 params["nets"] = self.config["source"]["nets"]
                 inputs = {"source": self.source}
-            artifacts[size] = Artifact(
-                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), size_label(size)
-            )
+            artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts
 
     @cached_property
@@ -97,7 +93,7 @@ class Artifacts:
                 own = {key: value for key, value in {**settings, **special}.items() if key != "sizes"}
                 if "schedule" in settings:
                     own["schedule"] = self._schedule(settings) | special.get("schedule", {})
-                modules = (SCRIPTS / "fit_prior.py", _prior_module(settings["kind"]))
+                modules = (f"{STAGES}.prior", _prior_module(settings["kind"]))
                 fitted[name][size] = Artifact(
                     "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{size_label(size)}"
                 )
@@ -122,7 +118,7 @@ class Artifacts:
                     "scores",
                     {**self.config["scores"], "priors": analytic},
                     {"kernels": self.kernels[size], **inputs},
-                    (SCRIPTS / "score_priors.py", *modules),
+                    (f"{STAGES}.scores", *modules),
                     size_label(size),
                 )
         return artifacts
@@ -151,7 +147,7 @@ class Artifacts:
         if methods.is_pretrained(choices):
             inputs["pretrained"] = self.source
         analytic = {}
-        modules = {SCRIPTS / "run_experiment.py": None, EXPERIMENTS / f"{experiment}.py": None}
+        modules = {f"{STAGES}.experiment": None, f"dwp.experiments.{experiment}:run": None}
         for name, size in methods.priors_needed(choices, settings["network"]):
             modules[_prior_module(self.config["priors"][name]["kind"])] = None
             if name in self.priors:
@@ -176,5 +172,5 @@ class Artifacts:
         return {**settings["schedule"], "precision": self.config["precision"]}
 
 
-def _prior_module(kind: str) -> Path:
-    return ROOT / "dwp" / "priors" / f"{kind}.py"
+def _prior_module(kind: str) -> str:
+    return f"dwp.priors.{kind}"

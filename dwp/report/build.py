@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import h5py
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -151,7 +150,7 @@ def _of_kernels(
 ) -> dict[str, Callable]:
     made: dict[str, Callable] = {
         "figures/norms": lambda: figures.norms(
-            {size: _histogram(path) for size, path in stores.items()}, style
+            {size: vars(store.pruning(path)) for size, path in stores.items()}, style
         ),
         "tables/kernels": lambda: tables.kernels_table(stores),
     }
@@ -177,16 +176,6 @@ def _axis(experiment: str) -> str:
     except InputError:
         return "setting"
     return AXES.get(axis, axis.replace("_", " "))
-
-
-def _histogram(path: str | Path) -> dict:
-    with h5py.File(path, "r") as store:
-        attributes = {key: store.attrs[key] for key in ("threshold", "rule", "modes", "before", "after")}
-        return {
-            "counts": store["histogram/counts"][:],
-            "log10_edges": store["histogram/log10_edges"][:],
-            **attributes,
-        }
 
 
 def _save(shown: Figure | pd.DataFrame | str, path: Path, suffix: str, dpi: float) -> None:
