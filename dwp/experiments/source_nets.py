@@ -36,7 +36,7 @@ class SourceSettings:
     schedule: Schedule = setting("training schedule of every source network")
 
 
-def train_until_converged(
+def train_net(
     net: int,
     dataset: "Dataset",
     settings: SourceSettings,

@@ -98,7 +98,8 @@ def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def _ordered(table: pd.DataFrame, by: list[str], rows: pd.DataFrame) -> pd.DataFrame:
     """Sort by columns: names in the order in which `rows` has them, numbers ascending."""
-    seen = {name: rows[name].drop_duplicates().tolist() for name in ("experiment", "method", "metric")}
+    names = ("experiment", "method", "metric", "part")
+    seen = {name: rows[name].drop_duplicates().tolist() for name in names}
 
     def rank(column: pd.Series) -> pd.Series:
         return column.map(seen[column.name].index) if column.name in seen else column

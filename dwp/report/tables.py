@@ -1,9 +1,9 @@
 """Every table of the report, as a function of what a run came to (see `dwp.report.results`)."""
 
-import h5py
 import numpy as np
 import pandas as pd
 
+from dwp.kernels import store
 from dwp.report import aggregation
 from dwp.report.fitted import draw, kept_step, median_norm
 from dwp.report.results import ExperimentResults, Results
@@ -48,23 +48,15 @@ def kernels(results: Results) -> pd.DataFrame:
     """Return one row for each kernel size: the modes of the norms, what was pruned and kept."""
     rows = []
     for size, path in results.stores.items():
-        with h5py.File(path, "r") as store:
-            norms = np.concatenate([store[split]["norm"][:] for split in ("train", "test")])
-            rows.append(
-                {
-                    "size": size,
-                    "threshold": float(store.attrs["threshold"]),
-                    "rule": str(store.attrs["rule"]),
-                    "modes": int(store.attrs["modes"]),
-                    "before": int(store.attrs["before"]),
-                    "after": int(store.attrs["after"]),
-                    "duplicates": int(store.attrs["duplicates"]),
-                    "train": len(store["train/norm"]),
-                    "test": len(store["test/norm"]),
-                    "median_norm": float(np.median(norms)),
-                    "smallest_kept_norm": float(norms.min()),
-                }
-            )
+        pruned, norms = store.pruning(path), store.kept_norms(path)
+        kept = np.concatenate(list(norms.values()))
+        names = ("threshold", "rule", "modes", "before", "after", "duplicates")
+        rows.append(
+            {"size": size}
+            | {name: getattr(pruned, name) for name in names}
+            | {split: len(values) for split, values in norms.items()}
+            | {"median_norm": float(np.median(kept)), "smallest_kept_norm": float(kept.min())}
+        )
     return pd.DataFrame(rows)
 
 

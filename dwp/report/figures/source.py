@@ -1,35 +1,33 @@
 """Figures of where kernels come from: the source networks, and the norms of their kernels."""
 
-from pathlib import Path
-
-import h5py
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from dwp.experiments.base import ACCURACY, NLL
+from dwp.kernels import store
 from dwp.report.figures.plotting import PALETTE, Plot
 from dwp.report.results import Results
 
 
 def norms(results: Results, plot: Plot) -> Figure:
     """Plot how the norms of kernels were distributed before pruning, and where they were cut."""
-    histograms = {size: histogram(path) for size, path in results.stores.items()}
-    figure, axes = plot.canvas(1, max(1, len(histograms)), 4.6, 3.4)
-    for ax, (size, store) in zip(axes.flat, histograms.items(), strict=True):
-        edges, threshold = 10 ** np.asarray(store["log10_edges"]), store["threshold"]
-        dropped, first = store["before"] - store["after"], int(store["counts"][0])
+    pruned = {size: store.pruning(path) for size, path in results.stores.items()}
+    figure, axes = plot.canvas(1, max(1, len(pruned)), 4.6, 3.4)
+    for ax, (size, one) in zip(axes.flat, pruned.items(), strict=True):
+        edges, threshold = 10 ** np.asarray(one.log10_edges), one.threshold
+        dropped, first = one.before - one.after, int(one.counts[0])
         for counts, colour, label in (
             (
-                np.where(edges[1:] <= threshold, store["counts"], 0),
+                np.where(edges[1:] <= threshold, one.counts, 0),
                 "0.7",
                 f"dropped: {dropped:,}"
                 + (f", of which {first:,} in the first bin" if dropped >= first else ""),
             ),
             (
-                np.where(edges[1:] > threshold, store["counts"], 0),
+                np.where(edges[1:] > threshold, one.counts, 0),
                 PALETTE[0],
-                f"kept: {store['after']:,}",
+                f"kept: {one.after:,}",
             ),
         ):
             ax.stairs(counts, edges, fill=True, color=colour, label=label)
@@ -37,16 +35,16 @@ def norms(results: Results, plot: Plot) -> Figure:
             threshold,
             color=PALETTE[3],
             linewidth=1.5,
-            label=f"threshold {threshold:.3g} ({store['rule']})",
+            label=f"threshold {threshold:.3g} ({one.rule})",
         )
         # The first bin holds everything near zero and would flatten the rest; room above for the legend.
-        top = 1.6 * max(1, np.max(store["counts"][1:]))
+        top = 1.6 * max(1, np.max(one.counts[1:]))
         ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0, top))
         ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-        modes = "two modes" if store["modes"] == 2 else "a single mode"
+        modes = "two modes" if one.modes == 2 else "a single mode"
         plot.label(ax, x="norm of the kernel", y="kernels", title=f"{size}×{size}: {modes}")
         ax.legend(fontsize=plot.font_size * 0.9, framealpha=1, edgecolor="white", loc="upper left")
     plot.title(figure, "Norms of all kernels before pruning")
@@ -72,14 +70,3 @@ def source_nets(results: Results, plot: Plot) -> Figure:
         title += f"\n{len(again)} diverged and were trained again from another seed: {named}"
     plot.title(figure, title)
     return figure
-
-
-def histogram(path: str | Path) -> dict:
-    """Return the histogram of the norms in a kernel store, with the threshold and what it left."""
-    with h5py.File(path, "r") as store:
-        attributes = {key: store.attrs[key] for key in ("threshold", "rule", "modes", "before", "after")}
-        return {
-            "counts": store["histogram/counts"][:],
-            "log10_edges": store["histogram/log10_edges"][:],
-            **attributes,
-        }
