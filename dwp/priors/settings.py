@@ -64,7 +64,10 @@ class TrainedPriorSettings(PriorSettings):
 
     schedule: Schedule = setting("training schedule")
     validation_fraction: float = setting(
-        "share of the training kernels set apart to choose the best epoch by; 0: the last epoch", 0.0, ge=0, lt=1
+        "share of the training kernels set apart to choose the best epoch by; 0: the last epoch",
+        0.0,
+        ge=0,
+        lt=1,
     )
 
 
