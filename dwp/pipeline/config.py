@@ -149,7 +149,7 @@ def check(config: dict) -> None:
         _check_network(where, experiment["network"], config["data"]["target"], shapes["target"])
         _check_sizes(where, experiment["network"], config)
         _check_outliers(where, experiment, config["data"], shapes)
-        for method, choices in experiment["methods"].items():
+        for method in experiment["methods"]:
             kinds = {key: SimpleNamespace(**value) for key, value in config["priors"].items()}
             methods.check(
                 f"config: {where}.methods.{method}", typed[name].methods[method], typed[name], kinds
