@@ -59,7 +59,7 @@ class Settings(TrainingSettings):
     outliers: bool = setting(
         "whether to measure how well uncertainty tells the source's test images from the target's"
     )
-    methods: dict[str, Method] = setting(METHODS, min_length=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
 def run(task: "Task") -> list[dict]:
