@@ -6,6 +6,7 @@ classes to pydantic, which takes the metadata for checks, the JSON schema and th
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import MISSING
 from typing import Any
 
@@ -28,3 +29,18 @@ def setting(
     if alias:
         metadata["alias"] = alias
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Bounds of a type inside another: `tuple[Annotated[int, Bounds(ge=1)], ...]`."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict]) -> dict:
+        """Return the schema of the type with these bounds; pydantic calls this, and nothing else does."""
+        bounds = {name: value for name, value in vars(self).items() if value is not None}
+        return {**handler(source), **bounds}

@@ -2,21 +2,19 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
+from dwp.nn.spec import Network
+from dwp.settings import setting
+from dwp.training.schedule import Schedule
 
-from dwp import metrics
-from dwp.bayes.layers import predict
-from dwp.bayes.objectives import cross_entropy
-from dwp.data.dataset import Dataset
-from dwp.initialisation import start
-from dwp.nn.precision import autocast
-from dwp.training.checkpoints import Checkpoint
-from dwp.training.loop import Schedule, fit
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dwp.data.dataset import Dataset
+    from dwp.training.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +23,33 @@ NEXT_SEED = 1_000_000
 ATTEMPTS = 3
 
 
-def train_net(
-    net: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Train a source network, as `train` does; one that diverges is trained again from another seed.
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """Settings of the source networks."""
 
-    Its seed is its number, or, if it diverges, its number plus a million or plus two
-    million, the first that does not.
+    nets: int = setting("number of source networks, with seeds from 0", ge=1)
+    shard: int = setting("networks per job", ge=1)
+    network: Network = setting("network that is trained on the source data set")
+    l2: float = setting(
+        "weight of the squared norm of all convolution kernels in the loss; it empties unused kernels", ge=0
+    )
+    schedule: Schedule = setting("training schedule of every source network")
+
+
+def train_net(
+    net: int,
+    dataset: "Dataset",
+    settings: SourceSettings,
+    device: "torch.device",
+    checkpoint: "Checkpoint | None" = None,
+) -> "tuple[dict[str, Tensor], dict[str, float]]":
+    """Train the source network of a number, from another seed where it diverges.
+
+    The seed is the number, or, if it diverges, the number plus a million or plus two million,
+    the first that does not.
 
     Returns:
-        Its weights, and a row {seed, accuracy, nll, seconds}.
+        The state dict of the network, and a row {seed, accuracy, nll, seconds}, see `train`.
 
     Raises:
         FloatingPointError: it diverged from all of these seeds.
@@ -50,27 +65,19 @@ def train_net(
     raise FloatingPointError(f"net {net} diverged from {ATTEMPTS} seeds, the last time: {last}")
 
 
-def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int, dict[str, Tensor]]:
-    """Return the state dicts of the wanted ones of the networks in some shards, by number."""
-    nets: dict[int, dict[str, Tensor]] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                net, _, name = key.partition("/")
-                if int(net) in wanted:
-                    nets.setdefault(int(net), {})[name] = file.get_tensor(key)
-    return nets
-
-
 def train(
-    seed: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+    seed: int,
+    dataset: "Dataset",
+    settings: SourceSettings,
+    device: "torch.device",
+    checkpoint: "Checkpoint | None" = None,
+) -> "tuple[dict[str, Tensor], dict[str, float]]":
     """Train one source network (paper, appendix F: cross-entropy + l2·Σ‖w‖² over the convolutions).
 
     Args:
         seed: of initialisation, minibatches and nothing else; the same seed gives the same weights.
         dataset: the source data set.
-        settings: `network`, `l2` and `schedule`.
+        settings: of which `network`, `l2` and `schedule` count.
         device: where to train.
         checkpoint: where to resume from.
 
@@ -80,19 +87,25 @@ def train(
     Raises:
         FloatingPointError: it diverged.
     """
+    from dwp import metrics
+    from dwp.bayes.layers import predict
+    from dwp.bayes.objectives import cross_entropy
+    from dwp.initialisation import build_initialised
+    from dwp.nn.precision import autocast
+    from dwp.training.loop import fit
+
     began = time.perf_counter()
-    schedule = Schedule(**settings["schedule"])
-    model = start(settings["network"], dataset.image_shape, dataset.classes, seed).to(device)
+    model = build_initialised(settings.network, dataset.image_shape, dataset.classes, seed).to(device)
     fit(
         model,
-        cross_entropy(model, settings["l2"]),
+        cross_entropy(model, settings.l2),
         (dataset.images("train", device), dataset.labels("train", device)),
-        schedule,
+        settings.schedule,
         seed=seed,
         checkpoint=checkpoint,
         label=f"source net {seed}",
     )
-    with autocast(device, schedule.precision):
+    with autocast(device, settings.schedule.precision):
         probabilities = predict(model, dataset.images("test", device), samples=0)[0]
     labels = dataset.labels("test", device)
     row = {

@@ -6,9 +6,10 @@ from dwp import data
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.files import sha256
-from dwp.nn.convnet import kernel_sizes, size_label
+from dwp.nn.spec import size_label
 from dwp.pipeline import config as configuration
 from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.typed import parse
 from dwp.priors.base import find
 
 STAGES = "dwp.pipeline.stages"
@@ -133,10 +134,11 @@ class Artifacts:
         }
 
     def _method(self, experiment: str, method: str) -> Artifact:
-        settings = self.config["experiments"][experiment]
+        settings, typed = self.config["experiments"][experiment], self.experiments[experiment]
+        declared = experiments.find(experiment)
         counts = ["seeds", "shard", "methods"]
-        if experiments.trains(experiment):
-            counts.append(experiments.find(experiment).AXIS)
+        if declared.trains:
+            counts.append(declared.axis)
         common = {key: value for key, value in settings.items() if key not in counts}
         if "schedule" in settings:
             common["schedule"] = self._schedule(settings)
@@ -144,11 +146,11 @@ class Artifacts:
         inputs = {"dataset": self.dataset(self.config["data"]["target"])}
         if settings.get("outliers"):
             inputs["outliers"] = self.dataset(self.config["data"]["source"])
-        if methods.is_pretrained(choices):
+        if methods.is_pretrained(typed.methods[method]):
             inputs["pretrained"] = self.source
         analytic = {}
         modules = {f"{STAGES}.experiment": None, f"dwp.experiments.{experiment}:run": None}
-        for name, size in methods.priors_needed(choices, settings["network"]):
+        for name, size in methods.priors_needed(typed.methods[method], typed.network):
             modules[_prior_module(self.config["priors"][name]["kind"])] = None
             if name in self.priors:
                 inputs[f"{name}-{size}"] = self.priors[name][size]
@@ -158,10 +160,18 @@ class Artifacts:
         return Artifact(experiment, params, inputs, tuple(modules), method)
 
     @cached_property
+    def experiments(self) -> dict[str, experiments.ExperimentSettings]:
+        """Return the settings of each experiment."""
+        return {
+            name: parse(experiments.find(name).settings, settings, f"config: experiments.{name}")
+            for name, settings in self.config["experiments"].items()
+        }
+
+    @cached_property
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
-        networks = [settings["network"] for settings in self.config["experiments"].values()]
-        return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
+        networks = [settings.network for settings in self.experiments.values()]
+        return sorted({size for network in networks for size in network.kernel_sizes()}, reverse=True)
 
     @property
     def trains_source(self) -> bool:

@@ -11,7 +11,7 @@ from dwp.pipeline import paths
 from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.shards import numbers, shards
-from dwp.report.catalogue import Output, report_files
+from dwp.report.catalogue import Contents, Output, report_files
 
 
 class Plan(Artifacts):
@@ -36,10 +36,11 @@ class Plan(Artifacts):
             "nets": [self.config["source"][key] for key in ("nets", "shard")] if self.trains_source else [],
             "priors": [[name, *sizes] for name, sizes in self.priors.items()],
             "experiments": [
-                [name, list(settings["methods"]), settings[experiments.find(name).AXIS]]
+                [name, list(settings["methods"]), settings[experiments.find(name).axis]]
                 + [settings[key] for key in ("seeds", "shard")]
                 for name, settings in self.config["experiments"].items()
             ],
+            "switches": self.contents.experiments,
         }
         declared = [f"dwp.experiments.{name}" for name in self.config["experiments"]]
         return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
@@ -131,8 +132,8 @@ class Plan(Artifacts):
         self.spec(version)  # refuses one of another configuration
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
-        settings = self.config["experiments"][experiment]
-        needed = methods.priors_needed(settings["methods"][method], settings["network"])
+        settings = self.experiments[experiment]
+        needed = methods.priors_needed(settings.methods[method], settings.network)
         files: dict[str, list[str] | str] = {
             "dataset": self.dataset_file(self.config["data"]["target"]),
             "priors": [self.prior_file(name, size) for name, size in needed if name in self.priors],
@@ -152,7 +153,7 @@ class Plan(Artifacts):
     @property
     def axes(self) -> list[str]:
         """Return what the settings of cells are called."""
-        axes = [experiments.find(name).AXIS for name in self.config["experiments"]]
+        axes = [experiments.find(name).axis for name in self.config["experiments"]]
         return list(dict.fromkeys([*axes, paths.ALL_SETTINGS["axis"]]))
 
     def cells(self, experiment: str) -> list[str]:
@@ -161,7 +162,8 @@ class Plan(Artifacts):
         All settings share one where there is no training.
         """
         settings = self.config["experiments"][experiment]
-        axis = experiments.find(experiment).AXIS
+        declared = experiments.find(experiment)
+        axis = declared.axis
         cells = [{"axis": axis, "setting": repr(setting)} for setting in settings[axis]]
         return [
             paths.CELL.file(
@@ -173,7 +175,7 @@ class Plan(Artifacts):
                 **cell,
             )
             for method in settings["methods"]
-            for cell in (cells if experiments.trains(experiment) else [paths.ALL_SETTINGS])
+            for cell in (cells if declared.trains else [paths.ALL_SETTINGS])
             for shard in shards(settings["seeds"], settings["shard"])
         ]
 
@@ -217,15 +219,21 @@ class Plan(Artifacts):
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
-        kinds = {
-            name: dict.fromkeys(made, self.config["priors"][name]["kind"])
-            for name, made in self.priors.items()
-        }
-        return report_files(
-            self.config["experiments"],
-            self.sizes,
-            kinds,
+        return report_files(self.contents)
+
+    @property
+    def contents(self) -> Contents:
+        """Return what the report is about."""
+        return Contents(
+            experiments={
+                name: [key for key, value in settings.items() if value is True]
+                for name, settings in self.config["experiments"].items()
+            },
+            sizes=self.sizes,
+            priors={
+                name: dict.fromkeys(sizes, self.config["priors"][name]["kind"])
+                for name, sizes in self.priors.items()
+            },
             nets=self.trains_source,
             scores=bool(self.scores),
-            outliers=self.with_outliers,
         )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dwp.priors.base import Prior
-from dwp.training.loop import Rows, Schedule, fit
+from dwp.training.loop import Rows, fit
+from dwp.training.schedule import Schedule
 
 
 def trained(

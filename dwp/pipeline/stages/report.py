@@ -21,6 +21,7 @@ def main(job: Job) -> None:
         histories=paths.priors_by_name(job.input.histories),
         nets=job.input.get("nets", []),
         scored=job.input.get("scores", []),
+        switches=params["switches"],
         source=params["source"],
         target=params["target"],
         style=params["style"],
