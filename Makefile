@@ -32,6 +32,7 @@ test-slurm: .venv/.installed
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 
 clean:
