@@ -133,7 +133,10 @@ class Artifacts:
         if methods.is_pretrained(method):
             inputs["pretrained"] = self.source
         analytic = {}
-        modules = {f"{STAGES}.experiment": None, f"dwp.experiments.{experiment}:run": None}
+        # What is declared beside these only shows the results.
+        computing = (declared.run, declared.settings, declared.method)
+        modules = dict.fromkeys(f"{part.__module__}:{part.__qualname__}" for part in computing)
+        modules[f"{STAGES}.experiment"] = None
         for prior, size in methods.priors_needed(method, settings.network):
             modules[_prior_module(self.config.priors[prior].kind)] = None
             if prior in self.priors:

@@ -205,7 +205,7 @@ class Plan(Artifacts):
         All are targets: Snakemake does not miss a file of which only the results are asked for.
         """
         named = [*map(self.dataset_file, self.datasets), *self.source_files()]
-        named += [path for paths in self.report_inputs().values() for path in paths]
+        named += [file for files in self.report_inputs().values() for file in files]
         manifests = dict.fromkeys(str(paths.manifest(path)) for path in named)
         report = [item.path for item in self.report_files()] + [paths.MANIFEST]
         return [*named, *manifests, *map(self.report.path, report)]
