@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dwp.bayes.matching import Priors, match_layers, title
 from dwp.errors import InputError
 from dwp.nn.convnet import build, kernel_layers
+from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
 
 RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
@@ -99,8 +100,7 @@ def start(
             classifier, unless told otherwise.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = build(network, image_shape, classes, width)
     for name, layer in kernel_layers(model):
         origin = (origins or {}).get(name.rpartition(".")[2], "xavier")

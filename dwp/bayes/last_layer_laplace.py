@@ -8,6 +8,7 @@ from torch.nn.utils import vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 
 from dwp.data.torchvision_import import torchvision_datasets
+from dwp.nn.seeding import seeded
 
 
 def predict(
@@ -36,9 +37,7 @@ def predict(
     copy = deepcopy(model).eval()
     for parameter in copy.parameters():
         parameter.data = parameter.data.contiguous()
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, images.device), torch.enable_grad():
         posterior = Laplace(copy, "classification", subset_of_weights="last_layer", hessian_structure="kron")
         posterior.fit(DataLoader(TensorDataset(images, labels), batch_size=256))
         posterior.optimize_prior_precision(method="marglik")

@@ -14,6 +14,7 @@ from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
 from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
 from dwp.nn.precision import at_least_float32
+from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.distributions import noise_like
 
@@ -185,12 +186,10 @@ def predict(
         Probabilities [members, n, classes] in float64; the mean over members is the prediction.
     """
     members = []
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
+    with _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
         for member in range(max(samples, 1)):
-            torch.manual_seed(generator_seed * 1_000_003 + member)
             # One sample of the weights serves all images.
-            with fixed_weight_sample(model):
+            with seeded(derived_seed(generator_seed, member), images.device), fixed_weight_sample(model):
                 logits = torch.cat([model(part) for part in images.split(chunk)])
             # Twice the precision, for probabilities below those of float32, where the device has it.
             wide = logits.cpu() if logits.device.type == "mps" else logits

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
 from dwp.training.loop import Rows, Schedule, fit
 
@@ -37,8 +38,7 @@ def trained(
     order = torch.randperm(len(kernels), generator=torch.Generator().manual_seed(training["seed"]))
     apart = min(max(1, round(fraction * len(kernels))), len(kernels) - 1) if fraction else 0
     validation, kernels = kernels[order[:apart]], kernels[order[apart:].sort().values]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training["seed"])
+    with seeded(training["seed"]):
         prior = build(kernels, settings).to(kernels)
 
     def evaluate() -> dict[str, float]:

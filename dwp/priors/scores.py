@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
 
 COLUMNS = ("size", "prior", "kind", "exact", "samples", "kernels", "mean", "standard_error")
@@ -56,7 +57,6 @@ def score(priors: Mapping[str, Prior], w: Tensor, samples: Iterable[int]) -> lis
 
 @torch.no_grad()
 def _log_prob(prior: Prior, w: Tensor, samples: int) -> Tensor:
-    with torch.random.fork_rng([w.device] if w.device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, w.device):
         parts = [prior.log_prob(part, samples) for part in w.split(max(1, CODES // samples))]
     return torch.cat(parts).cpu().double()

@@ -5,12 +5,11 @@ precision, checkpoints, progress and checks for numbers gone wrong exist once.
 Data are tensors that already sit on the device; there is no DataLoader.
 """
 
-import contextlib
 import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from dwp.errors import InputError
 from dwp.nn.precision import autocast
+from dwp.nn.seeding import derived_seed, rng_state, seeded, set_rng_state
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
 
@@ -128,18 +128,18 @@ def fit(
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "kept": kept,
-                "rng": _get_rng_state(device),
+                "rng": rng_state(device),
             }
         )
 
-    with _seeded(seed, device), signals.deferred(label):
+    with seeded(seed, device), signals.deferred(label):
         if checkpoint and (saved := checkpoint.load()):
             start = saved["step"]
             rows = saved["rows"]
             kept = saved["kept"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
-            _set_rng_state(saved["rng"], device)
+            set_rng_state(saved["rng"], device)
             logger.info("%s: resumed at step %d of %d", label, start, total)
         elif evaluate and every:
             report(0, evaluate())
@@ -226,29 +226,5 @@ def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int
 def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
     # A function of (seed, epoch) alone, so that a resumed run sees the same minibatches;
     # the last one is kept, since every step of an epoch asks for it.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     return torch.randperm(examples, generator=generator)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=True):
-        torch.manual_seed(seed)
-        yield
-
-
-def _get_rng_state(device: torch.device) -> list[Tensor]:
-    state = [torch.get_rng_state()]
-    if device.type == "cuda":
-        state.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        state.append(torch.mps.get_rng_state())
-    return state
-
-
-def _set_rng_state(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state[1])
