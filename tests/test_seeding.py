@@ -1,5 +1,6 @@
 """Random numbers that a seed determines."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -20,7 +21,7 @@ def test_within_the_generator_starts_from_the_seed_and_afterwards_it_is_as_befor
         first = torch.rand(2)
     with seeded(7):
         assert torch.equal(torch.rand(2), first)
-    with pytest.raises(RuntimeError), seeded(8):
+    with contextlib.suppress(RuntimeError), seeded(8):
         assert not torch.equal(torch.rand(2), first)
         raise RuntimeError
     assert torch.equal(torch.rand(4), undisturbed)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 
-from dwp.data.torchvision_import import torchvision_datasets
+from dwp.errors import extra
 from dwp.nn.seeding import seeded
+from dwp.torchvision_import import torchvision_datasets
 
 
 def predict(
@@ -29,9 +30,10 @@ def predict(
     Returns:
         Probabilities [samples, n, classes], in double precision on the CPU.
     """
-    # Imported by one of laplace-torch's dependencies, and it does not load everywhere by itself.
-    torchvision_datasets()
-    from laplace import Laplace
+    with extra("laplace", "last-layer Laplace"):
+        # Imported by one of laplace-torch's dependencies, and it does not load everywhere by itself.
+        torchvision_datasets()
+        from laplace import Laplace
 
     # Laplace flattens parameters by views, which need them in the order of their shape.
     copy = deepcopy(model).eval()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dwp.data import idx
 from dwp.data.options import Option
-from dwp.data.torchvision_import import torchvision_datasets
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.torchvision_import import torchvision_datasets
 
 if TYPE_CHECKING:
     import numpy as np

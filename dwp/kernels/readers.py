@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 CHUNK = 65_536
 
@@ -100,7 +100,7 @@ def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
     yield from of_weights(state, size, net)
 
 
-def _read_array(array: np.ndarray | h5py.Dataset, path: Path, size: int, net: int) -> Iterator[Batch]:
+def _read_array(array: Any, path: Path, size: int, net: int) -> Iterator[Batch]:
     shape = tuple(array.shape)
     if shape[1:] not in ((size, size), (1, size, size)):
         raise InputError(
@@ -118,6 +118,8 @@ def _read_npy(path: Path, size: int, net: int) -> Iterator[Batch]:
 
 
 def _read_hdf5(path: Path, size: int, net: int) -> Iterator[Batch]:
+    with extra("workflow", f"kernels: {path}"):
+        import h5py
     with h5py.File(path, "r") as file:
         names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
         name = "kernels" if "kernels" in names else names[0] if len(names) == 1 else None

@@ -213,13 +213,11 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     if form != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
-        # Files from before it became a setting of the bound (see `KLEstimator`) carry it as one of the VAE's.
-        settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
-        prior = find(header["kind"])(**settings)
+        prior = find(header["kind"])(**header["settings"])
         prior.load_state_dict(tensors)
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"prior: {path} does not hold a {header.get('kind')}: {reason}") from None
+        raise InputError(f"prior: {path} cannot be loaded as a {header.get('kind')}: {reason}") from None
     return prior.requires_grad_(False).to(device)
 
 

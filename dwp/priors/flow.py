@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
@@ -48,8 +48,8 @@ class Flow(Prior):
             raise InputError(f"flow: transforms is {transforms}; expected a whole number from 2")
         if coupling not in ("affine", "spline"):
             raise InputError(f"flow: coupling {coupling!r} is not known; use affine or spline")
-        # Here, so that only who uses a flow waits for it.
-        import zuko
+        with extra("flow", "flow"):
+            import zuko
 
         univariate = {}
         if coupling == "spline":

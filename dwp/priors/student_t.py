@@ -2,11 +2,13 @@
 
 import logging
 import math
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dwp.errors import extra
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import register
 
@@ -109,13 +111,17 @@ class StudentT(Elliptical):
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
 
 
+def _scipy() -> AbstractContextManager[None]:
+    return extra("workflow", "fit of student_t")
+
+
 def _shrunk(scatter: Tensor, share: float) -> Tensor:
     """Return Σ = (1 - ρ)·S + ρ·s²·I with s² = d/tr Σ⁻¹, for a share ρ of the sphere.
 
     Σ maximises -log |Σ| - tr(S·Σ⁻¹) - ρ/(1 - ρ) · (log |Σ| + d·log tr Σ⁻¹).
     """
-    # Here, as below, so that reading a configuration does not wait for it.
-    from scipy.optimize import brentq
+    with _scipy():
+        from scipy.optimize import brentq
 
     eigenvalues = torch.linalg.eigvalsh(scatter).numpy()
 
@@ -134,7 +140,8 @@ def _size(distance: Tensor, dimensions: int, freedom: float, penalty: float) -> 
         distance: squared distances of kernels, [n].
         penalty: f·tr Σ⁻¹, which the factor divides.
     """
-    from scipy.optimize import brentq
+    with _scipy():
+        from scipy.optimize import brentq
 
     squares = distance.numpy()
 
@@ -148,8 +155,9 @@ def _size(distance: Tensor, dimensions: int, freedom: float, penalty: float) -> 
 
 def _freedom(distance: Tensor, dimensions: int) -> float:
     """Return the degrees of freedom of the greatest likelihood, given squared distances [n]."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma
+    with _scipy():
+        from scipy.optimize import brentq
+        from scipy.special import digamma
 
     squares = distance.numpy()
 

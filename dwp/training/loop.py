@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dwp.errors import InputError
 from dwp.nn.precision import autocast
@@ -175,16 +175,17 @@ def fit(
 
 
 class Progress:
-    """A bar with rate and remaining time on a terminal, plain lines in the log."""
+    """Rate and remaining time: lines in the log, and a bar on a terminal where tqdm is installed."""
 
     def __init__(self, label: str, start: int, total: int) -> None:
         self.label, self.start, self.total = label, start, total
-        self._bar = tqdm(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
+        self._bar = _bar(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
         self._began = self._logged = time.monotonic()
 
     def update(self, done: int) -> None:
         """Say that `done` steps of the total are finished."""
-        self._bar.update(1)
+        if self._bar is not None:
+            self._bar.update(1)
         now = time.monotonic()
         if now - self._logged >= SECONDS_BETWEEN_LOG_LINES or done == self.total:
             self._logged = now
@@ -196,7 +197,17 @@ class Progress:
 
     def close(self) -> None:
         """End the bar."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(**options: Any) -> Any:
+    """Return a bar of tqdm, or None where it is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    return tqdm(**options)
 
 
 def _record(rows: Rows, step: int, metrics: dict[str, float]) -> None:
