@@ -26,11 +26,11 @@ class StorageError(OSError):
 
 @contextlib.contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Within, a package that cannot be found is an InputError that says how to install it.
+    """Turn a missing package into an InputError that says how to install it.
 
     Args:
-        name: the optional dependencies of this package that have it.
-        what: needs it, such as 'prior flow'.
+        name: the extra of this package that installs it, such as 'workflow'.
+        what: the part that needs it, such as 'flow'.
     """
     try:
         yield

@@ -15,9 +15,9 @@ def derived_seed(seed: int, stream: int) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Within, PyTorch's generators of the CPU and of a device start from a seed.
+    """Seed PyTorch's generators of the CPU and of a device while the context is active.
 
-    Afterwards they are in the state that they had. Those of other devices are left alone.
+    Their former state is restored afterwards. Generators of other devices are left alone.
     """
     before = rng_state(device)
     try:
