@@ -21,7 +21,8 @@ from benchmarks.published import parser_of, prepare, row
 from dwp import metrics
 from dwp.errors import InputError
 from dwp.experiments import source_nets
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
+from dwp.pipeline.typed import dump
 
 SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
 HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
@@ -67,7 +68,8 @@ def source_recipe(m: Material) -> float:
     torch.manual_seed(m.seed)
     images, labels = m.source.train_images, m.source.train_labels
     model = baseline.ConvNet(*m.sizes.source).to(m.device)
-    works.copy_network(start(network(*m.sizes.source), m.source.image_shape, m.source.classes, m.seed), model)
+    described = network(*m.sizes.source), m.source.image_shape, m.source.classes
+    works.copy_network(build_initialised(*described, m.seed), model)
     amount = m.sizes.source_batch * m.sizes.source_steps
     loader = baseline.image_loader(
         images[:amount], labels[:amount], m.sizes.source_batch, shuffle=True, workers=m.options.workers
@@ -89,7 +91,7 @@ def source_ours(m: Material, precision: str = "float32") -> float:
         "batch": m.sizes.source_batch,
         "precision": precision,
     }
-    settings = {"network": network(*m.sizes.source), "l2": works.SOURCE_L2, "schedule": schedule}
+    settings = {"network": dump(network(*m.sizes.source)), "l2": works.SOURCE_L2, "schedule": schedule}
     return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
 

@@ -13,6 +13,8 @@ from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.nn import convnet
+from dwp.nn.spec import Conv, Network
+from dwp.pipeline.typed import dump
 from dwp.priors.base import Prior, load_prior
 from dwp.priors.vae import VAE
 from dwp.training.devices import choose_device
@@ -154,7 +156,7 @@ class Material:
             setting=sizes.examples,
             seed=self.seed,
             settings={
-                "network": network(*sizes.target),
+                "network": dump(network(*sizes.target)),
                 "schedule": {"steps": sizes.run_steps, "batch": None, "lr": LR, "precision": self.precision},
                 "every": sizes.run_every,
                 "ensemble": sizes.members,
@@ -179,11 +181,7 @@ class Material:
         return data.few_shot(self.target.train_labels, self.sizes.examples, self.seed)
 
 
-def network(first: int, second: int) -> dict:
-    """Return the description of the paper's network for grey images of 28×28."""
-    return {
-        "layers": [
-            {"conv": first, "kernel": 7, "pool": 2},
-            {"conv": second, "kernel": 5, "pool": 2},
-        ]
-    }
+def network(first: int, second: int) -> Network:
+    """Return the paper's network for grey images of 28×28."""
+    layers = Conv(conv=first, kernel=7, pool=2), Conv(conv=second, kernel=5, pool=2)
+    return Network(layers=layers, batch_norm=False)

@@ -30,9 +30,11 @@ from dwp.experiments import base as experiments
 from dwp.experiments import few_shot, source_nets
 from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
+from dwp.pipeline.typed import dump
 from dwp.priors.base import KLEstimator
 from dwp.priors.vae import VAE
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 TITLES = (
     "## Share of the peak",
@@ -162,7 +164,7 @@ def nets(m: Material, repeats: int) -> None:
         "batch": m.sizes.source_batch,
         "precision": m.precision,
     }
-    settings = {"network": network(*m.sizes.source), "l2": SOURCE_L2, "schedule": schedule}
+    settings = {"network": dump(network(*m.sizes.source)), "l2": SOURCE_L2, "schedule": schedule}
     for count in (1, 2, 4):
 
         def call(count=count):

@@ -9,6 +9,7 @@ from dwp.bayes.matching import Priors, match_layers, title
 from dwp.errors import InputError
 from dwp.nn.convnet import build, kernel_layers
 from dwp.nn.seeding import seeded
+from dwp.nn.spec import Network
 from dwp.priors.base import Prior
 
 RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
@@ -76,8 +77,8 @@ def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = 
             layer.bias.zero_()
 
 
-def start(
-    network: dict,
+def build_initialised(
+    network: Network,
     image_shape: tuple[int, int, int],
     classes: int,
     seed: int,
@@ -85,12 +86,12 @@ def start(
     width: float = 1.0,
     origins: Mapping[str, str | Prior] | None = None,
     mean: bool = False,
-    build: Callable[[dict, tuple[int, int, int], int, float], nn.Module] = build,
+    build: Callable[[Network, tuple[int, int, int], int, float], nn.Module] = build,
 ) -> nn.Module:
     """Build a network as a seed has it before training.
 
     Args:
-        network: its description; `image_shape`, `classes` and `width` complete it.
+        network: its layers; `image_shape`, `classes` and `width` complete it, as in `convnet.build`.
         seed: of every draw; linear layers start as PyTorch's own.
         origins: for each convolution by name, a rule of `classical_` or a prior to draw
             its kernels from; 'xavier' where there is none. A layer inside another module

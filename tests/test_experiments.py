@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from network_samples import described
 
 from dwp.bayes import layers
 from dwp.bayes.layers import BayesConv2d, bayesian_layers
@@ -11,7 +12,7 @@ from dwp.data import Dataset, few_shot
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments.base import COLUMNS, Task
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 from dwp.priors.base import find
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
@@ -130,7 +131,10 @@ def make_priors():
 @pytest.fixture(scope="module")
 def pretrained():
     """State dicts of source networks, by seed."""
-    return {seed: start(NETWORK, (1, 28, 28), 7, 10 + seed).state_dict() for seed in range(5)}
+    return {
+        seed: build_initialised(described(**NETWORK), (1, 28, 28), 7, 10 + seed).state_dict()
+        for seed in range(5)
+    }
 
 
 @pytest.fixture

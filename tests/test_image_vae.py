@@ -6,20 +6,21 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from network_samples import described
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from dwp.data import Dataset
 from dwp.errors import InputError
 from dwp.experiments.base import Task, run
-from dwp.initialisation import init_, start
+from dwp.initialisation import build_initialised, init_
 from dwp.nn.convnet import build
 from dwp.nn.image_vae import ImageVAE
 from dwp.priors.standard_normal import StandardNormal
 
 
 def network(*layers, batch_norm=False):
-    return {"layers": list(layers), "batch_norm": batch_norm}
+    return described(list(layers), batch_norm=batch_norm)
 
 
 PAPER = network({"conv": 4, "kernel": 7, "pool": 2}, {"conv": 6, "kernel": 5, "pool": 2})
@@ -193,7 +194,7 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
     )
     assert torch.equal(both, drawn)
     priors = {"conv1": StandardNormal(7, scale=0.01), "conv2": StandardNormal(5, scale=3.0)}
-    started = start(PAPER, (1, 28, 28), 10, 0, origins=priors, build=make)
+    started = build_initialised(PAPER, (1, 28, 28), 10, 0, origins=priors, build=make)
     for layer, scale in (
         (started.encoder.conv1, 0.01),
         (started.encoder.conv2, 3.0),
@@ -205,9 +206,9 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
 
 
 def test_methods_share_what_is_not_a_convolution():
-    one = start(PAPER, (1, 28, 28), 10, 4, build=make).state_dict()
+    one = build_initialised(PAPER, (1, 28, 28), 10, 4, build=make).state_dict()
     priors = {"conv1": StandardNormal(7), "conv2": StandardNormal(5)}
-    two = start(PAPER, (1, 28, 28), 10, 4, origins=priors, build=make).state_dict()
+    two = build_initialised(PAPER, (1, 28, 28), 10, 4, origins=priors, build=make).state_dict()
     differ = {name for name in one if not torch.equal(one[name], two[name])}
     assert differ == {
         "encoder.conv1.weight",

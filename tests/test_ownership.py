@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from network_samples import described
 from prior_helpers import vae
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,10 +19,9 @@ from dwp.nn.convnet import build
 from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
 
-NETWORK = {
-    "layers": [{"conv": 3, "kernel": 5, "pool": 2}, {"conv": 4, "kernel": 3}, {"conv": 4, "kernel": 3}],
-    "batch_norm": True,
-}
+NETWORK = described(
+    [{"conv": 3, "kernel": 5, "pool": 2}, {"conv": 4, "kernel": 3}, {"conv": 4, "kernel": 3}], batch_norm=True
+)
 
 
 def net(seed=0):

@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
+from network_samples import described
 from safetensors.torch import save_file
 
 from dwp import metrics
 from dwp.bayes.layers import predict
 from dwp.data import Dataset
 from dwp.experiments.source_nets import NEXT_SEED, train, train_shard
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 from dwp.kernels import readers
 from dwp.nn.convnet import build, squared_norm
 from dwp.training.checkpoints import Checkpoint
@@ -88,7 +89,7 @@ def test_what_a_shard_holds(dataset, shard):
     assert [row["net"] for row in rows] == [row["seed"] for row in rows] == [0, 1, 2]
     images, labels = dataset.images("test"), dataset.labels("test")
     for row in rows:
-        model = build(NETWORK, dataset.image_shape, dataset.classes)
+        model = build(described(**NETWORK), dataset.image_shape, dataset.classes)
         prefix = f"{row['net']}/"
         model.load_state_dict(
             {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
@@ -114,7 +115,7 @@ def test_nets_learn_and_the_penalty_shrinks_their_kernels(dataset):
     for l2 in (0.0, 0.1):
         state, row = train(0, dataset, longer | {"l2": l2}, CPU)
         assert row["accuracy"] > 0.9
-        model = build(NETWORK, dataset.image_shape, dataset.classes)
+        model = build(described(**NETWORK), dataset.image_shape, dataset.classes)
         model.load_state_dict(state)
         norms.append(squared_norm(model).item())
     assert norms[1] < 0.5 * norms[0]
@@ -124,7 +125,7 @@ def diverging(monkeypatch, seeds):
     """Let the nets of these seeds lose their numbers at the third step."""
 
     def initialised(network, shape, classes, seed):
-        model = start(network, shape, classes, seed)
+        model = build_initialised(network, shape, classes, seed)
         steps = itertools.count()
         if seed in seeds:
             model.register_forward_hook(
@@ -132,7 +133,7 @@ def diverging(monkeypatch, seeds):
             )
         return model
 
-    monkeypatch.setattr("dwp.experiments.source_nets.start", initialised)
+    monkeypatch.setattr("dwp.experiments.source_nets.build_initialised", initialised)
 
 
 def test_a_net_that_diverges_is_trained_from_the_next_seed(tmp_path, dataset, shard, monkeypatch, caplog):

@@ -9,7 +9,8 @@ from training_samples import CPU, FAST, Point, assert_same, noisy_run
 
 from dwp.errors import InputError
 from dwp.nn.precision import autocast
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 # Schedule
 

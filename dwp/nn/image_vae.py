@@ -11,6 +11,7 @@ from dwp.nn.conv import MaxPool2d
 from dwp.nn.convnet import build
 from dwp.nn.noise import evaluating
 from dwp.nn.precision import at_least_float32
+from dwp.nn.spec import Network
 
 # Keeps the logarithm of a variance finite where softplus is zero to rounding.
 VARIANCE_FLOOR = 1e-6
@@ -30,14 +31,14 @@ class ImageVAE(nn.Module):
     usual score for intensities between.
 
     Args:
-        network: description, see `networks.build`.
+        network: its layers, see `convnet.build`.
         image_shape: (channels, height, width) of one image.
         latent: dimensions of the code z.
         width: factor on the channels of every convolution.
     """
 
     def __init__(
-        self, network: dict, image_shape: tuple[int, int, int], latent: int, width: float = 1.0
+        self, network: Network, image_shape: tuple[int, int, int], latent: int, width: float = 1.0
     ) -> None:
         super().__init__()
         self.latent = latent

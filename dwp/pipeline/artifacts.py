@@ -1,19 +1,18 @@
 """The artifacts of a configuration: what each is made from, and so its version."""
 
 from functools import cached_property
-from pathlib import Path
 
 from dwp import data
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.files import sha256
-from dwp.nn.convnet import kernel_sizes, size_label
+from dwp.nn.spec import size_label
 from dwp.pipeline import config as configuration
-from dwp.pipeline.provenance import ROOT, Artifact
+from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.typed import parse
 from dwp.priors.base import find
 
-SCRIPTS = ROOT / "workflow" / "scripts"
-EXPERIMENTS = ROOT / "dwp" / "experiments"
+STAGES = "dwp.pipeline.stages"
 
 
 class Artifacts:
@@ -45,7 +44,7 @@ class Artifacts:
             name: Artifact(
                 "data",
                 data.identity(name, data_root=self.config["data_root"], options=chosen["options"].get(name)),
-                modules=(SCRIPTS / "build_data.py",),
+                modules=(f"{STAGES}.data",),
                 name=name,
             )
             for name in dict.fromkeys((chosen["source"], chosen["target"]))
@@ -57,7 +56,7 @@ class Artifacts:
         settings = self.config["source"]
         params = {key: settings[key] for key in ("network", "l2")} | {"schedule": self._schedule(settings)}
         dataset = self.dataset(self.config["data"]["source"])
-        return Artifact("source", params, {"dataset": dataset}, (SCRIPTS / "train_source.py",))
+        return Artifact("source", params, {"dataset": dataset}, (f"{STAGES}.source",))
 
     @cached_property
     def kernels(self) -> dict[int, Artifact]:
@@ -77,9 +76,7 @@ class Artifacts:
             else:
                 params["nets"] = self.config["source"]["nets"]
                 inputs = {"source": self.source}
-            artifacts[size] = Artifact(
-                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), size_label(size)
-            )
+            artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts
 
     @cached_property
@@ -97,7 +94,7 @@ class Artifacts:
                 own = {key: value for key, value in {**settings, **special}.items() if key != "sizes"}
                 if "schedule" in settings:
                     own["schedule"] = self._schedule(settings) | special.get("schedule", {})
-                modules = (SCRIPTS / "fit_prior.py", _prior_module(settings["kind"]))
+                modules = (f"{STAGES}.prior", _prior_module(settings["kind"]))
                 fitted[name][size] = Artifact(
                     "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{size_label(size)}"
                 )
@@ -122,7 +119,7 @@ class Artifacts:
                     "scores",
                     {**self.config["scores"], "priors": analytic},
                     {"kernels": self.kernels[size], **inputs},
-                    (SCRIPTS / "score_priors.py", *modules),
+                    (f"{STAGES}.scores", *modules),
                     size_label(size),
                 )
         return artifacts
@@ -137,10 +134,11 @@ class Artifacts:
         }
 
     def _method(self, experiment: str, method: str) -> Artifact:
-        settings = self.config["experiments"][experiment]
+        settings, typed = self.config["experiments"][experiment], self.experiments[experiment]
+        declared = experiments.find(experiment)
         counts = ["seeds", "shard", "methods"]
-        if experiments.trains(experiment):
-            counts.append(experiments.find(experiment).AXIS)
+        if declared.trains:
+            counts.append(declared.axis)
         common = {key: value for key, value in settings.items() if key not in counts}
         if "schedule" in settings:
             common["schedule"] = self._schedule(settings)
@@ -148,11 +146,11 @@ class Artifacts:
         inputs = {"dataset": self.dataset(self.config["data"]["target"])}
         if settings.get("outliers"):
             inputs["outliers"] = self.dataset(self.config["data"]["source"])
-        if methods.is_pretrained(choices):
+        if methods.is_pretrained(typed.methods[method]):
             inputs["pretrained"] = self.source
         analytic = {}
-        modules = {SCRIPTS / "run_experiment.py": None, EXPERIMENTS / f"{experiment}.py": None}
-        for name, size in methods.priors_needed(choices, settings["network"]):
+        modules = {f"{STAGES}.experiment": None, f"dwp.experiments.{experiment}:run": None}
+        for name, size in methods.priors_needed(typed.methods[method], typed.network):
             modules[_prior_module(self.config["priors"][name]["kind"])] = None
             if name in self.priors:
                 inputs[f"{name}-{size}"] = self.priors[name][size]
@@ -162,10 +160,18 @@ class Artifacts:
         return Artifact(experiment, params, inputs, tuple(modules), method)
 
     @cached_property
+    def experiments(self) -> dict[str, experiments.ExperimentSettings]:
+        """Return the settings of each experiment."""
+        return {
+            name: parse(experiments.find(name).settings, settings, f"config: experiments.{name}")
+            for name, settings in self.config["experiments"].items()
+        }
+
+    @cached_property
     def sizes(self) -> list[int]:
         """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
-        networks = [settings["network"] for settings in self.config["experiments"].values()]
-        return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
+        networks = [settings.network for settings in self.experiments.values()]
+        return sorted({size for network in networks for size in network.kernel_sizes()}, reverse=True)
 
     @property
     def trains_source(self) -> bool:
@@ -176,5 +182,5 @@ class Artifacts:
         return {**settings["schedule"], "precision": self.config["precision"]}
 
 
-def _prior_module(kind: str) -> Path:
-    return ROOT / "dwp" / "priors" / f"{kind}.py"
+def _prior_module(kind: str) -> str:
+    return f"dwp.priors.{kind}"

@@ -7,16 +7,17 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
-import torch
 import yaml
 
 from dwp import data
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.nn.convnet import build, kernel_sizes, size_label
+from dwp.nn.spec import Network, size_label
+from dwp.pipeline.typed import parse
 from dwp.priors import base as priors_module
 
 MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
@@ -34,7 +35,8 @@ def validate(config: dict, schema_file: str | Path) -> None:
         "enum": [*data.NAMES],
         "description": f"one of {', '.join(data.NAMES)}; a set of your own has no options",
     }
-    for section, extension in (("priors", _prior_schema), ("experiments", _experiment_schema)):
+    schema["properties"]["experiments"]["additionalProperties"] = {"type": ["object", "null"]}
+    for section, extension in (("priors", _prior_schema),):
         entries = config.get(section)
         for name, settings in (entries if isinstance(entries, dict) else {}).items():
             if isinstance(settings, dict):
@@ -77,35 +79,6 @@ def _prior_schema(name: str, settings: dict) -> dict:
         properties["sizes"] = sizes
     required = ["schedule"] if cls.trained else []
     return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
-
-
-def _experiment_schema(name: str, settings: dict) -> dict:
-    module = experiments.find(name)
-    method = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["init", *getattr(module, "REQUIRED", ())],
-        "properties": {"init": methods.init(methods.STARTS), **module.METHOD},
-        "description": "a method",
-    }
-    properties = {
-        "seeds": {"$ref": "#/$defs/count"},
-        "shard": {"$ref": "#/$defs/count"},
-        "network": {"$ref": "#/$defs/network"},
-        "methods": {
-            "type": "object",
-            "minProperties": 1,
-            "propertyNames": {"$ref": "#/$defs/name"},
-            "additionalProperties": {"oneOf": [{"type": "null"}, method]},
-        },
-        **module.OPTIONS,
-    }
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": list(properties),
-        "properties": properties,
-    }
 
 
 def _image_shapes(config: dict) -> dict[str, tuple[int, int, int]]:
@@ -162,8 +135,11 @@ def check(config: dict) -> None:
         _check_network("source", config["source"]["network"], config["data"]["source"], shapes["source"])
     if not config["experiments"]:
         raise InputError("config: experiments: none is left; expected at least one that is not null")
-    networks = [experiment["network"] for experiment in config["experiments"].values()]
-    sizes = {size for network in networks for size in kernel_sizes(network)}
+    typed = {
+        name: parse(experiments.find(name).settings, settings, f"config: experiments.{name}")
+        for name, settings in config["experiments"].items()
+    }
+    sizes = {size for settings in typed.values() for size in settings.network.kernel_sizes()}
     for name, settings in config["priors"].items():
         _check_prior(f"config: priors.{name}", settings, sizes)
     for name, experiment in config["experiments"].items():
@@ -174,7 +150,10 @@ def check(config: dict) -> None:
         _check_sizes(where, experiment["network"], config)
         _check_outliers(where, experiment, config["data"], shapes)
         for method, choices in experiment["methods"].items():
-            methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
+            kinds = {key: SimpleNamespace(**value) for key, value in config["priors"].items()}
+            methods.check(
+                f"config: {where}.methods.{method}", typed[name].methods[method], typed[name], kinds
+            )
     _check_examples(config)
     _check_jobs(config)
 
@@ -205,15 +184,17 @@ def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
 
 def _check_network(where: str, network: dict, dataset: str, image_shape: tuple[int, int, int]) -> None:
     try:
-        with torch.device("meta"):
-            build(network, image_shape, classes=1)  # any number of classes fits
+        parse(Network, network).check(image_shape)
     except InputError as error:
         raise InputError(f"config: {where}.{error} (images of {dataset})") from None
 
 
 def _check_sizes(where: str, network: dict, config: dict) -> None:
-    available, threshold = kernel_sizes(config["source"]["network"]), config["kernels"]["threshold"]
-    for size in kernel_sizes(network):
+    available, threshold = (
+        parse(Network, config["source"]["network"]).kernel_sizes(),
+        config["kernels"]["threshold"],
+    )
+    for size in parse(Network, network).kernel_sizes():
         found = f"config: {where}.network has {size_label(size)} kernels"
         if not config["kernels"]["files"] and size not in available:
             have = ", ".join(map(size_label, available))
@@ -227,7 +208,8 @@ def _check_jobs(config: dict) -> None:
     source = config["source"]
     jobs = {"source": -(-source["nets"] // source["shard"])}
     for name, experiment in config["experiments"].items():
-        settings = experiment[experiments.find(name).AXIS] if experiments.trains(name) else [None]
+        declared = experiments.find(name)
+        settings = experiment[declared.axis] if declared.trains else [None]
         shards = -(-experiment["seeds"] // experiment["shard"])
         jobs[f"experiments.{name}"] = shards * len(settings) * len(experiment["methods"])
     for where, count in jobs.items():

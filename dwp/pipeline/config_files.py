@@ -32,6 +32,15 @@ def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> dict:
     return config
 
 
+def with_defaults(config: Mapping, file: str | Path) -> dict:
+    """Return a configuration laid over the defaults of a file.
+
+    Raises:
+        InputError: the file is missing or is no YAML mapping.
+    """
+    return _overlaid(_read(Path(file)), config)
+
+
 def users(configurations: Iterable[tuple[Sequence[Path], Sequence[str]]]) -> dict[str, list[str]]:
     """Return the names of the configurations that refer to a version, by `<stage>/<version>`.
 

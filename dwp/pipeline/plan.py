@@ -3,16 +3,15 @@
 import os
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.nn.convnet import size_label
-from dwp.pipeline.artifacts import SCRIPTS, Artifacts
+from dwp.pipeline import paths
+from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.shards import numbers, shards
-from dwp.report.catalogue import Output, report_files
+from dwp.report.catalogue import Contents, Output, report_files
 
 
 class Plan(Artifacts):
@@ -37,12 +36,14 @@ class Plan(Artifacts):
             "nets": [self.config["source"][key] for key in ("nets", "shard")] if self.trains_source else [],
             "priors": [[name, *sizes] for name, sizes in self.priors.items()],
             "experiments": [
-                [name, list(settings["methods"]), settings[experiments.find(name).AXIS]]
+                [name, list(settings["methods"]), settings[experiments.find(name).axis]]
                 + [settings[key] for key in ("seeds", "shard")]
                 for name, settings in self.config["experiments"].items()
             ],
+            "switches": self.contents.experiments,
         }
-        return Artifact("report", params, inputs, (SCRIPTS / "make_report.py",))
+        declared = [f"dwp.experiments.{name}" for name in self.config["experiments"]]
+        return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -90,7 +91,7 @@ class Plan(Artifacts):
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
-        return self.dataset(name).path(f"{name}.safetensors")
+        return paths.DATA.file("safetensors", version=self.dataset(name).version, name=name)
 
     def source_files(self, suffix: str = "safetensors") -> list[str]:
         """Return the shards of source nets, or with suffix 'csv' their tables."""
@@ -98,7 +99,7 @@ class Plan(Artifacts):
             return []
         settings = self.config["source"]
         return [
-            self.source.path(f"nets-{shard}.{suffix}")
+            paths.NETS.file(suffix, version=self.source.version, shard=shard)
             for shard in shards(settings["nets"], settings["shard"])
         ]
 
@@ -108,11 +109,15 @@ class Plan(Artifacts):
 
     def kernels_file(self, size: int) -> str:
         """Return the kernel store of a size."""
-        return self.kernels[size].path(f"kernels-{size_label(size)}.h5")
+        return paths.KERNELS.file("h5", version=self.kernels[size].version, size=size)
 
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
         """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
-        return self.priors[name][size].path(f"{name}-{size_label(size)}.{suffix}")
+        return paths.PRIOR.file(suffix, version=self.priors[name][size].version, name=name, size=size)
+
+    def scores_file(self, size: int) -> str:
+        """Return the scores of all priors of a size."""
+        return paths.SCORES.file("csv", version=self.scores[size].version, size=size)
 
     def score_inputs(self, size: int) -> dict[str, list[str] | str]:
         """Return the files that the scores of a size are made from: `kernels` and fitted `priors`."""
@@ -127,8 +132,8 @@ class Plan(Artifacts):
         self.spec(version)  # refuses one of another configuration
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
-        settings = self.config["experiments"][experiment]
-        needed = methods.priors_needed(settings["methods"][method], settings["network"])
+        settings = self.experiments[experiment]
+        needed = methods.priors_needed(settings.methods[method], settings.network)
         files: dict[str, list[str] | str] = {
             "dataset": self.dataset_file(self.config["data"]["target"]),
             "priors": [self.prior_file(name, size) for name, size in needed if name in self.priors],
@@ -137,9 +142,19 @@ class Plan(Artifacts):
             files["outliers"] = self.dataset_file(self.config["data"]["source"])
         if "pretrained" in made.inputs:
             # The nets of the same numbers.
-            nets = {file: numbers(Path(file).stem.removeprefix("nets-")) for file in self.source_files()}
-            files["pretrained"] = [file for file in nets if set(nets[file]) & set(numbers(shard))]
+            wanted = set(numbers(shard))
+            files["pretrained"] = [
+                file
+                for file in self.source_files()
+                if wanted.intersection(numbers(paths.NETS.parse(file)["shard"]))
+            ]
         return files
+
+    @property
+    def axes(self) -> list[str]:
+        """Return what the settings of cells are called."""
+        axes = [experiments.find(name).axis for name in self.config["experiments"]]
+        return list(dict.fromkeys([*axes, paths.ALL_SETTINGS["axis"]]))
 
     def cells(self, experiment: str) -> list[str]:
         """Return the tables of an experiment: one for each method, setting and shard of seeds.
@@ -147,12 +162,20 @@ class Plan(Artifacts):
         All settings share one where there is no training.
         """
         settings = self.config["experiments"][experiment]
-        axis = experiments.find(experiment).AXIS
-        cells = [f"{axis}-{setting!r}" for setting in settings[axis]]
+        declared = experiments.find(experiment)
+        axis = declared.axis
+        cells = [{"axis": axis, "setting": repr(setting)} for setting in settings[axis]]
         return [
-            self.methods[experiment, method].path(f"{method}_{cell}_seeds-{shard}.csv")
+            paths.CELL.file(
+                "csv",
+                experiment=experiment,
+                version=self.methods[experiment, method].version,
+                method=method,
+                shard=shard,
+                **cell,
+            )
             for method in settings["methods"]
-            for cell in (cells if experiments.trains(experiment) else ["settings-all"])
+            for cell in (cells if declared.trains else [paths.ALL_SETTINGS])
             for shard in shards(settings["seeds"], settings["shard"])
         ]
 
@@ -166,7 +189,7 @@ class Plan(Artifacts):
             "histories": [self.prior_file(*prior, suffix="csv") for prior in fitted],
         }
         if self.scores:
-            files["scores"] = [made.path(f"scores-{made.name}.csv") for made in self.scores.values()]
+            files["scores"] = [self.scores_file(size) for size in self.scores]
         return files | ({"nets": self.source_files("csv")} if self.trains_source else {})
 
     def files(self) -> list[str]:
@@ -176,8 +199,8 @@ class Plan(Artifacts):
         """
         named = [*map(self.dataset_file, self.datasets), *self.source_files()]
         named += [path for paths in self.report_inputs().values() for path in paths]
-        manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
-        report = [item.path for item in self.report_files()] + ["manifest.json"]
+        manifests = dict.fromkeys(str(paths.manifest(path)) for path in named)
+        report = [item.path for item in self.report_files()] + [paths.MANIFEST]
         return [*named, *manifests, *map(self.report.path, report)]
 
     def stale(self, files: Iterable[str]) -> list[str]:
@@ -189,22 +212,28 @@ class Plan(Artifacts):
         return [
             file
             for file in files
-            if file.endswith("manifest.json")
+            if file.endswith(paths.MANIFEST)
             and os.path.exists(file)
-            and not self.artifacts[Path(file).parent.name].made(file)
+            and not self.artifacts[paths.version(file)].made(file)
         ]
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
-        kinds = {
-            name: dict.fromkeys(made, self.config["priors"][name]["kind"])
-            for name, made in self.priors.items()
-        }
-        return report_files(
-            self.config["experiments"],
-            self.sizes,
-            kinds,
+        return report_files(self.contents)
+
+    @property
+    def contents(self) -> Contents:
+        """Return what the report is about."""
+        return Contents(
+            experiments={
+                name: [key for key, value in settings.items() if value is True]
+                for name, settings in self.config["experiments"].items()
+            },
+            sizes=self.sizes,
+            priors={
+                name: dict.fromkeys(sizes, self.config["priors"][name]["kind"])
+                for name, sizes in self.priors.items()
+            },
             nets=self.trains_source,
             scores=bool(self.scores),
-            outliers=self.with_outliers,
         )

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
-from dwp.training.loop import Rows, Schedule, fit
+from dwp.training.loop import Rows, fit
+from dwp.training.schedule import Schedule
 
 P = TypeVar("P", bound=Prior)
 

@@ -242,20 +242,19 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
 
 
 def collection(
-    files: Iterable[str | Path], analytic: Mapping[str, dict], sizes: Iterable[int]
+    fitted: Mapping[str, Mapping[int, str | Path]], analytic: Mapping[str, dict], sizes: Iterable[int]
 ) -> dict[str, dict[int, Prior]]:
     """Return priors by name and kernel size: fitted ones read from files, analytic ones built.
 
     Args:
-        files: files of fitted priors, `<name>-<k>x<k>.safetensors`.
+        fitted: files of fitted priors, by name and kernel size.
         analytic: settings of analytic priors, with `kind`, by name.
         sizes: kernel sizes to build the analytic ones for.
     """
-    priors: dict[str, dict[int, Prior]] = {}
+    priors = {
+        name: {size: load_prior(file) for size, file in files.items()} for name, files in fitted.items()
+    }
     sizes = list(sizes)
-    for file in files:
-        prior = load_prior(file)
-        priors.setdefault(Path(file).stem.rpartition("-")[0], {})[prior.kernel_size] = prior
     for name, settings in analytic.items():
         own = {key: value for key, value in settings.items() if key != "kind"}
         priors[name] = {size: find(settings["kind"])(size, **own) for size in sizes}

@@ -10,17 +10,16 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dwp.errors import InputError
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import derived_seed, rng_state, seeded, set_rng_state
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
+from dwp.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -28,42 +27,6 @@ Terms = dict[str, Tensor]
 Rows = list[dict]
 
 SECONDS_BETWEEN_LOG_LINES = 15.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how fast and in what precision to train.
-
-    Exactly one of `steps` and `epochs` is given. `batch` None is the full batch.
-    The learning rate `lr` of Adam falls linearly to zero ('linear') or stays ('constant').
-    """
-
-    lr: float
-    steps: int | None = None
-    epochs: int | None = None
-    batch: int | None = None
-    decay: str = "linear"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise InputError(
-                f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}"
-            )
-        if self.decay not in ("linear", "constant"):
-            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
-
-    def total_steps(self, examples: int) -> int:
-        """Return the number of steps for a training set of that many examples."""
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
-
-    def steps_per_epoch(self, examples: int) -> int:
-        """Return the steps that see every example once (the last batch may be smaller)."""
-        return math.ceil(examples / (self.batch or examples))
-
-    def rate(self, step: int, total: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return self.lr * (1 - step / total) if self.decay == "linear" else self.lr
 
 
 def fit(
