@@ -6,6 +6,13 @@ import importlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.library import Library
+
+# A `Library` object keeps its declarations alive only as long as it lives itself.
+_declarations: list["Library"] = []
 
 
 @functools.cache
@@ -17,7 +24,7 @@ def torchvision_datasets() -> ModuleType:
     Declaring them before the import is enough.
     """
     if not _operators_exist():
-        _declare_operators()
+        _declarations.append(_declare_operators())
     return importlib.import_module("torchvision.datasets")
 
 
@@ -34,11 +41,10 @@ def _operators_exist() -> bool:
     return hasattr(torch.ops.torchvision, "nms")
 
 
-def _declare_operators() -> None:
-    import torch
+def _declare_operators() -> "Library":
+    from torch.library import Library
 
-    # The library object keeps the declarations alive, so it must stay alive itself.
-    global _library
-    _library = torch.library.Library("torchvision", "DEF")
+    library = Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 from dwp.nn.seeding import derived_seed, seeded
+from dwp.nn.spec import Conv, Network
 
-NETWORK = {"layers": [{"conv": 2, "kernel": 3}], "batch_norm": False}
+NETWORK = Network(layers=(Conv(conv=2, kernel=3),), batch_norm=False)
 
 
 def test_within_the_generator_starts_from_the_seed_and_afterwards_it_is_as_before():
@@ -36,8 +37,8 @@ def test_the_numbers_are_those_of_manual_seed():
 
 @pytest.mark.parametrize(
     "draw",
-    [lambda: seeded(1).__enter__(), lambda: start(NETWORK, (1, 8, 8), 2, seed=1)],
-    ids=["seeded", "start"],
+    [lambda: seeded(1).__enter__(), lambda: build_initialised(NETWORK, (1, 8, 8), 2, seed=1)],
+    ids=["seeded", "build_initialised"],
 )
 def test_generators_of_other_devices_are_left_alone(draw, monkeypatch):
     """PyTorch's own `manual_seed` seeds them all, and what is done on the CPU would not put them back."""

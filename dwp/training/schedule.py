@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dwp.errors import InputError
+from dwp.errors import InputError, unknown
 from dwp.settings import setting
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -32,11 +32,14 @@ class Schedule:
                 f"schedule: give steps or epochs, the other null; they are {self.steps} and {self.epochs}"
             )
         if self.decay not in ("linear", "constant"):
-            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
+            raise unknown("schedule: decay", self.decay, ("linear", "constant"))
 
     def total_steps(self, examples: int) -> int:
         """Return the number of steps for a training set of that many examples."""
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+        if self.epochs is not None:
+            return self.epochs * self.steps_per_epoch(examples)
+        assert self.steps is not None
+        return self.steps
 
     def steps_per_epoch(self, examples: int) -> int:
         """Return the steps that see every example once (the last batch may be smaller)."""
