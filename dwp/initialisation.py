@@ -9,10 +9,12 @@ from dwp.bayes.matching import Priors, match_layers, title
 from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
 from dwp.nn.seeding import seeded
-from dwp.nn.spec import Network
+from dwp.nn.spec import RULES, Network
 from dwp.priors.base import Prior
 
-RULES: dict[str, Callable[..., Tensor]] = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
+_RULES: dict[str, Callable[..., Tensor]] = dict(
+    zip(RULES, (nn.init.xavier_uniform_, nn.init.kaiming_uniform_), strict=True)
+)
 
 
 @torch.no_grad()
@@ -70,9 +72,9 @@ def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = 
         if isinstance(layer, nn.ConvTranspose2d):
             # Its weight is [in, out / groups, k, k]: without the transposition the fans would be swapped.
             for part in layer.weight.chunk(layer.groups):
-                RULES[rule](part.transpose(0, 1), generator=generator)
+                _RULES[rule](part.transpose(0, 1), generator=generator)
         else:
-            RULES[rule](layer.weight, generator=generator)
+            _RULES[rule](layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
 

@@ -73,7 +73,7 @@ def test_last_layer_laplace_is_refused_in_one_line(absent):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     images, labels = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(
-        InputError, match="^last-layer Laplace: it needs laplace; pip install 'dwp.laplace.'$"
+        InputError, match=r"^last-layer Laplace: it needs laplace; pip install 'dwp.laplace.'$"
     ):
         last_layer_laplace.predict(model, images, labels, images, samples=1)
 

@@ -261,10 +261,10 @@ def test_priors_with_other_tensors_are_refused(tmp_path):
 
 
 def test_collection(tmp_path):
-    files = [tmp_path / f"my-vae-{k}x{k}.safetensors" for k in (5, 3)]
-    for k, file in zip((5, 3), files, strict=True):
+    files = {k: tmp_path / f"any-name-{k}.safetensors" for k in (5, 3)}
+    for k, file in files.items():
         save_prior(vae(k), file)
-    priors = collection(files, {"wide": {"kind": "standard_normal", "scale": 3.0}}, [5, 3])
+    priors = collection({"my-vae": files}, {"wide": {"kind": "standard_normal", "scale": 3.0}}, [5, 3])
     assert {name: sorted(sizes) for name, sizes in priors.items()} == {"my-vae": [3, 5], "wide": [3, 5]}
     assert all(size == prior.kernel_size for sizes in priors.values() for size, prior in sizes.items())
     assert priors["wide"][5].scale == 3.0

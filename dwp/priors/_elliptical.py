@@ -33,8 +33,6 @@ class Elliptical(Prior):
         kernel_size: k.
     """
 
-    fitted = True
-
     mean: Tensor
     factor: Tensor
 

@@ -5,15 +5,18 @@ from torch import Tensor
 
 from dwp.priors.base import KLEstimator, Prior, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import ARDSettings
 
 
-@register("ard")
+@register
 class ARD(Prior):
     """N(0, s²) for each weight, with the s² that minimises the KL (Kharitonov et al. 2018, arXiv 1811.00596).
 
     That is s² = mean² + variance of the posterior. Since it depends on the posterior, the prior has
     no density and cannot be sampled from.
     """
+
+    settings_class = ARDSettings
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return Σ 0.5·log(1 + mean²/variance), in nats, summed over weights; `estimator` is ignored."""

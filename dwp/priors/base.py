@@ -1,12 +1,12 @@
 """Priors over kernels: the base class, saving and loading, and the registry of kinds.
 
-A prior is one object with a density, samples and a KL divergence. Each kind is defined and registered in
-the module of its name, `dwp/priors/<kind>.py`.
+A prior is one object with a density, samples and a KL divergence. Each kind is defined in the module of
+its name, `dwp/priors/<kind>.py`, and registered there, with its settings.
 """
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,47 +15,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dwp.errors import InputError, unknown
+from dwp.errors import InputError
 from dwp.files import save_tensors
 from dwp.priors.distributions import GaussianPosterior, PointMass
+from dwp.priors.settings import PriorSettings
+from dwp.priors.settings import find as find_settings
+from dwp.settings import check
 
 FORMAT = "dwp-prior-1"
 
 _kinds: dict[str, type["Prior"]] = {}
 
 
-def register(kind: str) -> Callable[[type["Prior"]], type["Prior"]]:
-    """Register a class of priors as a kind; for use as a decorator."""
-
-    def enter(cls: type["Prior"]) -> type["Prior"]:
-        cls.kind = kind
-        _kinds[kind] = cls
-        return cls
-
-    return enter
+def register(cls: type["Prior"]) -> type["Prior"]:
+    """Register a class of priors under the kind that its settings have; for use as a decorator."""
+    _kinds[cls.kind] = cls
+    return cls
 
 
 def find(kind: str) -> type["Prior"]:
     """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
 
-    A module whose name begins with an underscore is shared by kinds and is none itself.
-
     Raises:
         InputError: there is no such kind.
     """
+    find_settings(kind)
     if kind not in _kinds:
-        try:
-            importlib.import_module(f"dwp.priors.{kind}")
-        except ModuleNotFoundError as error:
-            if error.name != f"dwp.priors.{kind}":
-                raise
-        if kind not in _kinds:
-            known = sorted(
-                path.stem
-                for path in Path(__file__).parent.glob("[a-z]*.py")
-                if path.stem not in ("base", "distributions", "scores")
-            )
-            raise unknown("prior kind", kind, known)
+        importlib.import_module(f"dwp.priors.{kind}")
     return _kinds[kind]
 
 
@@ -92,29 +78,21 @@ class Prior(nn.Module):
         settings: those that the prior is built again with when it is loaded.
     """
 
-    kind: ClassVar[str]
-    options: ClassVar[dict[str, dict]] = {}
-    """Settings that a configuration may give, each with its JSON schema."""
-    fitted: ClassVar[bool] = False
-    """Whether `fit` must see kernels before the prior can be used."""
-    trained: ClassVar[bool] = False
-    """Whether fitting is training by gradient descent, under a `schedule`."""
+    settings_class: ClassVar[type[PriorSettings]] = PriorSettings
+    """Its settings, with their defaults, and what others must know of the kind before they use it."""
+    kind: ClassVar[str] = ""
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
 
     def __init__(self, kernel_size: int, **settings: Any) -> None:
         super().__init__()
+        self.settings_class.check_size(kernel_size)
+        check(self.kind, self.settings_class, settings)
         self.kernel_size = kernel_size
         self.settings = settings
 
-    @classmethod
-    def has_density(cls) -> bool:
-        """Return whether kernels can be scored: there is a `log_prob`, exact or a bound."""
-        return cls.log_prob is not Prior.log_prob
-
-    @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for a kernel size that this kind cannot be built for."""
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.settings_class.kind
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
@@ -123,7 +101,7 @@ class Prior(nn.Module):
         Args:
             train: [n, 1, k, k], on the device to fit on.
             test: [m, 1, k, k], held out, to evaluate the fit on (see `evaluate`).
-            settings: values of `options`; for a trained kind also a `schedule`, and maybe a
+            settings: values of its settings; for a trained kind also a `schedule`, and maybe a
                 `validation_fraction` of the training kernels, to choose the best epoch by
                 (0: the last epoch it is).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import EmpiricalSettings
 
 
-@register("empirical")
+@register
 class Empirical(Prior):
     """The empirical distribution of the source networks' kernels; it has no density.
 
@@ -17,7 +18,7 @@ class Empirical(Prior):
         kernels: how many it holds.
     """
 
-    fitted = True
+    settings_class = EmpiricalSettings
 
     kernels: Tensor
 

@@ -1,21 +1,22 @@
 """A normalising flow over kernels, with an exact density."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError, extra, unknown
+from dwp.errors import extra
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import FlowSettings
 
 # Lower bound on the standard deviations: below it the flow would fit rounding.
 SCALE_FLOOR = 1e-3
 BINS = 8
 
 
-@register("flow")
+@register
 class Flow(Prior):
     """A coupling flow over the k² weights of a kernel, each standardised, to N(0, I).
 
@@ -31,26 +32,19 @@ class Flow(Prior):
             8 bins over five standard deviations on either side, Durkan et al. 2019).
     """
 
-    options: ClassVar = {
-        "transforms": {"type": "integer", "minimum": 2, "description": "a whole number from 2"},
-        "hidden": {"$ref": "#/$defs/count"},
-        "coupling": {"enum": ["affine", "spline"], "description": "affine or spline"},
-    }
-    fitted = True
-    trained = True
+    settings_class = FlowSettings
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, kernel_size: int, transforms: int = 6, hidden: int = 128, coupling: str = "affine"
+        self,
+        kernel_size: int,
+        transforms: int = FlowSettings.transforms,
+        hidden: int = FlowSettings.hidden,
+        coupling: str = FlowSettings.coupling,
     ) -> None:
         super().__init__(kernel_size, transforms=transforms, hidden=hidden, coupling=coupling)
-        self.check_size(kernel_size)
-        if transforms < 2:
-            raise InputError(f"flow: transforms is {transforms}; expected a whole number from 2")
-        if coupling not in ("affine", "spline"):
-            raise unknown("flow: coupling", coupling, ("affine", "spline"))
         with extra("flow", "flow"):
             import zuko
 
@@ -63,12 +57,6 @@ class Flow(Prior):
         )
         self.register_buffer("mean", torch.zeros(kernel_size**2))
         self.register_buffer("scale", torch.ones(kernel_size**2))
-
-    @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for 1×1: a single weight has no others to condition on."""
-        if kernel_size < 2:
-            raise InputError(f"flow: kernel size {kernel_size} cannot be built; it takes sizes from 2")
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple["Flow", list[dict]]:

@@ -1,19 +1,17 @@
 """The log-uniform prior p(|w|) ∝ 1/|w|, improper, with two approximations of its KL."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from dwp.errors import unknown
 from dwp.priors.base import KLEstimator, Prior, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import LogUniformSettings
 
 KINGMA = (1.16145124, -1.50204118, 0.58629921)
 MOLCHANOV = (0.63576, 1.87320, 1.48695)
 
 
-@register("log_uniform")
+@register
 class LogUniform(Prior):
     """The log-uniform prior of variational dropout; its KL is known up to a constant.
 
@@ -24,14 +22,10 @@ class LogUniform(Prior):
             al. 2017, eq. 14; any α).
     """
 
-    options: ClassVar = {
-        "approximation": {"enum": ["kingma", "molchanov"], "description": "kingma or molchanov"}
-    }
+    settings_class = LogUniformSettings
 
-    def __init__(self, kernel_size: int, approximation: str = "kingma") -> None:
+    def __init__(self, kernel_size: int, approximation: str = LogUniformSettings.approximation) -> None:
         super().__init__(kernel_size, approximation=approximation)
-        if approximation not in ("kingma", "molchanov"):
-            raise unknown("log_uniform: approximation", approximation, ("kingma", "molchanov"))
         self.approximation = approximation
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dwp.errors import extra
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import register
+from dwp.priors.settings import StudentTSettings
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ TOLERANCE = 1e-7
 ITERATIONS = 1000
 
 
-@register("student_t")
+@register
 class StudentT(Elliptical):
     """The multivariate t_ν(μ, Σ) over the k² weights of a kernel; ν, μ and Σ are fitted.
 
@@ -33,6 +34,8 @@ class StudentT(Elliptical):
     Args:
         kernel_size: k.
     """
+
+    settings_class = StudentTSettings
 
     freedom: Tensor
 
