@@ -109,7 +109,7 @@ def _style_shares(options: dict) -> list[float]:
 def _font_paths() -> list[Path]:
     # Where its wheel has them; otherwise it knows, which takes a while to ask.
     found = importlib.util.find_spec("matplotlib")
-    folder = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" if found else Path()
+    folder = Path((found and found.origin) or "nowhere").parent / "mpl-data" / "fonts" / "ttf"
     if not folder.is_dir():
         import matplotlib
 
