@@ -12,11 +12,14 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from dwp.data import Dataset
 from dwp.errors import InputError
-from dwp.experiments.base import Task, run
+from dwp.experiments import image_vae
+from dwp.experiments.base import Init
+from dwp.experiments.task import Task, run
 from dwp.initialisation import build_initialised, init_
 from dwp.nn.convnet import build
 from dwp.nn.image_vae import ImageVAE
 from dwp.priors.standard_normal import StandardNormal
+from dwp.training.schedule import Schedule
 
 
 def network(*layers, batch_norm=False):
@@ -229,23 +232,24 @@ def bars():
     return Dataset("bars", images[:36], torch.arange(36) % 2, images[36:], torch.arange(12) % 2)
 
 
-def task(bars, steps, **settings):
-    schedule = {"steps": steps, "epochs": None, "batch": 12, "lr": 0.03, "decay": "constant"}
-    description = network({"conv": 4, "kernel": 5, "pool": 2}, {"linear": 16})
-    chosen = {"network": description, "schedule": schedule | {"precision": "float32"}, "every": steps // 2}
-    return Task(
-        setting=1.0,
-        seed=0,
-        settings={**chosen, "latent": 2, "examples": None, **settings},
-        method={"init": {"from": "xavier"}},
-        dataset=bars,
-        priors={},
-        device=torch.device("cpu"),
+def task(bars, steps, examples=None):
+    settings = image_vae.Settings(
+        seeds=2,
+        shard=2,
+        methods={"xavier": image_vae.Method(init=Init(origin="xavier"))},
+        network=network({"conv": 4, "kernel": 5, "pool": 2}, {"linear": 16}),
+        schedule=Schedule(steps=steps, batch=12, lr=0.03, decay="constant", precision="float32"),
+        every=steps // 2,
+        width=(1.0,),
+        examples=examples,
+        latent=2,
     )
+    method = settings.methods["xavier"]
+    return Task(0.0, 0, settings, method, bars, {}, torch.device("cpu"))
 
 
 def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
-    rows = run("image_vae", "xavier", task(bars, 200), [0])
+    rows = run("image_vae", "xavier", task(bars, 200), 0)
     bounds = {row["step"]: row["value"] for row in rows if row["metric"] == "lower_bound"}
     assert bounds[0] < bounds[100]
     # The best that a model without a code can do.
@@ -255,6 +259,6 @@ def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
 
 
 def test_only_the_wanted_examples_are_learned_from(bars):
-    few, all_of_them = (run("image_vae", "xavier", task(bars, 4, examples=n), [0, 1]) for n in (8, None))
+    few, all_of_them = (run("image_vae", "xavier", task(bars, 4, n), 0) for n in (8, None))
     assert [row["metric"] for row in few] == [row["metric"] for row in all_of_them]
     assert few != all_of_them

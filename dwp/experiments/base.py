@@ -77,13 +77,13 @@ class ExperimentSettings:
     """The settings of every experiment.
 
     An experiment extends it by its own, among them the tuple of values of its axis, and says
-    of what class its methods are, `methods: dict[str, Method] = setting(METHODS, min_length=1)`.
+    of what class its methods are, `methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)`.
     """
 
-    seeds: int = setting("number of seeds: 0 to seeds - 1", ge=1)
-    shard: int = setting("seeds per job", ge=1)
+    seeds: int = setting("number of seeds: 0 to seeds - 1", ge=1, counts=True)
+    shard: int = setting("seeds per job", ge=1, counts=True)
     network: Network = setting("network that is trained or, where nothing is, whose kernels are judged")
-    methods: dict[str, Any] = setting(METHODS, min_length=1)
+    methods: dict[str, Any] = setting(METHODS, min_length=1, counts=True)
 
 
 @dataclass(frozen=True, kw_only=True)

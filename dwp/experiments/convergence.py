@@ -22,7 +22,7 @@ class Settings(TrainingSettings):
         "factors on the channels of every convolution", min_length=1, unique=True
     )
     examples: int | None = setting("training examples; null: all", ge=1)
-    methods: dict[str, Method] = setting(METHODS, min_length=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
 def run(task: "Task") -> list[dict]:

@@ -33,7 +33,7 @@ class Settings(TrainingSettings):
     )
     examples: int | None = setting("training examples; null: all", ge=1)
     latent: int = setting("dimensions of an image's code", ge=1)
-    methods: dict[str, Method] = setting(METHODS, min_length=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
 def run(task: "Task") -> list[dict]:

@@ -25,7 +25,7 @@ class Settings(KLSettings):
     importance_samples: tuple[Count, ...] = setting(
         "numbers K of samples in a VAE's importance-weighted bound on log p(w)", min_length=1, unique=True
     )
-    methods: dict[str, Method] = setting(METHODS, min_length=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
 def run(task: "Task") -> list[dict]:

@@ -28,7 +28,7 @@ class Settings(KLSettings):
         unique=True,
     )
     importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w)", ge=1)
-    methods: dict[str, Method] = setting(METHODS, min_length=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
 def run(task: "Task") -> list[dict]:

@@ -27,8 +27,8 @@ ATTEMPTS = 3
 class SourceSettings:
     """Settings of the source networks."""
 
-    nets: int = setting("number of source networks, with seeds from 0", ge=1)
-    shard: int = setting("networks per job", ge=1)
+    nets: int = setting("number of source networks, with seeds from 0", ge=1, counts=True)
+    shard: int = setting("networks per job", ge=1, counts=True)
     network: Network = setting("network that is trained on the source data set")
     l2: float = setting(
         "weight of the squared norm of all convolution kernels in the loss; it empties unused kernels", ge=0
