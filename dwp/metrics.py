@@ -6,7 +6,7 @@ double precision, which not every device has, so they are made on the CPU. Predi
 that hold NaN, or numbers below 0, raise InputError.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     return (_checked(probabilities) - one_hot).square().sum(1).mean().item()
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """The examples of a range of confidence: `index` of the bin, means over them, their share of all."""
 
     index: int
@@ -53,8 +54,8 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
     diagram = []
     for number in index.unique().tolist():
         inside = index == number
-        means = (values[inside].mean().item() for values in (confidence, correct))
-        diagram.append(Bin(number, *means, inside.double().mean().item()))
+        shown, true = (values[inside].mean().item() for values in (confidence, correct))
+        diagram.append(Bin(number, shown, true, inside.double().mean().item()))
     return diagram
 
 
