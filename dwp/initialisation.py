@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from dwp.bayes.matching import Priors, match_layers, title
 from dwp.errors import InputError
 from dwp.nn.convnet import build, kernel_layers
-from dwp.nn.spec import Network
+from dwp.nn.spec import RULES, Network
 from dwp.priors.base import Prior
 
-RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
+_RULES = dict(zip(RULES, (nn.init.xavier_uniform_, nn.init.kaiming_uniform_), strict=True))
 
 
 @torch.no_grad()
@@ -69,9 +69,9 @@ def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = 
         if isinstance(layer, nn.ConvTranspose2d):
             # Its weight is [in, out / groups, k, k]: as it is, PyTorch would confuse the fans.
             for part in layer.weight.chunk(layer.groups):
-                RULES[rule](part.transpose(0, 1), generator=generator)
+                _RULES[rule](part.transpose(0, 1), generator=generator)
         else:
-            RULES[rule](layer.weight, generator=generator)
+            _RULES[rule](layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
 

@@ -6,10 +6,14 @@ classes to pydantic, which takes the metadata for checks, the JSON schema and th
 """
 
 import dataclasses
+import functools
+import operator
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from typing import Any
+
+from dwp.errors import InputError
 
 
 def setting(
@@ -49,9 +53,42 @@ def marked(cls: type, mark: str) -> list[str]:
     ]
 
 
-def choices(cls: type, name: str) -> tuple[str, ...]:
-    """Return the names that a setting is one of: those of its `Literal`."""
-    return typing.get_args(typing.get_type_hints(cls)[name])
+def check(where: str, cls: type, values: Mapping[str, Any]) -> None:
+    """Refuse values that are out of the bounds, or not among the names, of a group of settings.
+
+    For those who build objects without a configuration, which checks types as well.
+
+    Args:
+        where: what the message says they are of.
+        cls: the group; values of other names pass, and so does None.
+        values: by name.
+
+    Raises:
+        InputError: names the first that is refused, and what is allowed.
+    """
+    hints = _hints(cls)
+    for field in dataclasses.fields(cls):
+        value, hint = values.get(field.name), hints[field.name]
+        if value is None:
+            continue
+        if typing.get_origin(hint) is typing.Literal and value not in (known := typing.get_args(hint)):
+            names = " or ".join([", ".join(known[:-1]), known[-1]])
+            raise InputError(f"{where}: {field.name} {value!r} is not known; use {names}")
+        kind = "a whole number" if hint is int else "a number"
+        for bound, (holds, word) in _BOUNDS.items():
+            if bound in field.metadata and not holds(value, field.metadata[bound]):
+                limit = field.metadata[bound]
+                raise InputError(f"{where}: {field.name} is {value}; expected {kind} {word} {limit}")
+
+
+_BOUNDS = {
+    "ge": (operator.ge, "from"),
+    "gt": (operator.gt, "above"),
+    "le": (operator.le, "to"),
+    "lt": (operator.lt, "below"),
+}
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

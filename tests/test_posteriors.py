@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from dwp import Noise, make_bayesian, predict, set_noise
-from dwp.bayes import objectives, posteriors
+from dwp.bayes import objectives, posteriors, settings
 from dwp.bayes.layers import BayesConv2d
 from dwp.errors import InputError
 from dwp.nn.convnet import build
@@ -91,7 +91,7 @@ def test_extreme_variances_give_finite_values_and_gradients(dtype, x, log_varian
 )
 def test_weights_of_zero_give_finite_values_and_gradients(form, prior):
     try:
-        posteriors.find(form).check(type(prior))
+        settings.find(form).check(prior.settings_class)
     except InputError:
         pytest.skip("this form does not go with this prior")
     convolution = nn.Conv2d(2, 3, 3)

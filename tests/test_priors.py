@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,13 +18,16 @@ from dwp import init_, make_bayesian
 from dwp.bayes.layers import kl as bayesian_kl
 from dwp.errors import InputError
 from dwp.priors import base
+from dwp.priors import settings as prior_settings
 from dwp.priors.ard import ARD
 from dwp.priors.base import KLEstimator, Prior, collection, find, load_prior, register, save_prior
 from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.empirical import Empirical
 from dwp.priors.log_uniform import LogUniform
+from dwp.priors.settings import PriorSettings
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
+from dwp.settings import setting
 
 # Posterior
 
@@ -135,7 +139,7 @@ def test_fits_are_frozen_and_repeat(kind):
     assert torch.equal(state, torch.get_rng_state())
     assert not any(parameter.requires_grad for parameter in prior.parameters())
     assert all(map(torch.equal, prior.state_dict().values(), again.state_dict().values()))
-    if find(prior.kind).trained:
+    if prior.settings_class.trained:
         other = make(kind, seed=1).state_dict()
         assert not all(map(torch.equal, prior.state_dict().values(), other.values()))
 
@@ -280,16 +284,24 @@ def test_collection(tmp_path):
 
 def test_unknown_kinds_name_the_known_ones():
     for kind in ("gauss", "base", "empirical2", "_kinds"):
-        with pytest.raises(InputError, match=f"kind '{kind}' is not known; use one of ard, .*, vae"):
+        with pytest.raises(InputError, match=f"kind: '{kind}' is not known; use one of ard, .*, vae"):
             find(kind)
     assert find("vae") is VAE
 
 
 def test_a_new_kind_needs_no_other_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "_kinds", dict(base._kinds))
+    for registry in (base, prior_settings):
+        monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
 
-    @register("laplace")
+    @dataclass(frozen=True, kw_only=True)
+    class LaplaceSettings(PriorSettings):
+        kind = "laplace"
+        scale: float = setting("mean of |w|", gt=0)
+
+    @register
     class LaplacePrior(Prior):
+        settings_class = LaplaceSettings
+
         def __init__(self, kernel_size, scale):
             super().__init__(kernel_size, scale=scale)
             self.register_buffer("scale", torch.tensor(scale))

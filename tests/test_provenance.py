@@ -229,6 +229,8 @@ def experiment(tree, tmp_path, monkeypatch):
     """An experiment in the small package; a function digests parts of it, with a text replaced."""
     files = {"experiments/one.py": EXPERIMENT, "settings.py": "def setting():\n    pass\n"}
     files["experiments/two.py"] = "from dwp.experiments.one import run\n"
+    files["experiments/three.py"] = "from dwp.experiments import one\n\ndef run(task):\n    one.run(task)\n"
+    files["experiments/four.py"] = "from dwp.experiments import one\n\ndef run(task):\n    vars(one)\n"
     for name, text in files.items():
         (tmp_path / "dwp" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "dwp" / name).write_text(text)
@@ -248,7 +250,9 @@ def experiment(tree, tmp_path, monkeypatch):
     return digest
 
 
-RUN, WHOLE, OTHER = "dwp.experiments.one:run", "dwp.experiments.one", "dwp.experiments.two"
+WHOLE = "dwp.experiments.one"
+# Itself, and what imports it by name and as a module.
+RUNS = ("dwp.experiments.one:run", "dwp.experiments.two", "dwp.experiments.three:run")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,7 @@ RUN, WHOLE, OTHER = "dwp.experiments.one:run", "dwp.experiments.one", "dwp.exper
     ],
 )
 def test_how_an_experiment_is_shown_is_no_part_of_its_computation(experiment, old, new, name):
-    for root in (RUN, OTHER):
+    for root in RUNS:
         assert experiment(root, old=old, new=new, name=name) == experiment(root)
     assert experiment(WHOLE, old=old, new=new, name=name) != experiment(WHOLE)
 
@@ -280,7 +284,7 @@ def test_how_an_experiment_is_shown_is_no_part_of_its_computation(experiment, ol
     ],
 )
 def test_what_an_experiment_reaches_by_name_counts(experiment, old, new, name):
-    for root in (RUN, OTHER):
+    for root in RUNS:
         assert experiment(root, old=old, new=new, name=name) != experiment(root)
 
 
@@ -291,8 +295,8 @@ def test_a_default_counts_and_its_description_does_not(experiment):
 
 
 def test_of_a_name_that_nothing_binds_the_whole_module_counts(experiment):
-    lazily = "dwp.experiments.one:made_by_getattr"
-    assert experiment(lazily, old="a title", new="another title") != experiment(lazily)
+    for root in ("dwp.experiments.one:made_by_getattr", "dwp.experiments.four"):
+        assert experiment(root, old="a title", new="another title") != experiment(root)
 
 
 # Manifests

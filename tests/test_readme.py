@@ -10,7 +10,7 @@ from conftest import ROOT
 from torch import nn
 
 import dwp
-from dwp.priors import base
+from dwp.priors import base, settings
 from dwp.priors.base import find, load_prior, save_prior
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +39,7 @@ def read(tmp_path, monkeypatch) -> Iterator[dict]:
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
     yield names
     base._kinds.pop("laplace")
+    settings._kinds.pop("laplace")
 
 
 def test_every_block_runs(read):

@@ -21,6 +21,7 @@ SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
 NETWORK = {"layers": [{"conv": 2, "kernel": 7, "pool": 2}], "batch_norm": True}
 NETS = {"network": NETWORK, "l2": 0.01, "schedule": SCHEDULE}
 FEW_SHOT = {"network": NETWORK, "schedule": SCHEDULE, "every": 1, "ensemble": 2, "kernel_subset": None}
+FEW_SHOT |= {"posterior_samples": 1, "importance_samples": 1, "train_reverse_model": False, "outliers": False}
 L2 = {"posterior": "none", "l2": 0.001, "init": {"from": "xavier"}}
 SPEC = {"stage": "source", "version": "0123abcd", "params": {"l2": 0.01}, "inputs": {}, "code": "aaaaaaaa"}
 READ = {"results/data/89abcdef/noise.safetensors": "0" * 64}

@@ -25,6 +25,7 @@ from version_samples import (
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.cli import main
+from dwp.pipeline.config import read
 from dwp.pipeline.config_files import read_config
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact
@@ -247,7 +248,7 @@ def test_overlays_are_laid_over_as_snakemake_does(tmp_path):
     expected = yaml.safe_load((ROOT / "config.yaml").read_text())
     for file in (first, second):
         update_config(expected, yaml.safe_load(file.read_text()))
-    assert read_config([first, second]) == expected
+    assert read_config([first, second]) == read(expected)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwp.bayes import posteriors
+from dwp.bayes import posteriors, settings
 from dwp.bayes.matching import Priors, match_layers, title
 from dwp.bayes.posteriors import ALL, Factorised
 from dwp.errors import InputError
@@ -100,7 +100,7 @@ def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> n
             (see `matching.match_layers`; a subclass of `nn.Conv2d` with a forward of its own; hooks), or a
             prior does not go with the form; the model is then left as it was.
     """
-    posteriors.find(form)
+    settings.find(form)
     matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
     own: dict[Prior, Prior] = {}
     layers = []

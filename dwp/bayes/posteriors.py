@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.bayes.settings import FORMS, find
 from dwp.errors import InputError
 from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
@@ -39,12 +40,6 @@ class Posterior(nn.Module):
         super()._apply(fn, recurse)
         _beside(self.prior, next(self.parameters()))
         return self
-
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a kind of prior that this form cannot be used with."""
-        if prior.kl is Prior.kl and prior.log_prob is Prior.log_prob:
-            raise InputError(f"{prior.kind} has no density; use another")
 
     def weight(self, *, sampled: bool) -> Tensor:
         """Return one sample of the weight, or its centre, [o, i, k, k]."""
@@ -127,12 +122,6 @@ class Point(Posterior):
         super().__init__(prior)
         self.value = nn.Parameter(_copy(weight))
 
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a prior whose density is not known."""
-        if prior.log_prob is Prior.log_prob:
-            raise InputError(f"{prior.kind} has no density; use another")
-
     def weight(self, *, sampled: bool) -> Tensor:
         """Return the weight, [o, i, k, k]; there is nothing to sample."""
         return self.value
@@ -164,12 +153,6 @@ class Latent(Posterior):
         dtype = _dtype(self.prior, self.mean.dtype)
         return self.mean.to(dtype), self.log_variance.to(dtype)
 
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a prior without codes."""
-        if not hasattr(prior, "decode"):
-            raise InputError(f"{prior.kind} has no latent code; use a vae")
-
     def weight(self, *, sampled: bool) -> Tensor:
         """Return what the decoder makes of a sample of the codes, or of their means, [o, i, k, k]."""
         code, log_variance = self.codes()
@@ -183,23 +166,7 @@ class Latent(Posterior):
         return self.prior.code_kl(mean, log_variance.exp()).sum()
 
 
-FORMS: dict[str, type[Posterior]] = {
-    "additive": Additive,
-    "truncated_alpha": TruncatedAlpha,
-    "point": Point,
-    "latent": Latent,
-}
-
-
-def find(form: str) -> type[Posterior]:
-    """Return the class of a form.
-
-    Raises:
-        InputError: there is no such form.
-    """
-    if form not in FORMS:
-        raise InputError(f"posterior: {form!r} is not known; use one of {', '.join(FORMS)}")
-    return FORMS[form]
+_CLASSES = dict(zip(FORMS, (Additive, TruncatedAlpha, Point, Latent), strict=True))
 
 
 def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
@@ -208,12 +175,12 @@ def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
     Raises:
         InputError: there is no such form, or the prior does not go with it.
     """
-    cls = find(form)
+    needs = find(form)
     try:
-        cls.check(type(prior))
+        needs.check(prior.settings_class)
     except InputError as error:
         raise InputError(f"posterior {form}: prior {error}") from None
-    return cls(weight, prior)
+    return _CLASSES[form](weight, prior)
 
 
 def own(prior: Prior, weight: Tensor) -> Prior:

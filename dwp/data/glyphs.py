@@ -7,6 +7,7 @@ defaults make the set about as hard as notMNIST.
 """
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,9 +101,13 @@ def _style_shares(options: dict) -> list[float]:
 
 
 def _font_paths() -> list[Path]:
-    import matplotlib
+    # Where its wheel has them; otherwise it knows, which takes a while to ask.
+    found = importlib.util.find_spec("matplotlib")
+    folder = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" if found else Path()
+    if not folder.is_dir():
+        import matplotlib
 
-    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+        folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     paths = [folder / f"{font}.ttf" for font in FONTS]
     for path in paths:
         if not path.is_file():

@@ -9,6 +9,7 @@ networks vote (a deep ensemble), and whether the last layer gets a Laplace appro
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dwp.bayes.settings import FORMS
 from dwp.experiments import base
 from dwp.experiments.base import METHODS, Count, Experiment, Figure, Metric, Names, Table, TrainingSettings
 from dwp.settings import setting
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Method(base.Method):
     """How one method's networks are trained and asked for predictions."""
 
-    posterior: Literal["additive", "truncated_alpha", "point", "latent", "none"] = setting(
+    posterior: Literal[(*FORMS, "none")] = setting(
         "posterior over kernels; none: a deterministic network", "none"
     )
     prior: Names | None = setting(

@@ -11,8 +11,9 @@ from dwp.data.dataset import Dataset
 from dwp.data.splits import few_shot
 from dwp.experiments import base, methods
 from dwp.experiments.base import ExperimentSettings, Method, Names
-from dwp.initialisation import RULES, build_initialised, load_
+from dwp.initialisation import build_initialised, load_
 from dwp.nn.convnet import build
+from dwp.nn.spec import RULES
 from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import fit

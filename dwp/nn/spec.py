@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from dwp.errors import InputError
 from dwp.settings import setting
 
+RULES = ("xavier", "he")
+"""Classical rules by which the kernels of a network may start; `dwp.initialisation` has them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:

@@ -137,22 +137,26 @@ def _digest(root: str, file: Path, modified: int) -> tuple[str, list[str]]:
         if name := root.partition(":")[2]:
             body = syntax.reached(body, name)
         digest = hashlib.sha256("\n".join(map(ast.dump, body)).encode()).hexdigest()
-        _cache[key] = digest, [found for node in body for found in _imported(node)]
+        _cache[key] = digest, list(_imported(body))
     return _cache[key]
 
 
-def _imported(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+def _imported(body: list[ast.stmt]) -> Iterator[str]:
+    for node in (node for statement in body for node in ast.walk(statement)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _module_file(alias.name))
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 # `from package import name`: the module `package.name` if there is one, else the package.
-                if _module_file(f"{node.module}.{alias.name}"):
-                    yield f"{node.module}.{alias.name}"
+                module, names = f"{node.module}.{alias.name}", [alias.name]
+                if _module_file(module):
+                    names = syntax.attributes(body, alias.asname or alias.name)
                 elif _module_file(node.module):
-                    sliced = node.module.startswith(SLICED)
-                    yield f"{node.module}:{alias.name}" if sliced else node.module
+                    module = node.module
+                else:
+                    continue
+                sliced = module.startswith(SLICED) and names
+                yield from (f"{module}:{name}" for name in names) if sliced else (module,)
 
 
 def _module_file(name: str) -> Path | None:

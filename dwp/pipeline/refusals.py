@@ -16,6 +16,10 @@ Schema = dict[str, Any]
 LENGTH = ("too_short", "too_long")
 UNKNOWN = "unexpected_keyword_argument"
 
+PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts"}
+# What needs the description of the setting beside it.
+VAGUE = {"a text", "a list", "a list of texts", "a mapping"}
+
 
 def first(
     cls: type, value: object, errors: Sequence[dict], where: str = "", *, partial: bool = False
@@ -128,13 +132,13 @@ def expected(schema: Schema, path: Sequence[str | int]) -> str:
 
 def words(one: Schema, root: Schema) -> str:
     """Return what a schema allows, in words: 'null or a whole number from 1'."""
-    parts: list[str] = []
-    for kind in _alternatives(one, root):
-        parts += _words(kind, root, one.get("description", ""))
-    return _joined(sorted(dict.fromkeys(parts), key=lambda part: part != "null"))
+    allowed = list(dict.fromkeys(text for kind in _alternatives(one, root) for text in _words(kind, root)))
+    said = _joined(sorted(allowed, key=lambda text: text != "null"))
+    description = one.get("description")
+    return f"{said} ({description})" if description and not VAGUE.isdisjoint(allowed) else said
 
 
-def _words(one: Schema, root: Schema, description: str) -> list[str]:
+def _words(one: Schema, root: Schema) -> list[str]:
     if "const" in one or "enum" in one:
         return [str(value) for value in one.get("enum", [one.get("const")])]
     match one.get("type"):
@@ -147,17 +151,15 @@ def _words(one: Schema, root: Schema, description: str) -> list[str]:
         case "number":
             return [_number("a number", one)]
         case "array":
-            items = words(one.get("items", {}), root)
+            items = words({**one.get("items", {}), "description": ""}, root)
             each = ", each once" if one.get("uniqueItems") else ""
-            for singular, plural in (("a whole number", "whole numbers"), ("a number", "numbers")):
-                if items.startswith(singular):
-                    return [f"a list of {items.replace(singular, plural, 1)}{each}"]
-            return [description or "a list"]
+            singular, plural = next((pair for pair in PLURALS.items() if items.startswith(pair[0])), ("", ""))
+            return [f"a list of {items.replace(singular, plural, 1)}{each}" if singular else "a list"]
         case "object" if "properties" in one:
             return [f"{{{', '.join(one['properties'])}}}"]
         case "object":
-            return [description or "a mapping"]
-    return [description or "a text"]
+            return ["a mapping"]
+    return ["a text"]
 
 
 def _number(kind: str, one: Schema) -> str:

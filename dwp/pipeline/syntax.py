@@ -51,6 +51,18 @@ def reached(body: list[ast.stmt], name: str) -> list[ast.stmt]:
     return [statements[place] for place in sorted(kept)]
 
 
+def attributes(body: list[ast.stmt], name: str) -> list[str]:
+    """Return which attributes of a name some statements use; none if they use it in another way, too."""
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    of_name = [node for node in nodes if isinstance(node, ast.Attribute) and _is_name(node.value, name)]
+    alone = sum(_is_name(node, name) for node in nodes) > len(of_name)
+    return [] if alone else sorted({node.attr for node in of_name})
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
 def _singles(statement: ast.stmt) -> Iterator[ast.stmt]:
     """Yield an import of several names as several of one name, and any other statement as it is."""
     if isinstance(statement, ast.Import):

@@ -32,8 +32,6 @@ class Elliptical(Prior):
         kernel_size: k.
     """
 
-    fitted = True
-
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)
         self.register_buffer("mean", torch.zeros(kernel_size**2))

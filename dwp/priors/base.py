@@ -1,13 +1,13 @@
 """What a prior over kernels is, how one is saved, loaded and found by name.
 
 A prior is one object with a density, samples and a KL divergence. Each kind
-lives in the module of its name, `dwp/priors/<kind>.py`, and registers itself:
-a new kind is a new file, and no other file changes.
+lives in the module of its name, `dwp/priors/<kind>.py`, and registers itself with
+its settings: a new kind is a new file, and no other file changes.
 """
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,44 +19,30 @@ from torch import Tensor, nn
 from dwp.errors import InputError
 from dwp.files import save_tensors
 from dwp.priors.distributions import GaussianPosterior, PointMass
+from dwp.priors.settings import PriorSettings
+from dwp.priors.settings import find as find_settings
+from dwp.settings import check
 
 FORMAT = "dwp-prior-1"
 
 _kinds: dict[str, type["Prior"]] = {}
 
 
-def register(kind: str) -> Callable[[type["Prior"]], type["Prior"]]:
-    """Class decorator: make a kind of prior known by name."""
-
-    def enter(cls: type["Prior"]) -> type["Prior"]:
-        cls.kind = kind
-        _kinds[kind] = cls
-        return cls
-
-    return enter
+def register(cls: type["Prior"]) -> type["Prior"]:
+    """Class decorator: make a kind of prior known by the name that its settings have."""
+    _kinds[cls.kind] = cls
+    return cls
 
 
 def find(kind: str) -> type["Prior"]:
     """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
 
-    A module whose name begins with an underscore is a part of kinds, not one itself.
-
     Raises:
         InputError: there is no such kind.
     """
+    find_settings(kind)
     if kind not in _kinds:
-        try:
-            importlib.import_module(f"dwp.priors.{kind}")
-        except ModuleNotFoundError as error:
-            if error.name != f"dwp.priors.{kind}":
-                raise
-        if kind not in _kinds:
-            known = sorted(
-                path.stem
-                for path in Path(__file__).parent.glob("[a-z]*.py")
-                if path.stem not in ("base", "distributions", "scores")
-            )
-            raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
+        importlib.import_module(f"dwp.priors.{kind}")
     return _kinds[kind]
 
 
@@ -90,29 +76,21 @@ class Prior(nn.Module):
     distribution to sample from; they take their settings as keyword arguments.
     """
 
-    kind: ClassVar[str]
-    options: ClassVar[dict[str, dict]] = {}
-    """Settings that a configuration may give, each with its JSON schema."""
-    fitted: ClassVar[bool] = False
-    """Whether `fit` must see kernels before the prior can be used."""
-    trained: ClassVar[bool] = False
-    """Whether fitting is training by gradient descent, under a `schedule`."""
+    settings_class: ClassVar[type[PriorSettings]] = PriorSettings
+    """Its settings, with their defaults, and what others must know of the kind before they use it."""
+    kind: ClassVar[str] = ""
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
 
     def __init__(self, kernel_size: int, **settings: object) -> None:
         super().__init__()
+        self.settings_class.check_size(kernel_size)
+        check(self.kind, self.settings_class, settings)
         self.kernel_size = kernel_size
         self.settings = settings
 
-    @classmethod
-    def has_density(cls) -> bool:
-        """Return whether kernels can be scored: there is a `log_prob`, exact or a bound."""
-        return cls.log_prob is not Prior.log_prob
-
-    @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for a kernel size that this kind cannot be built for."""
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.settings_class.kind
 
     @classmethod
     def fit(
@@ -123,7 +101,7 @@ class Prior(nn.Module):
         Args:
             train: [n, 1, k, k], on the device to fit on.
             test: [m, 1, k, k], held out, to judge the fit by (see `evaluate`).
-            settings: values of `options`; for a trained kind also a `schedule`, and maybe a
+            settings: values of its settings; for a trained kind also a `schedule`, and maybe a
                 `validation_fraction` of the training kernels, to choose the best epoch by
                 (0: the last epoch it is).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.

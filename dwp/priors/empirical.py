@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import EmpiricalSettings
 
 
-@register("empirical")
+@register
 class Empirical(Prior):
     """The kernels of the source nets, as a distribution to draw from."""
 
-    fitted = True
+    settings_class = EmpiricalSettings
 
     def __init__(self, kernel_size: int, kernels: int = 1) -> None:
         super().__init__(kernel_size, kernels=kernels)

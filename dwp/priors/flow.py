@@ -1,21 +1,19 @@
 """A normalising flow over kernels: an exact density as flexible as its network."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import FlowSettings
 
 # Below a standard deviation of 0.001 a flow would only be fitting rounding.
 SCALE_FLOOR = 1e-3
 BINS = 8
 
 
-@register("flow")
+@register
 class Flow(Prior):
     """A coupling flow over the k² weights of a kernel, each standardised, to N(0, I).
 
@@ -31,23 +29,16 @@ class Flow(Prior):
             8 bins over five standard deviations on either side, Durkan et al. 2019).
     """
 
-    options: ClassVar = {
-        "transforms": {"type": "integer", "minimum": 2, "description": "a whole number from 2"},
-        "hidden": {"$ref": "#/$defs/count"},
-        "coupling": {"enum": ["affine", "spline"], "description": "affine or spline"},
-    }
-    fitted = True
-    trained = True
+    settings_class = FlowSettings
 
     def __init__(
-        self, kernel_size: int, transforms: int = 6, hidden: int = 128, coupling: str = "affine"
+        self,
+        kernel_size: int,
+        transforms: int = FlowSettings.transforms,
+        hidden: int = FlowSettings.hidden,
+        coupling: str = FlowSettings.coupling,
     ) -> None:
         super().__init__(kernel_size, transforms=transforms, hidden=hidden, coupling=coupling)
-        self.check_size(kernel_size)
-        if transforms < 2:
-            raise InputError(f"flow: transforms is {transforms}; expected a whole number from 2")
-        if coupling not in ("affine", "spline"):
-            raise InputError(f"flow: coupling {coupling!r} is not known; use affine or spline")
         # Here, so that only who uses a flow waits for it.
         import zuko
 
@@ -60,12 +51,6 @@ class Flow(Prior):
         )
         self.register_buffer("mean", torch.zeros(kernel_size**2))
         self.register_buffer("scale", torch.ones(kernel_size**2))
-
-    @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for 1×1: a single weight leaves nothing to condition on."""
-        if kernel_size < 2:
-            raise InputError(f"flow: kernel size {kernel_size} cannot be built; it takes sizes from 2")
 
     @classmethod
     def fit(

@@ -8,9 +8,10 @@ from torch import Tensor
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import KLEstimator, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import GaussianSettings
 
 
-@register("gaussian")
+@register
 class Gaussian(Elliptical):
     """N(μ, Σ) over the k² weights of a kernel (Trockman et al. 2023 draw filters from such a one).
 
@@ -21,6 +22,8 @@ class Gaussian(Elliptical):
     Args:
         kernel_size: k.
     """
+
+    settings_class = GaussianSettings
 
     def maximise(self, w: Tensor, strength: float) -> None:
         """Set mean and covariance; see `Elliptical.maximise`."""

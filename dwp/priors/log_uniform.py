@@ -1,19 +1,17 @@
 """The log-uniform prior, p(|w|) ∝ 1/|w|: improper, its KL known up to a constant."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
 from dwp.priors.base import KLEstimator, Prior, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import LogUniformSettings
 
 KINGMA = (1.16145124, -1.50204118, 0.58629921)
 MOLCHANOV = (0.63576, 1.87320, 1.48695)
 
 
-@register("log_uniform")
+@register
 class LogUniform(Prior):
     """The prior of variational dropout, with a choice of two approximations of its KL.
 
@@ -24,16 +22,10 @@ class LogUniform(Prior):
             al. 2017, eq. 14; any α).
     """
 
-    options: ClassVar = {
-        "approximation": {"enum": ["kingma", "molchanov"], "description": "kingma or molchanov"}
-    }
+    settings_class = LogUniformSettings
 
-    def __init__(self, kernel_size: int, approximation: str = "kingma") -> None:
+    def __init__(self, kernel_size: int, approximation: str = LogUniformSettings.approximation) -> None:
         super().__init__(kernel_size, approximation=approximation)
-        if approximation not in ("kingma", "molchanov"):
-            raise InputError(
-                f"log_uniform: approximation {approximation!r} is not known; use kingma or molchanov"
-            )
         self.approximation = approximation
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:

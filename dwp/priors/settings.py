@@ -48,7 +48,8 @@ class PriorSettings:
         """Raise InputError for a kernel size that this kind cannot be built for."""
         if kernel_size < cls.smallest_size:
             raise InputError(
-                f"{cls.kind}: kernel size {kernel_size} cannot be built; it takes sizes from {cls.smallest_size}"
+                f"{cls.kind}: kernel size {kernel_size} cannot be built; "
+                f"it takes sizes from {cls.smallest_size}"
             )
 
     def check_posterior(self, form: str) -> None:
@@ -152,7 +153,8 @@ class LogUniformSettings(PriorSettings):
         """Raise InputError for a posterior beyond the range of the approximation."""
         if self.approximation == "kingma" and form != "truncated_alpha":
             raise InputError(
-                "the approximation 'kingma' holds for α <= 1; use truncated_alpha, or approximation: molchanov"
+                "its approximation 'kingma' holds for α <= 1; "
+                "use truncated_alpha, or approximation: molchanov"
             )
 
 

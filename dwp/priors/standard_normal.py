@@ -1,7 +1,6 @@
 """The standard normal prior: every weight independent, N(0, scale²)."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,17 +8,16 @@ from torch import Tensor
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import KLEstimator, Prior, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import StandardNormalSettings
 
 
-@register("standard_normal")
+@register
 class StandardNormal(Prior):
     """N(0, scale²) for each weight; the KL to a Gaussian is in closed form."""
 
-    options: ClassVar = {
-        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"}
-    }
+    settings_class = StandardNormalSettings
 
-    def __init__(self, kernel_size: int, scale: float = 1.0) -> None:
+    def __init__(self, kernel_size: int, scale: float = StandardNormalSettings.scale) -> None:
         super().__init__(kernel_size, scale=scale)
         self.scale = scale
 

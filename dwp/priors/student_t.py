@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import register
+from dwp.priors.settings import StudentTSettings
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ TOLERANCE = 1e-7
 ITERATIONS = 1000
 
 
-@register("student_t")
+@register
 class StudentT(Elliptical):
     """The multivariate t_ν(μ, Σ) over the k² weights of a kernel; all three are fitted.
 
@@ -31,6 +32,8 @@ class StudentT(Elliptical):
     Args:
         kernel_size: k.
     """
+
+    settings_class = StudentTSettings
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)

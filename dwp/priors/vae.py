@@ -3,18 +3,17 @@
 import itertools
 import math
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, ConvTranspose2d
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import VAESettings
 
 # Below a standard deviation of 0.001 a decoder would only be fitting rounding.
 VARIANCE_FLOOR = 1e-6
@@ -23,7 +22,7 @@ VARIANCE_FLOOR = 1e-6
 CODES = 16_384
 
 
-@register("vae")
+@register
 class VAE(Prior):
     """p(w) = ∫ p(w|z) p(z) dz with convolutional encoder and decoder (paper, section 4 and appendix F).
 
@@ -45,12 +44,7 @@ class VAE(Prior):
         pseudo_inputs: U; of no effect without 'vamp'.
     """
 
-    options: ClassVar = {
-        **{name: {"$ref": "#/$defs/count"} for name in ("hidden", "latent", "pseudo_inputs")},
-        "code_prior": {"enum": ["standard_normal", "vamp"], "description": "standard_normal or vamp"},
-    }
-    fitted = True
-    trained = True
+    settings_class = VAESettings
     exact = False
 
     def __init__(
@@ -58,14 +52,11 @@ class VAE(Prior):
         kernel_size: int,
         hidden: int,
         latent: int,
-        code_prior: str = "standard_normal",
-        pseudo_inputs: int = 50,
+        code_prior: str = VAESettings.code_prior,
+        pseudo_inputs: int = VAESettings.pseudo_inputs,
     ) -> None:
         settings = {"hidden": hidden, "latent": latent, "code_prior": code_prior}
         super().__init__(kernel_size, **settings, pseudo_inputs=pseudo_inputs)
-        self.check_size(kernel_size)
-        if code_prior not in ("standard_normal", "vamp"):
-            raise InputError(f"vae: code_prior {code_prior!r} is not known; use standard_normal or vamp")
         self.latent = latent
         steps = list(_down_to_one(kernel_size))
         padded = [1, hidden, hidden] if kernel_size <= 5 else [1]
@@ -85,12 +76,6 @@ class VAE(Prior):
         if code_prior == "vamp":
             self.pseudo = nn.Parameter(torch.randn(pseudo_inputs, 1, kernel_size, kernel_size))
         self.register_buffer("_fixed", None, persistent=False)
-
-    @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for 1×1: a single weight has no structure to encode."""
-        if kernel_size < 2:
-            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes sizes from 2")
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["VAE", list[dict]]:

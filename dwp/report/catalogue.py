@@ -11,7 +11,7 @@ from typing import Any
 
 from dwp.errors import InputError
 from dwp.experiments import base
-from dwp.priors.base import find
+from dwp.priors.settings import find
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,6 @@ def _cases(each: str, contents: Contents) -> list[dict[str, Any]]:
             {"prior": name, "size": size}
             for name, kinds in contents.priors.items()
             for size, kind in kinds.items()
-            if _has_codes(find(kind))
+            if find(kind).has_codes
         ]
     return [{}] if not each or getattr(contents, each) else []
-
-
-def _has_codes(prior: object) -> bool:
-    return hasattr(prior, "encode") and hasattr(prior, "decode")

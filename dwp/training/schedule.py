@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dwp.errors import InputError
-from dwp.settings import setting
+from dwp.settings import check, setting
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -31,8 +31,7 @@ class Schedule:
             raise InputError(
                 f"schedule: give steps or epochs, the other null; they are {self.steps} and {self.epochs}"
             )
-        if self.decay not in ("linear", "constant"):
-            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
+        check("schedule", Schedule, vars(self))
 
     def total_steps(self, examples: int) -> int:
         """Return the number of steps for a training set of that many examples."""

@@ -13,7 +13,7 @@ rule experiment:
     benchmark:
         f"{paths.CELL}.benchmark.tsv"
     wildcard_constraints:
-        experiment="|".join(plan.config["experiments"]),
+        experiment="|".join(plan.config.experiments),
         axis="|".join(plan.axes),
     conda:
         "../../envs/dwp.yaml"

@@ -3,7 +3,7 @@
 
 rule source:
     input:
-        dataset=plan.dataset_file(plan.config["data"]["source"]),
+        dataset=plan.dataset_file(plan.config.data.source),
     output:
         nets=f"{paths.NETS}.safetensors",
         table=f"{paths.NETS}.csv",
