@@ -6,12 +6,12 @@ double precision, which not every device has, so they are made on the CPU. Predi
 that hold NaN, or numbers below 0, raise InputError.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 ECE_BINS = 15
 
@@ -32,7 +32,8 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     return (_checked(probabilities) - one_hot).square().sum(1).mean().item()
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """The examples of a range of confidence: `index` of the bin, means over them, their share of all."""
 
     index: int
@@ -53,8 +54,8 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
     diagram = []
     for number in index.unique().tolist():
         inside = index == number
-        means = (values[inside].mean().item() for values in (confidence, correct))
-        diagram.append(Bin(number, *means, inside.double().mean().item()))
+        shown, true = (values[inside].mean().item() for values in (confidence, correct))
+        diagram.append(Bin(number, shown, true, inside.double().mean().item()))
     return diagram
 
 
@@ -86,10 +87,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     scores = torch.cat([inside, outside]).cpu().double()
     if scores.isnan().any():
         raise InputError(f"auroc: {int(scores.isnan().sum())} of {len(scores)} scores are NaN")
-    try:
+    with extra("workflow", "auroc"):
         from sklearn.metrics import roc_auc_score
-    except ModuleNotFoundError:
-        raise InputError("auroc: needs scikit-learn; pip install 'dwp[workflow]'") from None
     outlies = torch.arange(len(scores)) >= len(inside)
     return float(roc_auc_score(outlies.numpy(), scores.numpy()))
 

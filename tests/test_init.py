@@ -153,9 +153,7 @@ def test_transposed_convolutions_are_filled_too():
 
 
 def test_unknown_rules_are_refused():
-    with pytest.raises(
-        InputError, match="'lecun' is not known; use one of xavier, he or the name of a prior"
-    ):
+    with pytest.raises(InputError, match="'lecun' is not known; use one of xavier, he, the name of a prior"):
         classical_(Users(), "lecun")
 
 

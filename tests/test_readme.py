@@ -1,49 +1,31 @@
 """The README's Python runs as it is written there."""
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from library_alone import blocks, run
 from torch import nn
 
 import dwp
 from dwp.priors import base, settings
-from dwp.priors.base import find, load_prior, save_prior
+from dwp.priors.base import load_prior, save_prior
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
 
 
 @pytest.fixture
 def read(tmp_path, monkeypatch) -> Iterator[dict]:
     """Yield the names that a reader has who ran every block, one after the other."""
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    for name in ("vae-7x7", "vae-5x5"):
-        file = Path(f"results/latest/priors/{name}/{name}.safetensors")
-        file.parent.mkdir(parents=True)
-        save_prior(find("vae")(int(name[-1]), latent=2, hidden=4), file)
-    names = {
-        "model": nn.Sequential(
-            nn.Conv2d(1, 3, 7), nn.ReLU(), nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 6 * 6, 10)
-        ),
-        "x": torch.randn(8, 1, 16, 16),
-        "y": torch.arange(8),
-        "images": torch.randn(5, 1, 16, 16),
-        "n_examples": 8,
-    }
-    for number, block in enumerate(BLOCKS):
-        exec(compile(block, f"README.md, Python block {number + 1}", "exec"), names)
-    yield names
+    yield run(README)
     base._kinds.pop("laplace")
     settings._kinds.pop("laplace")
 
 
 def test_every_block_runs(read):
-    assert len(BLOCKS) == 3
+    assert len(blocks(README)) == 3
     loss, probabilities = read["loss"], read["probabilities"]
     assert loss.isfinite()
     loss.backward()

@@ -10,6 +10,7 @@ from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
 from dwp.experiments.task import Task
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
+from dwp.nn.seeding import seeded
 from dwp.priors.base import KLEstimator
 
 
@@ -99,7 +100,7 @@ def _flops(
     images = task.dataset.images("test", task.device)
     batch = [tensor[: task.settings.schedule.batch] for tensor in data]
     # Counted are PyTorch's own convolutions, so that the numbers are the same on every device.
-    with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
+    with seeded(task.seed, task.device):
         with FlopCounterMode(display=False) as training:
             loss(*batch)[0].backward()
         predictions = []

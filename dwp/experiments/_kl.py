@@ -14,6 +14,7 @@ import torch
 from dwp.bayes import posteriors
 from dwp.experiments.task import Task
 from dwp.nn.convnet import convolutions
+from dwp.nn.seeding import derived_seed, seeded
 from dwp.nn.spec import size_label
 from dwp.priors.base import KLEstimator
 
@@ -32,9 +33,8 @@ def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float =
     copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
     sizes = task.settings.network.layer_sizes()
     nats, kernels = Counter(), Counter()
-    with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
-        # Apart from the seeds of networks, whose kernels are drawn with the same generator.
-        torch.manual_seed(1_000_003 * (task.seed + 1))
+    # Apart from the seeds of networks, whose kernels are drawn with the same generator.
+    with seeded(derived_seed(task.seed + 1, 0), task.device):
         for name, layer in convolutions(model):
             prior = copies[id(chosen[name])]
             posterior = posteriors.build(task.method.posterior, layer.weight * scale, prior)

@@ -13,13 +13,11 @@ from dwp.experiments import base, methods
 from dwp.experiments.base import ExperimentSettings, Method, Names
 from dwp.initialisation import build_initialised, load_
 from dwp.nn.convnet import build
+from dwp.nn.seeding import derived_seed
 from dwp.nn.spec import RULES
 from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import fit
-
-BETWEEN_MEMBERS = 1_000_003
-"""Between the seeds of two members of an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ class Task:
             network if dropout is None else replace(network, dropout=dropout),
             self.dataset.image_shape,
             self.dataset.classes,
-            self.seed + member * BETWEEN_MEMBERS,
+            # Of the first member it is the seed itself.
+            derived_seed(member, self.seed),
             width=width,
             origins={} if self.pretrained else self.by_layer(init.origin),
             mean=init.draw == "mean",

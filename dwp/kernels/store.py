@@ -237,8 +237,12 @@ def pruning(path: str | Path) -> Pruning:
         return Pruning(
             rule=str(store.attrs["rule"]),
             threshold=float(store.attrs["threshold"]),
-            **{name: int(store.attrs[name]) for name in ("modes", "before", "after", "duplicates")},
-            **{name: store["histogram"][name][:] for name in ("counts", "log10_edges")},
+            modes=int(store.attrs["modes"]),
+            before=int(store.attrs["before"]),
+            after=int(store.attrs["after"]),
+            duplicates=int(store.attrs["duplicates"]),
+            counts=store["histogram"]["counts"][:],
+            log10_edges=store["histogram"]["log10_edges"][:],
         )
 
 

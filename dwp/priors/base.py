@@ -1,8 +1,7 @@
-"""What a prior over kernels is, how one is saved, loaded and found by name.
+"""Priors over kernels: the base class, saving and loading, and the registry of kinds.
 
-A prior is one object with a density, samples and a KL divergence. Each kind
-lives in the module of its name, `dwp/priors/<kind>.py`, and registers itself with
-its settings: a new kind is a new file, and no other file changes.
+A prior is one object with a density, samples and a KL divergence. Each kind is defined in the module of
+its name, `dwp/priors/<kind>.py`, and registered there, with its settings.
 """
 
 import importlib
@@ -10,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,7 +28,7 @@ _kinds: dict[str, type["Prior"]] = {}
 
 
 def register(cls: type["Prior"]) -> type["Prior"]:
-    """Class decorator: make a kind of prior known by the name that its settings have."""
+    """Register a class of priors under the kind that its settings have; for use as a decorator."""
     _kinds[cls.kind] = cls
     return cls
 
@@ -50,13 +49,12 @@ def find(kind: str) -> type["Prior"]:
 class KLEstimator:
     """How KL(q || prior) is estimated where it is not in closed form.
 
-    No choice of `subset` or `posterior_samples` changes what the estimate is of, only its
-    variance and cost; more `importance_samples` tighten the bound that it is of, where the
-    prior's density is a bound.
+    `subset` and `posterior_samples` change the variance and the cost of the estimate, not its
+    expectation. Where the prior's density is a lower bound, more `importance_samples` tighten it.
     """
 
     subset: int | None = None
-    """Of the M kernels of a layer, so many (m) are drawn at random and scaled by M/m; None: all."""
+    """How many (m) of the M kernels of a layer to draw at random; their sum is scaled by M/m. None: all."""
     posterior_samples: int = 1
     """Samples of each kernel from q, averaged."""
     importance_samples: int = 1
@@ -70,10 +68,14 @@ class KLEstimator:
 
 
 class Prior(nn.Module):
-    """A distribution over k×k kernels, one kernel independent of another.
+    """A distribution over k×k kernels; kernels are independent of each other.
 
-    Subclasses define `log_prob` or `kl`, and `sample` where there is a proper
-    distribution to sample from; they take their settings as keyword arguments.
+    Subclasses define `log_prob` or `kl`, and `sample` if the distribution is proper. They take their
+    settings as keyword arguments.
+
+    Args:
+        kernel_size: k.
+        settings: those that the prior is built again with when it is loaded.
     """
 
     settings_class: ClassVar[type[PriorSettings]] = PriorSettings
@@ -82,7 +84,7 @@ class Prior(nn.Module):
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
 
-    def __init__(self, kernel_size: int, **settings: object) -> None:
+    def __init__(self, kernel_size: int, **settings: Any) -> None:
         super().__init__()
         self.settings_class.check_size(kernel_size)
         check(self.kind, self.settings_class, settings)
@@ -93,18 +95,19 @@ class Prior(nn.Module):
         cls.kind = cls.settings_class.kind
 
     @classmethod
-    def fit(
-        cls, train: Tensor, test: Tensor, settings: dict, **training: object
-    ) -> tuple["Prior", list[dict]]:
-        """Fit to kernels; return the prior, its parameters frozen, and rows {step, metric, value}.
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
+        """Fit to kernels; return the prior with frozen parameters and rows {step, metric, value}.
 
         Args:
             train: [n, 1, k, k], on the device to fit on.
-            test: [m, 1, k, k], held out, to judge the fit by (see `evaluate`).
+            test: [m, 1, k, k], held out, to evaluate the fit on (see `evaluate`).
             settings: values of its settings; for a trained kind also a `schedule`, and maybe a
                 `validation_fraction` of the training kernels, to choose the best epoch by
                 (0: the last epoch it is).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.
+
+        Raises:
+            InputError: the kind has no parameters to fit.
         """
         raise InputError(f"prior: {cls.kind} has nothing to fit")
 
@@ -115,25 +118,31 @@ class Prior(nn.Module):
             w: kernels.
             samples: K of the importance-weighted bound, where the density is a lower bound
                 (Burda et al. 2016; it grows with K); an exact density ignores it.
+
+        Raises:
+            InputError: the kind has no density.
         """
         raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k], on the CPU and the same ones wherever the prior is.
+        """Draw kernels [n, 1, k, k], on the CPU and the same ones whichever device the prior is on.
 
         Args:
             n: how many.
-            generator: of the draws, on the CPU; None uses torch's own.
+            generator: random generator on the CPU; None uses PyTorch's default.
             mean: leave out the last layer of noise where the prior has one.
+
+        Raises:
+            InputError: the kind cannot be sampled from.
         """
         raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return KL(q || prior) in nats, summed over all kernels, in expectation.
+        """Return an unbiased estimate of KL(q || prior), in nats, summed over all kernels.
 
-        The entropy of q is exact, the cross-entropy estimated (see `cross_entropy`). Where
-        `log_prob` is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with
-        a closed form return it and ignore `estimator`.
+        The entropy of q is exact, the cross-entropy is estimated (see `cross_entropy`). Where `log_prob`
+        is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with a closed form
+        return it and ignore `estimator`.
         """
         return self.cross_entropy(q, estimator) - q.entropy()
 
@@ -150,12 +159,12 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
-        """Return what kernels [n, 1, k, k] say of the prior: mean log density, in nats per kernel."""
+        """Return the mean log density `log_prob` of kernels [n, 1, k, k], in nats per kernel."""
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
         return {"log_prob": log_prob.cpu().double().mean().item()}
 
     def reverse_model(self) -> nn.Module | None:
-        """Return the part of a bound that may be trained along with the posterior, where there is one."""
+        """Return the reverse model r(z|w), which may be trained along with a posterior, or None."""
         return None
 
     def extra_repr(self) -> str:
@@ -165,8 +174,14 @@ class Prior(nn.Module):
 
 
 def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior as one safetensors file that says what it is."""
-    # One key: safetensors writes several in any order, and the same prior shall give the same bytes.
+    """Write a prior to a safetensors file, with its kind and settings as metadata.
+
+    The same prior gives the same bytes.
+
+    Raises:
+        StorageError: see `files.atomic_write`.
+    """
+    # A single key of metadata, since safetensors writes several in any order.
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
     header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
@@ -174,10 +189,15 @@ def save_prior(prior: Prior, path: str | Path) -> None:
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """Read a prior saved by `save_prior`, on any device, its parameters frozen.
+    """Read a prior that `save_prior` wrote, with frozen parameters.
+
+    Args:
+        path: the file.
+        device: where to put the prior, whichever device it was saved from.
 
     Raises:
-        InputError: the file is missing, damaged, or is not a prior.
+        InputError: the file is missing, damaged or not a prior, or its kind needs a package that is not
+            installed (`flow` needs zuko, from the extra `flow`).
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -191,13 +211,11 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     if form != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
-        # Files from before it became a setting of the bound (see `KLEstimator`) carry it as one of the VAE's.
-        settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
-        prior = find(header["kind"])(**settings)
+        prior = find(header["kind"])(**header["settings"])
         prior.load_state_dict(tensors)
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"prior: {path} does not hold a {header.get('kind')}: {reason}") from None
+        raise InputError(f"prior: {path} cannot be loaded as a {header.get('kind')}: {reason}") from None
     return prior.requires_grad_(False).to(device)
 
 
@@ -208,8 +226,8 @@ def collection(
 
     Args:
         fitted: files of fitted priors, by name and kernel size.
-        analytic: settings with `kind`, by name.
-        sizes: of kernels, which the analytic ones are built for.
+        analytic: settings of analytic priors, with `kind`, by name.
+        sizes: kernel sizes to build the analytic ones for.
     """
     priors = {
         name: {size: load_prior(file) for size, file in files.items()} for name, files in fitted.items()

@@ -1,4 +1,4 @@
-"""The standard normal prior: every weight independent, N(0, scale²)."""
+"""The standard normal prior, N(0, scale²) for each weight."""
 
 import math
 
@@ -13,7 +13,12 @@ from dwp.priors.settings import StandardNormalSettings
 
 @register
 class StandardNormal(Prior):
-    """N(0, scale²) for each weight; the KL to a Gaussian is in closed form."""
+    """Independent N(0, scale²) for each weight; the KL of a Gaussian is in closed form.
+
+    Args:
+        kernel_size: k.
+        scale: the standard deviation.
+    """
 
     settings_class = StandardNormalSettings
 
@@ -32,7 +37,7 @@ class StandardNormal(Prior):
         return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return the closed form, in nats, summed; `estimator` is not needed."""
+        """Return the closed form, in nats, summed; `estimator` is ignored."""
         ratio = (q.log_variance - 2 * math.log(self.scale)).exp()
         squares = (q.mean / self.scale).square()
         return 0.5 * (ratio + squares - 1 - q.log_variance + 2 * math.log(self.scale)).sum()

@@ -35,7 +35,10 @@ class Schedule:
 
     def total_steps(self, examples: int) -> int:
         """Return the number of steps for a training set of that many examples."""
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
+        if self.epochs is not None:
+            return self.epochs * self.steps_per_epoch(examples)
+        assert self.steps is not None
+        return self.steps
 
     def steps_per_epoch(self, examples: int) -> int:
         """Return the steps that see every example once (the last batch may be smaller)."""

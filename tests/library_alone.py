@@ -1,0 +1,75 @@
+"""What the README says of the library, run by the core alone: python library_alone.py README.md.
+
+It imports nothing but the package's own dependencies, so that an environment that has only the
+wheel and those can run it, in any folder.
+"""
+
+import importlib
+import os
+import pkgutil
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import dwp
+from dwp.priors.base import find, save_prior
+
+ROOMS = ("nn", "priors", "bayes", "training")
+MODULES = ("initialisation", "metrics", "kernels.readers", "kernels.pruning")
+
+
+def blocks(readme: Path) -> list[str]:
+    """Return the blocks of Python in a README."""
+    text = readme.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run(readme: Path) -> dict:
+    """Run every block, one after the other, in the current folder; return the names that they leave."""
+    torch.manual_seed(0)
+    for name in ("vae-7x7", "vae-5x5"):
+        file = Path(f"results/latest/priors/{name}/{name}.safetensors")
+        file.parent.mkdir(parents=True)
+        save_prior(find("vae")(int(name[-1]), latent=2, hidden=4), file)
+    names = {
+        "model": nn.Sequential(
+            nn.Conv2d(1, 3, 7), nn.ReLU(), nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 6 * 6, 10)
+        ),
+        "x": torch.randn(8, 1, 16, 16),
+        "y": torch.arange(8),
+        "images": torch.randn(5, 1, 16, 16),
+        "n_examples": 8,
+    }
+    for number, block in enumerate(blocks(readme)):
+        exec(compile(block, f"{readme}, Python block {number + 1}", "exec"), names)
+    return names
+
+
+def main(readme: Path) -> None:
+    """Run the README, train a step of its model, and import every module of the core."""
+    names = run(readme)
+    model, before = names["model"], names["probabilities"]
+    optimizer = torch.optim.Adam(model.parameters())
+    names["loss"].backward()
+    optimizer.step()
+    after = dwp.predict(model, names["images"], samples=10).mean(0)
+    assert after.isfinite().all()
+    assert not torch.equal(after, before)
+    for room in ROOMS:
+        package = importlib.import_module(f"dwp.{room}")
+        for module in pkgutil.iter_modules(package.__path__, f"dwp.{room}."):
+            importlib.import_module(module.name)
+    for module_name in MODULES:
+        importlib.import_module(f"dwp.{module_name}")
+    print(f"the library alone: {len(blocks(readme))} blocks of {readme.name} run by {dwp.__file__}")
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        main(path)
