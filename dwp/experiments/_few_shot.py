@@ -33,7 +33,7 @@ def run(task: Task) -> list[dict]:
             "mean_accuracy": metrics.accuracy(mean, labels),
         }
 
-    along = reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
+    along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
     trained = nn.ModuleList([*models, *along])
     rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
@@ -62,12 +62,6 @@ def _model(task: Task, member: int) -> nn.Module:
     if method.is_bayesian:
         model = layers.make_bayesian(model, task.by_layer(method.prior), method.posterior)
     return model
-
-
-def reverse_models(model: nn.Module) -> list[nn.Module]:
-    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
-    found = [prior.reverse_model() for prior in layers.priors(model)]
-    return [reverse_model.requires_grad_(True) for reverse_model in found if reverse_model is not None]
 
 
 def _loss(task: Task, model: nn.Module, examples: int) -> Loss:

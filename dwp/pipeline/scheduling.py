@@ -5,6 +5,7 @@ from pathlib import Path
 
 from snakemake.settings.types import RerunTrigger
 
+from dwp.errors import InputError
 from dwp.pipeline import paths
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.run_locks import lock
@@ -12,6 +13,20 @@ from dwp.pipeline.run_locks import lock
 logger = logging.getLogger("dwp")
 
 SHOWN = 6  # of the versions that are stale, so many are named
+
+
+def refuse_prefix(workflow: object) -> None:
+    """Refuse to be a module with another prefix than `results/`, where the manifests are looked for.
+
+    Raises:
+        InputError: the other workflow's `module` has a prefix or replaces one.
+    """
+    modifier = workflow.modifier.path_modifier
+    if modifier.prefix or modifier.modifies_prefixes:
+        raise InputError(
+            "module: prefix and replace_prefix are not supported; "
+            "results lie in results/ of the working directory (--directory)"
+        )
 
 
 def targets_after_locking(plan: Plan, workflow: object) -> list[str]:

@@ -7,7 +7,9 @@ import numpy as np
 
 from dwp.report.results import ExperimentResults, Results
 
-_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+_TEMPLATE = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+).from_string(
     """\
 <!doctype html>
 <html lang="en">
@@ -58,8 +60,9 @@ def experiment(results: ExperimentResults) -> str:
     final = published[published["step"].isna()]
     paper = {(row.metric, row.method, row.setting): row.value for row in final.itertuples()}
     sections = []
-    for (name, part), values in summary.groupby(["metric", "part"], sort=False):
-        metric = results.experiment.metric(name)
+    tables = dict(iter(summary.groupby(["metric", "part"], sort=False)))
+    for name, part in sorted(tables, key=lambda key: results.metric_names.index(key[0])):
+        metric, values = results.experiment.metric(name), tables[name, part]
         values = values.assign(text=[_mean(row, paper) for row in values.itertuples()])
         table = values.pivot(index="method", columns="setting", values="text")
         table = table.reindex(values["method"].unique()).fillna(NONE)
