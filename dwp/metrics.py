@@ -54,8 +54,8 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
     diagram = []
     for number in index.unique().tolist():
         inside = index == number
-        shown, true = (values[inside].mean().item() for values in (confidence, correct))
-        diagram.append(Bin(number, shown, true, inside.double().mean().item()))
+        means = [values.mean().item() for values in (confidence[inside], correct[inside], inside.double())]
+        diagram.append(Bin(number, *means))
     return diagram
 
 
