@@ -68,15 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--directory", metavar="DIR", default=".", help="where results/ is (default: .)")
     where.add_argument("--json", action="store_true", help="print JSON")
     which = argparse.ArgumentParser(add_help=False)
-    repeated = {"nargs": "+", "action": "append", "default": []}
-    which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
+    which.add_argument(
+        "--configfile", metavar="FILE", help=CONFIGFILE, nargs="+", action="append", default=[]
+    )
     which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
     commands = parser.add_subparsers(title="commands", metavar="", required=True)
 
-    def command(name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser):
+    def command(
+        name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
         added.set_defaults(run=run)
         return added
@@ -187,7 +190,7 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     if options.yes:
         _refuse_while_a_workflow_runs()
     # With --config, config.yaml counts both with those values and without.
-    own = [([], [])] if defaults() else []
+    own: list[tuple[Sequence[Path], Sequence[str]]] = [([], [])] if defaults() else []
     used = users([*own, *((files, options.config) for files in overlays or [[]])])
     unused, kept = artifact_store.unreferenced(found, used)
     sizes = {version.label: version.size for version in (*unused, *kept)}
@@ -234,7 +237,7 @@ def _locked() -> bool:
 # Printing
 
 
-def _print_json(value: object) -> None:
+def _print_json(value: dict | Iterable) -> None:
     print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
 
 

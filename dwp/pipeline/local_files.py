@@ -33,14 +33,17 @@ def dataset(name: str, data_root: str | None, options: Mapping[str, Any] | None)
         InputError: see `dwp.data.identity`.
     """
     folder = Path(data_root, name).resolve() if data_root is not None else None
+    state: dict[str, object]
     if folder and folder.is_dir():
         state = {str(path.relative_to(folder)): _stat(path) for path in sorted(folder.rglob("*"))}
     else:
         folder, state = None, {package: _version(package) for package in PACKAGES}
-    where = {"data_root": data_root, "options": options}
 
     def find() -> dict[str, Any]:
-        return {"identity": data.identity(name, **where), "train_size": data.train_size(name, **where)}
+        return {
+            "identity": data.identity(name, data_root=data_root, options=options),
+            "train_size": data.train_size(name, data_root=data_root, options=options),
+        }
 
     return _remembered(f"data {name} {folder} {json.dumps(options, sort_keys=True)}", state, find)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
@@ -115,6 +116,7 @@ def code_digest(roots: Iterable[str]) -> str:
         root = todo.pop()
         if root not in found:
             file = _module_file(root.partition(":")[0])
+            assert file is not None
             found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
             todo += imports
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
@@ -205,7 +207,7 @@ def read_manifest(path: str | Path) -> dict:
     return manifest
 
 
-def _is_time(value: object) -> bool:
+def _is_time(value: Any) -> bool:
     try:
         return datetime.datetime.fromisoformat(value).tzinfo is not None
     except (TypeError, ValueError):

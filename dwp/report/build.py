@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -83,10 +84,10 @@ def make(
         nets=bool(nets),
         scores=bool(scored),
     )
-    style = dict(style or {})
-    dpi = style.pop("dpi", DPI)
+    look: dict[str, Any] = dict(style or {})
+    dpi = look.pop("dpi", DPI)
     methods = dict.fromkeys(name for one in results.experiments.values() for name in one.rows["method"])
-    plot = Plot(methods=tuple(methods), **style)
+    plot = Plot(methods=tuple(methods), **look)
     for item in items(contents):
         content = _made(item, results, plot)
         for suffix in item.formats:
