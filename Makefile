@@ -3,19 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: run test test-slurm lint help clean
+.PHONY: run test test-slurm test-wheel lint help clean
 
 help:
 	@echo "make run    install into .venv, run the whole workflow on the embedded data, say where the report is"
 	@echo "make test   install, then run every test"
 	@echo "make test-slurm   install, then run the workflow on a Slurm of one node (root; Debian's slurm-wlm and munge)"
-	@echo "make lint   install, then check style, format and the workflow's own lint"
+	@echo "make test-wheel   install, build the wheel, and run the README's library section with its few dependencies only"
+	@echo "make lint   install, then check style, format, types and the workflow's own lint"
 	@echo "make clean  remove .venv (results stay)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,slurm]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workflow,laplace,slurm,dev]'
 	touch $@
 
 run: .venv/.installed
@@ -29,9 +30,20 @@ test: .venv/.installed
 test-slurm: .venv/.installed
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
+# An environment of its own, in another folder, so that nothing of the checkout is within reach.
+WHEEL := .venv/wheel
+test-wheel: .venv/.installed
+	rm -rf build $(WHEEL)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	$(PYTHON) -m venv $(WHEEL)/alone
+	$(WHEEL)/alone/bin/pip install --quiet --constraint constraints.txt $(WHEEL)/dwp-*.whl
+	cd / && $(CURDIR)/$(WHEEL)/alone/bin/python -I $(CURDIR)/tests/library_alone.py $(CURDIR)/README.md
+
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
 
 clean:

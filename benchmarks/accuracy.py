@@ -21,7 +21,7 @@ from benchmarks.published import parser_of, prepare, row
 from dwp import metrics
 from dwp.errors import InputError
 from dwp.experiments import source_nets
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 
 SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
 HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
@@ -67,7 +67,8 @@ def source_recipe(m: Material) -> float:
     torch.manual_seed(m.seed)
     images, labels = m.source.train_images, m.source.train_labels
     model = baseline.ConvNet(*m.sizes.source).to(m.device)
-    works.copy_network(start(network(*m.sizes.source), m.source.image_shape, m.source.classes, m.seed), model)
+    described = network(*m.sizes.source), m.source.image_shape, m.source.classes
+    works.copy_network(build_initialised(*described, m.seed), model)
     amount = m.sizes.source_batch * m.sizes.source_steps
     loader = baseline.image_loader(
         images[:amount], labels[:amount], m.sizes.source_batch, shuffle=True, workers=m.options.workers
@@ -83,13 +84,7 @@ def source_recipe(m: Material) -> float:
 
 def source_ours(m: Material, precision: str = "float32") -> float:
     """Train a source net as the workflow does, one epoch as for the recipe; return its test accuracy."""
-    schedule = {
-        "lr": LR,
-        "steps": m.sizes.source_steps,
-        "batch": m.sizes.source_batch,
-        "precision": precision,
-    }
-    settings = {"network": network(*m.sizes.source), "l2": works.SOURCE_L2, "schedule": schedule}
+    settings = m.source_settings(works.SOURCE_L2, precision)
     return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from dwp.data.torchvision_import import torchvision_datasets
+from dwp.torchvision_import import torchvision_datasets
 
 TEST_BATCH = 500
 VARIANCE_FLOOR = 1e-6  # the library's, so that both compute the same numbers

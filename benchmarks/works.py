@@ -17,12 +17,13 @@ from dwp import metrics
 from dwp.bayes import layers
 from dwp.bayes.objectives import cross_entropy, elbo
 from dwp.experiments import few_shot
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
 from dwp.nn import convnet
 from dwp.nn.precision import autocast
 from dwp.priors.base import KLEstimator
 from dwp.priors.vae import VAE
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 SOURCE_L2, VAE_BATCH, SUBSET = 1e-3, 128, 256
 # Enough kernels to evaluate on as training goes; evaluation is not what is timed there.
@@ -51,7 +52,7 @@ def ours_source(m: Material) -> tuple[Call, float]:
     amount = m.sizes.source_batch * m.sizes.source_steps
     images, labels = m.source.images("train", m.device)[:amount], m.source.labels("train", m.device)[:amount]
     described = network(*m.sizes.source), m.source.image_shape, m.source.classes
-    model = start(*described, m.seed, build=m.build).to(m.device)
+    model = build_initialised(*described, m.seed, build=m.build).to(m.device)
     schedule = Schedule(lr=LR, epochs=1, batch=m.sizes.source_batch, precision=m.precision)
     loss = cross_entropy(model, SOURCE_L2)
     return lambda: fit(model, loss, (images, labels), schedule, seed=m.seed), amount
@@ -76,7 +77,7 @@ def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]
         steps = m.sizes.steps if subset is None else m.sizes.subset_steps
         schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
         loss = elbo(model, len(labels), KLEstimator(subset))
-        trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
+        trained = nn.ModuleList([model, *layers.reverse_models(model)])
         return lambda: fit(trained, loss, (images, labels), schedule, seed=m.seed), steps
 
     return make

@@ -9,10 +9,12 @@ What most users need is here; the rest is in the modules.
 """
 
 import importlib
+from typing import Any
 
+# With their types in `__init__.pyi`, for editors and type checkers.
 _HOMES = {
-    "KLEstimator": "dwp.priors.base",
     "InputError": "dwp.errors",
+    "KLEstimator": "dwp.priors.base",
     "Noise": "dwp.nn.noise",
     "Prior": "dwp.priors.base",
     "init_": "dwp.initialisation",
@@ -27,7 +29,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     # On first use, so that `import dwp` and the workflow's start do not wait for PyTorch.
     if name not in _HOMES:
         raise AttributeError(f"module 'dwp' has no attribute {name!r}")

@@ -1,7 +1,8 @@
 """The exceptions that users are meant to read: one line each."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -21,6 +22,21 @@ class StorageError(OSError):
 
     What was there under its name before is still there.
     """
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Turn a missing package into an InputError that says how to install it.
+
+    Args:
+        name: the extra of this package that installs it, such as 'workflow'.
+        what: the part that needs it, such as 'flow'.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise InputError(f"{what}: it needs {package}; pip install 'dwp[{name}]'") from error
 
 
 def unknown(where: str, name: object, known: Iterable[object]) -> InputError:

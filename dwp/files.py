@@ -52,8 +52,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         # Each library reports a full disk in words of its own; the disk itself is clear.
-        known = isinstance(error, OSError) and error.errno in ADVICE
-        refusal = error if known else _refusal(temporary)
+        refusal = error if isinstance(error, OSError) and error.errno in ADVICE else _refusal(temporary)
         if refusal:
             raise _unwritable(path, refusal) from error
         raise
@@ -82,7 +81,7 @@ def save_tensors(
     from safetensors.torch import save
 
     # Not by safetensors itself, which takes its half-written file away, and with it the reason.
-    content = save(dict(tensors), metadata)
+    content = save(dict(tensors), dict(metadata) if metadata else None)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
@@ -106,7 +105,7 @@ def _refusal(file: Path) -> OSError | None:
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
-    advice = ADVICE.get(error.errno, "mend that")
+    advice = ADVICE.get(error.errno or 0, "mend that")
     return StorageError(
         f"{path} cannot be written: {error.strerror}; {advice} and run again, nothing else is lost"
     )

@@ -1,4 +1,4 @@
-"""Initialise the convolutions of any model, from a prior or by a classical rule."""
+"""Initialise the convolutions of any model from a prior or by a classical rule."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,11 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from dwp.bayes.matching import Priors, match_layers, title
-from dwp.errors import InputError
+from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
+from dwp.nn.seeding import seeded
+from dwp.nn.spec import RULES, Network
 from dwp.priors.base import Prior
 
-RULES = {"xavier": nn.init.xavier_uniform_, "he": nn.init.kaiming_uniform_}
+_RULES: dict[str, Callable[..., Tensor]] = dict(
+    zip(RULES, (nn.init.xavier_uniform_, nn.init.kaiming_uniform_), strict=True)
+)
 
 
 @torch.no_grad()
@@ -24,12 +28,12 @@ def init_(
     """Draw the kernels of a model's convolutions from priors, in place.
 
     Args:
-        model: any module that is not Bayesian yet; each `nn.Conv2d` and `nn.ConvTranspose2d` that a
-            prior is for is filled, every other layer is left as it is.
+        model: any module that is not Bayesian; every `nn.Conv2d` and `nn.ConvTranspose2d` with a prior
+            is filled, other layers are left as they are.
         priors: one prior, one for each kernel size, or a mapping from kernel size or layer
             name, which goes first, to a prior or None, which leaves layers as they are.
         mean: draw without the last layer of noise (the VAE's decoder means).
-        generator: of the draws; None uses torch's own.
+        generator: random generator on the CPU; None uses PyTorch's default.
 
     Returns:
         The names of the layers that were filled, each once.
@@ -54,29 +58,29 @@ def init_(
 
 @torch.no_grad()
 def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = None) -> None:
-    """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), its bias zero.
+    """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), with zero biases.
 
-    So are transposed convolutions: an output sums `in_channels` · k² products in both (fewer
-    where there are strides).
+    Transposed convolutions are initialised alike: in both an output sums `in_channels` · k² products
+    (fewer with strides).
 
     Raises:
         InputError: the rule is not known.
     """
     if rule not in RULES:
-        raise InputError(f"init: {rule!r} is not known; use one of {', '.join(RULES)} or the name of a prior")
+        raise unknown("init", rule, [*RULES, "the name of a prior"])
     for _, layer in kernel_layers(model):
         if isinstance(layer, nn.ConvTranspose2d):
-            # Its weight is [in, out / groups, k, k]: as it is, PyTorch would confuse the fans.
+            # Its weight is [in, out / groups, k, k]: without the transposition the fans would be swapped.
             for part in layer.weight.chunk(layer.groups):
-                RULES[rule](part.transpose(0, 1), generator=generator)
+                _RULES[rule](part.transpose(0, 1), generator=generator)
         else:
-            RULES[rule](layer.weight, generator=generator)
+            _RULES[rule](layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
 
 
-def start(
-    network: dict,
+def build_initialised(
+    network: Network,
     image_shape: tuple[int, int, int],
     classes: int,
     seed: int,
@@ -84,12 +88,12 @@ def start(
     width: float = 1.0,
     origins: Mapping[str, str | Prior] | None = None,
     mean: bool = False,
-    build: Callable[[dict, tuple[int, int, int], int, float], nn.Module] = build,
+    build: Callable[[Network, tuple[int, int, int], int, float], nn.Module] = build,
 ) -> nn.Module:
     """Build a network as a seed has it before training.
 
     Args:
-        network: its description; `image_shape`, `classes` and `width` complete it.
+        network: its layers; `image_shape`, `classes` and `width` complete it, as in `convnet.build`.
         seed: of every draw; linear layers start as PyTorch's own.
         origins: for each convolution by name, a rule of `classical_` or a prior to draw
             its kernels from; 'xavier' where there is none. A layer inside another module
@@ -99,8 +103,7 @@ def start(
             classifier, unless told otherwise.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = build(network, image_shape, classes, width)
     for name, layer in kernel_layers(model):
         origin = (origins or {}).get(name.rpartition(".")[2], "xavier")

@@ -6,10 +6,12 @@ double precision, which not every device has, so they are made on the CPU. Predi
 that hold NaN, or numbers below 0, raise InputError.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 ECE_BINS = 15
 
@@ -30,33 +32,37 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     return (_checked(probabilities) - one_hot).square().sum(1).mean().item()
 
 
-def ece(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """Return the expected calibration error over `bins` equal bins (a, b] of confidence.
+@dataclass(frozen=True)
+class Bin:
+    """The examples of a range of confidence: `index` of the bin, means over them, their share of all."""
 
-    Confidence 1.0 falls in the last bin (Guo et al. 2017, eq. 3).
+    index: int
+    confidence: float
+    accuracy: float
+    fraction: float
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> list[Bin]:
+    """Return the reliability diagram: the examples in each of `bins` equal bins (a, b] of confidence.
+
+    Confidence is the probability of the predicted class; 1.0 falls in the last bin. Bins
+    without examples are left out.
     """
     confidence, predicted = _checked(probabilities).max(1)
+    correct = (predicted == labels.cpu()).double()
     index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64)
-    gap.index_add_(0, index, (predicted == labels.cpu()).double() - confidence)
-    return (gap.abs().sum() / len(labels)).item()
-
-
-def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> dict[str, float]:
-    """Return the reliability diagram over the bins of `ece`.
-
-    For each bin b that is not empty `reliability/<b>/confidence` and `/accuracy`, means
-    over its examples, and `/fraction`, its share of all examples.
-    """
-    confidence, predicted = _checked(probabilities).max(1)
-    index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    found = {}
+    diagram = []
     for number in index.unique().tolist():
         inside = index == number
-        found[f"reliability/{number}/confidence"] = confidence[inside].mean().item()
-        found[f"reliability/{number}/accuracy"] = (predicted == labels.cpu())[inside].double().mean().item()
-        found[f"reliability/{number}/fraction"] = inside.double().mean().item()
-    return found
+        means = [values.mean().item() for values in (confidence[inside], correct[inside], inside.double())]
+        diagram.append(Bin(number, *means))
+    return diagram
+
+
+def ece(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """Return the expected calibration error over the bins of `reliability` (Guo et al. 2017, eq. 3)."""
+    diagram = reliability(probabilities, labels, bins)
+    return sum(part.fraction * abs(part.accuracy - part.confidence) for part in diagram)
 
 
 def predictive_entropy(members: Tensor) -> Tensor:
@@ -76,16 +82,15 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     """Return the probability that a score is higher outside [m] than inside [n], ties counted half.
 
     Raises:
-        InputError: a score is NaN.
+        InputError: a score is NaN, or scikit-learn is not installed.
     """
     scores = torch.cat([inside, outside]).cpu().double()
     if scores.isnan().any():
         raise InputError(f"auroc: {int(scores.isnan().sum())} of {len(scores)} scores are NaN")
-    _, index, counts = scores.unique(return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[index]
-    wins = ranks[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
-    return (wins / (len(inside) * len(outside))).item()
+    with extra("workflow", "auroc"):
+        from sklearn.metrics import roc_auc_score
+    outlies = torch.arange(len(scores)) >= len(inside)
+    return float(roc_auc_score(outlies.numpy(), scores.numpy()))
 
 
 def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Bayesian layers and networks that several tests look at."""
 
 import torch
+from network_samples import described
 from torch import nn
 
 from dwp.bayes.layers import BayesConv2d
@@ -42,5 +43,5 @@ def images(n=2, channels=4, size=7):
 
 def small_net():
     torch.manual_seed(0)
-    network = {"layers": [{"conv": 3, "kernel": 5, "pool": 2}, {"conv": 4, "kernel": 3}], "batch_norm": True}
-    return build(network, (1, 12, 12), 5)
+    layers = [{"conv": 3, "kernel": 5, "pool": 2}, {"conv": 4, "kernel": 3}]
+    return build(described(layers, batch_norm=True), (1, 12, 12), 5)

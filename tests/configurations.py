@@ -3,10 +3,9 @@
 import yaml
 from conftest import ROOT
 
-from dwp.pipeline import config as configuration
+from dwp.pipeline.config import read
 from dwp.pipeline.plan import Plan
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
 FEW_SHOT = "experiments.few_shot"
 DWP = f"{FEW_SHOT}.methods.dwp"
@@ -26,8 +25,7 @@ def plan(overlay=None, path=None):
     for key in reversed(path.split(".") if path else []):
         overlay = {key: overlay}
     config = merged(BASE, overlay or {})
-    configuration.validate(config, SCHEMA)
-    made = Plan(config)
+    made = Plan(read(config))
     for version in made.artifacts:
         made.spec(version)
     return made

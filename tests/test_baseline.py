@@ -6,10 +6,11 @@ import torch
 from benchmarks import baseline, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
 from dwp.bayes import layers, objectives
-from dwp.experiments import few_shot
-from dwp.initialisation import start
+from dwp.initialisation import build_initialised
+from dwp.pipeline.typed import dump
 from dwp.priors.vae import VAE
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 EMBEDDED = Options(device="cpu", precision="float32", threads=1, tiny=True)
 
@@ -44,7 +45,7 @@ def test_the_loader_yields_the_library_s_images(material):
 
 
 def test_source_step(material):
-    ours = start(network(*TINY.source), (1, 28, 28), 10, seed=0)
+    ours = build_initialised(network(*TINY.source), (1, 28, 28), 10, seed=0)
     theirs = baseline.ConvNet(*TINY.source)
     works.copy_network(ours, theirs)
     images, labels = images_and_labels(material)
@@ -60,7 +61,7 @@ def test_source_step(material):
 
 def test_source_training(material):
     """Three steps on one full batch, so that the order of examples does not matter."""
-    ours = start(network(*TINY.source), (1, 28, 28), 10, seed=0)
+    ours = build_initialised(network(*TINY.source), (1, 28, 28), 10, seed=0)
     theirs = baseline.ConvNet(*TINY.source)
     works.copy_network(ours, theirs)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
@@ -119,7 +120,7 @@ def test_few_shot_loss_in_expectation(material):
 def test_only_posterior_and_reverse_model_are_trained(material):
     _, priors = works.baseline_bayesian(material)
     ours = material.bayesian()
-    reverse_models = few_shot.reverse_models(ours)
+    reverse_models = layers.reverse_models(ours)
     for size, prior in priors.items():
         trained = sum(parameter.numel() for parameter in baseline.reverse_model(prior))
         assert trained == sum(
@@ -170,8 +171,8 @@ def test_sizes_are_the_paper_s():
 
     config = yaml.safe_load((timing.ROOT / "config" / "paper-mnist.yaml").read_text())
     sizes, source, shot = Sizes(), config["source"], config["experiments"]["few_shot"]
-    assert network(*sizes.source)["layers"] == source["network"]["layers"]
-    assert network(*sizes.target)["layers"] == shot["network"]["layers"]
+    assert dump(network(*sizes.source))["layers"] == source["network"]["layers"]
+    assert dump(network(*sizes.target))["layers"] == shot["network"]["layers"]
     assert (sizes.source_batch, works.SOURCE_L2) == (source["schedule"]["batch"], source["l2"])
     vae = config["priors"]["vae"]
     assert vae["schedule"]["batch"] == works.VAE_BATCH

@@ -19,7 +19,8 @@ from dwp.errors import InputError
 from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 # Layers
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import yaml
-from configurations import BASE, DWP, FEW_SHOT, SCHEMA, conv, merged, network, plan
+from configurations import BASE, DWP, FEW_SHOT, conv, merged, network, plan
 from conftest import ROOT
 
 from dwp.errors import InputError
-from dwp.pipeline import config as configuration
+from dwp.pipeline.config import read
 from dwp.pipeline.plan import Plan
 
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
@@ -19,8 +19,8 @@ OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
 
 def test_the_default_configuration_plans():
     made = plan()
-    assert made.sizes == [7, 5]
-    assert set(made.config["experiments"]) == {
+    assert made.config.sizes == [7, 5]
+    assert set(made.config.experiments) == {
         "few_shot",
         "convergence",
         "random_features",
@@ -38,7 +38,7 @@ def test_there_are_overlays():
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlays_plan(overlay):
     made = plan(yaml.safe_load(overlay.read_text()))
-    for experiment in made.config["experiments"]:
+    for experiment in made.config.experiments:
         assert made.cells(experiment)
         assert len(made.cells(experiment)) == len(set(made.cells(experiment)))
     assert made.report_files()
@@ -46,8 +46,7 @@ def test_overlays_plan(overlay):
 
 def test_validation_does_not_change_the_configuration():
     config = copy.deepcopy(BASE)
-    configuration.validate(config, SCHEMA)
-    Plan(config)
+    Plan(read(config))
     assert config == BASE
 
 
@@ -56,7 +55,7 @@ def test_null_removes_entries():
     rest = {name: None for name in BASE["experiments"] if name != "few_shot"}
     priors = dict.fromkeys(("vae", "filters", "gaussian", "molchanov"))
     made = plan({"priors": priors, "experiments": {"few_shot": few_shot, **rest}})
-    assert set(made.config["priors"]) == {"standard_normal", "log_uniform"}
+    assert set(made.config.priors) == {"standard_normal", "log_uniform"}
     assert {experiment for experiment, _ in made.methods} == {"few_shot"}
     assert {method for _, method in made.methods} == {"log_uniform", "standard_normal", "l2_xavier"}
     assert made.priors == {}
@@ -96,14 +95,15 @@ BAD = [
     ("data.target", "../digits", ["data.target: unknown data set '../digits'", "<data_root>/<name>"]),
     ("data.target", 5, ["data.target: 5", "name of a data set"]),
     ("data.options", {"mine": {"train": 5}}, ["data.options: 'mine'", "a set of your own has no options"]),
-    ("kernels.threshold", "mean", ["kernels.threshold: 'mean'", "otsu, valley or a number"]),
+    ("kernels.threshold", "mean", ["kernels.threshold: 'mean'", "otsu, valley, a number from 0"]),
     ("kernels.threshold", {"7x5": 1}, ["kernels.threshold", "7x5"]),
     ("kernels.test_fraction", 1.0, ["kernels.test_fraction: 1.0"]),
-    ("kernels.files", [], ["kernels.files: []", "null or a list of files"]),
+    ("kernels.files", [], ["kernels.files: []", "null or a list of texts (files"]),
     ("priors.vae.sizes.7x7.latent", 0, ["priors.vae.sizes.7x7.latent: 0", "a whole number from 1"]),
     ("priors.standard_normal.scale", 0, ["priors.standard_normal.scale: 0", "a number above 0"]),
     ("priors.log_uniform.approximation", "exact", ["priors.log_uniform.approximation: 'exact'", "kingma"]),
     ("priors.mine", {"scale": 2}, ["priors.mine.kind: missing"]),
+    ("priors.he", {"kind": "ard"}, ["priors.he: this name has a meaning", "xavier, he, pretrained"]),
     ("scores.kernels", 0, ["scores.kernels: 0", "a whole number from 1"]),
     ("scores.samples", [], ["scores.samples: []", "a list of whole numbers from 1"]),
     (f"{FEW_SHOT}.examples", [50, 50], [f"{FEW_SHOT}.examples: [50, 50]"]),
@@ -131,7 +131,7 @@ BAD = [
     (
         "experiments.kl_subset.kernel_subset",
         8,
-        ["kl_subset.kernel_subset: 8", "a list of numbers of kernels"],
+        ["kl_subset.kernel_subset: 8", "a list of whole numbers from 1"],
     ),
     (f"{KL}.posterior", "point", [f"{KL}.posterior: 'point'", "additive or truncated_alpha"]),
     (f"{KL}.prior", "log_uniform", [f"{KL}.posterior: 'additive'", "kingma", "truncated_alpha"]),

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from network_samples import described
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
@@ -105,7 +106,7 @@ def test_kernels_may_be_larger_than_the_map(layer, size, kernel, padding):
 
 MODELS = {
     "network": lambda: build(
-        {"layers": [{"conv": 8, "kernel": 3, "pool": 2}, {"conv": 8, "kernel": 3}], "batch_norm": False},
+        described([{"conv": 8, "kernel": 3, "pool": 2}, {"conv": 8, "kernel": 3}]),
         (1, 12, 12),
         3,
     ),

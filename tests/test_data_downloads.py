@@ -17,8 +17,8 @@ from test_data_files import NAMES, idx_bytes
 
 from dwp import data
 from dwp.data import downloaded
-from dwp.data.torchvision_import import torchvision_datasets
 from dwp.errors import InputError
+from dwp.torchvision_import import torchvision_datasets
 
 IMAGES = "train-images-idx3-ubyte.gz"
 

@@ -10,27 +10,27 @@ import torch
 
 from dwp.errors import InputError
 from dwp.nn.precision import choose_precision
+from dwp.pipeline import gpu_slots
 from dwp.training import devices
-from dwp.training.devices import choose_device
 
 CPU = torch.device("cpu")
 
-# Takes a place, says which, and keeps it until it is told to end.
+# Takes a slot, says which, and keeps it until it is told to end.
 JOB = """
-import sys; from pathlib import Path; from dwp.training.devices import take_place
-print(take_place(sys.argv[2:], Path(sys.argv[1])), flush=True)
+import sys; from pathlib import Path; from dwp.pipeline.gpu_slots import take_slot
+print(take_slot(sys.argv[2:], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture
 def job(tmp_path):
-    """Start a process that takes a place on one of some GPUs; return it and the place."""
+    """Start a process that takes a slot on one of some GPUs; return it and the index of the GPU."""
     running = []
 
     def start(*names):
         process = subprocess.Popen(
-            [sys.executable, "-c", JOB, str(tmp_path / "places"), *names],
+            [sys.executable, "-c", JOB, str(tmp_path / "slots"), *names],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,21 +64,27 @@ def test_processes_that_see_different_gpus_count_the_same_jobs(job):
 
 def test_of_several_gpus_the_least_used_becomes_current(monkeypatch, tmp_path):
     current = []
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpu_slots.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}")
     )
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert [choose_device(name) for name in ("cuda", "auto")] == [
+    assert [gpu_slots.choose_device(name) for name in ("cuda", "auto")] == [
         torch.device("cuda", 0),
         torch.device("cuda", 1),
     ]
     assert current == [0, 1]
     # With a single one there is nothing to choose.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose_device("auto") == torch.device("cuda")
+    assert gpu_slots.choose_device("auto") == torch.device("cuda")
+
+
+def test_the_library_leaves_the_choice_among_gpus_to_its_caller(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.choose_device("auto") == torch.device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -89,15 +95,15 @@ def test_devices_that_do_not_answer_are_refused(monkeypatch, name, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match=message):
-        choose_device(name)
+        devices.choose_device(name)
 
 
 @pytest.mark.parametrize(("cuda", "mps", "expected"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
 def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
-    assert choose_device("auto") == torch.device(expected)
-    assert choose_device("cpu") == CPU
+    assert devices.choose_device("auto") == torch.device(expected)
+    assert devices.choose_device("cpu") == CPU
 
 
 def test_precision(monkeypatch):

@@ -3,23 +3,28 @@
 import contextlib
 import math
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
+from network_samples import described
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from dwp.data import Dataset
 from dwp.errors import InputError
-from dwp.experiments.base import Task, run
-from dwp.initialisation import init_, start
+from dwp.experiments import image_vae
+from dwp.experiments.base import Init
+from dwp.experiments.task import Task, run
+from dwp.initialisation import build_initialised, init_
 from dwp.nn.convnet import build
 from dwp.nn.image_vae import ImageVAE
 from dwp.priors.standard_normal import StandardNormal
+from dwp.training.schedule import Schedule
 
 
 def network(*layers, batch_norm=False):
-    return {"layers": list(layers), "batch_norm": batch_norm}
+    return described(list(layers), batch_norm=batch_norm)
 
 
 PAPER = network({"conv": 4, "kernel": 7, "pool": 2}, {"conv": 6, "kernel": 5, "pool": 2})
@@ -58,7 +63,7 @@ def test_an_untold_decoder_pays_one_bit_for_each_black_or_white_pixel():
 
 def test_evaluation_is_the_mean_bound_whatever_the_chunk_and_repeats():
     torch.manual_seed(0)
-    model = ImageVAE(PAPER | {"batch_norm": True}, (1, 28, 28), latent=3).train()
+    model = ImageVAE(replace(PAPER, batch_norm=True), (1, 28, 28), latent=3).train()
     images = torch.rand(7, 1, 28, 28)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -158,7 +163,7 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_convolution_with_the_sam
 
 @pytest.mark.parametrize("size", [28, 9])
 def test_evaluation_restores_the_mode_of_every_module(size):
-    model = ImageVAE(PAPER | {"batch_norm": True}, (1, 28, 28), latent=3).train()
+    model = ImageVAE(replace(PAPER, batch_norm=True), (1, 28, 28), latent=3).train()
     model.encoder.norm1.eval()
     before = {name: module.training for name, module in model.named_modules()}
     with contextlib.nullcontext() if size == 28 else pytest.raises(RuntimeError):
@@ -193,7 +198,7 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
     )
     assert torch.equal(both, drawn)
     priors = {"conv1": StandardNormal(7, scale=0.01), "conv2": StandardNormal(5, scale=3.0)}
-    started = start(PAPER, (1, 28, 28), 10, 0, origins=priors, build=make)
+    started = build_initialised(PAPER, (1, 28, 28), 10, 0, origins=priors, build=make)
     for layer, scale in (
         (started.encoder.conv1, 0.01),
         (started.encoder.conv2, 3.0),
@@ -205,9 +210,9 @@ def test_both_sides_are_filled_from_the_prior_of_their_size():
 
 
 def test_methods_share_what_is_not_a_convolution():
-    one = start(PAPER, (1, 28, 28), 10, 4, build=make).state_dict()
+    one = build_initialised(PAPER, (1, 28, 28), 10, 4, build=make).state_dict()
     priors = {"conv1": StandardNormal(7), "conv2": StandardNormal(5)}
-    two = start(PAPER, (1, 28, 28), 10, 4, origins=priors, build=make).state_dict()
+    two = build_initialised(PAPER, (1, 28, 28), 10, 4, origins=priors, build=make).state_dict()
     differ = {name for name in one if not torch.equal(one[name], two[name])}
     assert differ == {
         "encoder.conv1.weight",
@@ -228,23 +233,24 @@ def bars():
     return Dataset("bars", images[:36], torch.arange(36) % 2, images[36:], torch.arange(12) % 2)
 
 
-def task(bars, steps, **settings):
-    schedule = {"steps": steps, "epochs": None, "batch": 12, "lr": 0.03, "decay": "constant"}
-    description = network({"conv": 4, "kernel": 5, "pool": 2}, {"linear": 16})
-    chosen = {"network": description, "schedule": schedule | {"precision": "float32"}, "every": steps // 2}
-    return Task(
-        setting=1.0,
-        seed=0,
-        settings={**chosen, "latent": 2, "examples": None, **settings},
-        method={"init": {"from": "xavier"}},
-        dataset=bars,
-        priors={},
-        device=torch.device("cpu"),
+def task(bars, steps, examples=None):
+    settings = image_vae.Settings(
+        seeds=2,
+        shard=2,
+        methods={"xavier": image_vae.Method(init=Init(origin="xavier"))},
+        network=network({"conv": 4, "kernel": 5, "pool": 2}, {"linear": 16}),
+        schedule=Schedule(steps=steps, batch=12, lr=0.03, decay="constant", precision="float32"),
+        every=steps // 2,
+        width=(1.0,),
+        examples=examples,
+        latent=2,
     )
+    method = settings.methods["xavier"]
+    return Task(0.0, 0, settings, method, bars, {}, torch.device("cpu"))
 
 
 def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
-    rows = run("image_vae", "xavier", task(bars, 200), [0])
+    rows = run("image_vae", "xavier", task(bars, 200), 0)
     bounds = {row["step"]: row["value"] for row in rows if row["metric"] == "lower_bound"}
     assert bounds[0] < bounds[100]
     # The best that a model without a code can do.
@@ -254,6 +260,6 @@ def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
 
 
 def test_only_the_wanted_examples_are_learned_from(bars):
-    few, all_of_them = (run("image_vae", "xavier", task(bars, 4, examples=n), [0, 1]) for n in (8, None))
+    few, all_of_them = (run("image_vae", "xavier", task(bars, 4, n), 0) for n in (8, None))
     assert [row["metric"] for row in few] == [row["metric"] for row in all_of_them]
     assert few != all_of_them

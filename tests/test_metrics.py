@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, scipy and numbers worked out by hand."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -158,13 +159,17 @@ def test_auroc_against_scikit_learn(digits):
     assert metrics.auroc(inside, inside) == 0.5
 
 
-def test_the_reliability_diagram_adds_up_to_the_calibration_error(predictions):
+def test_the_calibration_error_is_that_of_the_bins_of_the_reliability_diagram(predictions, monkeypatch):
     p, y = predictions
-    parts = {}
-    for name, value in metrics.reliability(p, y).items():
-        _, number, what = name.split("/")
-        parts.setdefault(int(number), {})[what] = value
-    assert sum(part["fraction"] for part in parts.values()) == pytest.approx(1)
-    gaps = [part["fraction"] * abs(part["accuracy"] - part["confidence"]) for part in parts.values()]
-    assert sum(gaps) == pytest.approx(metrics.ece(p, y))
-    assert all(number / 15 < part["confidence"] <= (number + 1) / 15 for number, part in parts.items())
+    diagram = metrics.reliability(p, y)
+    assert sum(part.fraction for part in diagram) == pytest.approx(1)
+    assert all(part.index / 15 < part.confidence <= (part.index + 1) / 15 for part in diagram)
+    monkeypatch.setattr(metrics, "reliability", lambda *_: diagram[:2])
+    gaps = [part.fraction * abs(part.accuracy - part.confidence) for part in diagram[:2]]
+    assert metrics.ece(p, y) == pytest.approx(sum(gaps))
+
+
+def test_the_area_under_the_curve_needs_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(InputError, match=r"auroc: it needs sklearn; pip install 'dwp\[workflow\]'"):
+        metrics.auroc(torch.rand(3), torch.rand(3))

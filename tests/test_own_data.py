@@ -49,7 +49,7 @@ PRETRAINED = {"posterior": "none", "init": {"from": "pretrained"}}
             r"few_shot.network.layers\[1\]: kernel 5 does not fit the 3×3 image .*\(images of mine\)",
         ),
         ({"outliers": True}, r"true needs images of one shape; glyphs has \(1, 28, 28\), mine \(3, 9, 9\)"),
-        ({"methods": {"new": PRETRAINED}}, "images of one shape; glyphs and mine differ"),
+        ({"methods": {"new": PRETRAINED}}, "'pretrained' needs images of one shape; glyphs has"),
         ({"examples": [6, 13]}, "13 is more than the 12 training images of mine"),
     ],
     ids=["network", "outliers", "pretrained", "examples"],

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, snakemake
+from network_samples import described
 from torch import nn
 
 from dwp import data
@@ -73,7 +74,7 @@ experiments:
 def test_the_network_is_the_published_one(place, batch_norm):
     network = (PROTOCOL["source"] if place == "source" else PROTOCOL["experiments"][place])["network"]
     with torch.device("meta"):
-        model = build(network, data.image_shape("cifar10"), 10)
+        model = build(described(**network), data.image_shape("cifar10"), 10)
         values, sizes = torch.empty(2, 3, 32, 32), []
         for module in model:
             values = module(values)

@@ -5,12 +5,12 @@ import struct
 
 import numpy as np
 import pytest
-from configurations import BASE, DWP, FEW_SHOT, SCHEMA, plan
+from configurations import BASE, DWP, FEW_SHOT, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwp.errors import InputError
-from dwp.pipeline import config as configuration
+from dwp.pipeline.config import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.shards import shards
 
@@ -138,8 +138,7 @@ def test_versions_do_not_depend_on_the_order_of_keys():
         return value
 
     turned = backwards(BASE)
-    configuration.validate(turned, SCHEMA)
-    before, after = versions(plan()), versions(Plan(turned))
+    before, after = versions(plan()), versions(Plan(read(turned)))
     assert {name for name in before if before[name] != after[name]} <= {"report"}
 
 
@@ -223,7 +222,7 @@ def test_kernels_of_ones_own_count_by_content(tmp_path):
     one, same, other = ({size: artifact.version for size, artifact in p.kernels.items()} for p in made)
     assert one == same
     assert all(one[size] != other[size] for size in one)
-    assert not made[0].trains_source
+    assert not made[0].config.trains_source
     assert made[0].source_files() == []
     assert made[0].source.version not in made[0].artifacts
     assert made[0].kernels_from() == [str(tmp_path / "a.npy")]

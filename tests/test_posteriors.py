@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from bayesian_samples import PRIORS, layer_of
+from network_samples import described
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from dwp import Noise, make_bayesian, predict, set_noise
-from dwp.bayes import objectives, posteriors
+from dwp.bayes import objectives, posteriors, settings
 from dwp.bayes.layers import BayesConv2d
 from dwp.errors import InputError
 from dwp.nn.convnet import build
@@ -90,7 +91,7 @@ def test_extreme_variances_give_finite_values_and_gradients(dtype, x, log_varian
 )
 def test_weights_of_zero_give_finite_values_and_gradients(form, prior):
     try:
-        posteriors.find(form).check(type(prior))
+        settings.find(form).check(prior.settings_class)
     except InputError:
         pytest.skip("this form does not go with this prior")
     convolution = nn.Conv2d(2, 3, 3)
@@ -233,7 +234,7 @@ def test_dropout_of_a_sample_is_the_same_for_all_images():
 
 
 def test_members_of_mc_dropout_do_not_depend_on_the_chunk():
-    network = {"layers": [{"conv": 6, "kernel": 3, "pool": 2}], "batch_norm": False, "dropout": 0.4}
+    network = described([{"conv": 6, "kernel": 3, "pool": 2}], dropout=0.4)
     model = build(network, (1, 8, 8), 3)
     images = torch.randn(20, 1, 8, 8)
     whole, parts = (predict(model, images, 4, chunk=chunk) for chunk in (20, 7))
@@ -248,7 +249,7 @@ def test_members_of_mc_dropout_do_not_depend_on_the_chunk():
 
 def test_losses_together_are_their_sum_and_terms_their_means():
     torch.manual_seed(5)
-    network = {"layers": [{"conv": 2, "kernel": 3, "pool": 2}], "batch_norm": False}
+    network = described([{"conv": 2, "kernel": 3, "pool": 2}])
     models = [build(network, (1, 8, 8), 3) for _ in range(3)]
     batch = torch.randn(6, 1, 8, 8), torch.arange(6) % 3
     losses = [objectives.cross_entropy(model, 0.1) for model in models]

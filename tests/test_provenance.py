@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
-from dwp.pipeline import provenance
+from dwp.pipeline import provenance, stages
 from dwp.pipeline.provenance import Artifact, checked_sha256, code_digest, write_manifest
 
 JSON = st.recursive(
@@ -60,10 +61,9 @@ def test_everything_that_can_change_the_bytes_counts():
     assert len(set(versions)) == len(versions)
 
 
-def test_names_and_code_do_not_count(tmp_path):
-    (tmp_path / "script.py").write_text("a = 1\n")
+def test_names_and_code_do_not_count():
     plain = Artifact("source", {"a": 1})
-    other = Artifact("source", {"a": 1}, modules=(tmp_path / "script.py",), name="people's")
+    other = Artifact("source", {"a": 1}, modules=("dwp.errors",), name="people's")
     assert plain.version == other.version
     assert plain.spec["code"] != other.spec["code"]
     assert other.path("nets.csv") == f"results/source/{other.version}/nets.csv"
@@ -117,7 +117,7 @@ def tree(tmp_path, monkeypatch):
         """Digest the script, with a text in one file replaced for the moment."""
         monkeypatch.setattr(provenance, "_cache", {})
         if name is None:
-            return code_digest([tmp_path / "dwp/pipeline/job.py"])
+            return code_digest(["dwp.pipeline.job"])
         path = tmp_path / name
         text = path.read_text()
         assert old in text
@@ -169,23 +169,134 @@ def test_what_the_code_digest_sees(tree, name, old, new):
 
 
 def test_an_edit_is_seen_within_one_process(tree, tmp_path):
-    script, module = tmp_path / "dwp/pipeline/job.py", tmp_path / "dwp/alpha.py"
-    before = code_digest([script])
+    module = tmp_path / "dwp/alpha.py"
+    before = code_digest(["dwp.pipeline.job"])
     module.write_text("CONSTANT = 7\n")
     os.utime(module, ns=(1, 1))
-    assert code_digest([script]) != before
+    assert code_digest(["dwp.pipeline.job"]) != before
 
 
 def test_roots_may_come_in_any_order(tree, tmp_path):
-    roots = [tmp_path / "dwp" / f"{name}.py" for name in ("beta", "alpha", "unused")]
+    roots = [f"dwp.{name}" for name in ("beta", "alpha", "unused")]
     assert code_digest(roots) == code_digest(reversed(roots)) == code_digest(roots * 2)
     assert code_digest(roots) != code_digest(roots[:2])
 
 
-def test_every_script_of_the_workflow_has_a_digest():
-    scripts = sorted((provenance.ROOT / "workflow" / "scripts").glob("*.py"))
-    digests = {script.name: code_digest([script]) for script in scripts}
-    assert len(set(digests.values())) == len(scripts) > 3
+def test_every_stage_has_a_digest_of_its_own():
+    names = [module.name for module in pkgutil.iter_modules(stages.__path__)]
+    digests = {name: code_digest([f"dwp.pipeline.stages.{name}"]) for name in names}
+    assert len(set(digests.values())) == len(names) == 7
+
+
+# Of an experiment, what computes it and not how it is shown
+
+EXPERIMENT = """
+from dwp import beta
+from dwp.alpha import CONSTANT, OTHER
+from dwp.settings import setting
+
+TITLE = "a title"
+FACTOR = 2
+TABLE = {}
+TABLE["key"] = FACTOR
+BOUNDS = [number for number in (1, 2)]
+
+
+class Settings:
+    width: int = setting("channels", 3)
+
+
+def helper(x):
+    from dwp.gamma import G
+    return G * x
+
+
+def draw(number):
+    return beta.value + number
+
+
+def run(task):
+    number = TABLE["key"] + OTHER
+    return helper(number)
+
+
+EXPERIMENT = (TITLE, draw, run, Settings, CONSTANT)
+"""
+
+
+@pytest.fixture
+def experiment(tree, tmp_path, monkeypatch):
+    """An experiment in the small package; a function digests parts of it, with a text replaced."""
+    files = {"experiments/one.py": EXPERIMENT, "settings.py": "def setting():\n    pass\n"}
+    files["experiments/two.py"] = "from dwp.experiments.one import run\n"
+    files["experiments/three.py"] = "from dwp.experiments import one\n\ndef run(task):\n    one.run(task)\n"
+    files["experiments/four.py"] = "from dwp.experiments import one\n\ndef run(task):\n    vars(one)\n"
+    for name, text in files.items():
+        (tmp_path / "dwp" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "dwp" / name).write_text(text)
+    (tmp_path / "dwp/alpha.py").write_text("CONSTANT = 1\nOTHER = 2\n")
+
+    def digest(*roots, old="", new="", name="experiments/one.py"):
+        monkeypatch.setattr(provenance, "_cache", {})
+        path = tmp_path / "dwp" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        try:
+            return code_digest(roots)
+        finally:
+            path.write_text(text)
+
+    return digest
+
+
+WHOLE = "dwp.experiments.one"
+# Itself, and what imports it by name and as a module.
+RUNS = ("dwp.experiments.one:run", "dwp.experiments.two", "dwp.experiments.three:run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("a title", "another title", "experiments/one.py"),
+        ("def draw(number):", "def draw(number, more=1):", "experiments/one.py"),
+        ("number for number in (1, 2)", "number for number in (1, 2, 3)", "experiments/one.py"),
+        ('setting("channels", 3)', 'setting("channels", 4)', "experiments/one.py"),
+        ("value = 2", "value = 3", "beta.py"),  # which only the figure uses
+    ],
+)
+def test_how_an_experiment_is_shown_is_no_part_of_its_computation(experiment, old, new, name):
+    for root in RUNS:
+        assert experiment(root, old=old, new=new, name=name) == experiment(root)
+    assert experiment(WHOLE, old=old, new=new, name=name) != experiment(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("helper(number)", "helper(number + 1)", "experiments/one.py"),
+        ("G * x", "G + x", "experiments/one.py"),
+        ("FACTOR = 2", "FACTOR = 3", "experiments/one.py"),
+        ('TABLE["key"] = FACTOR', 'TABLE["key"] = 7', "experiments/one.py"),
+        ("BOUNDS = ", "print(1)\nBOUNDS = ", "experiments/one.py"),
+        ("OTHER = 2", "OTHER = 3", "alpha.py"),
+        ("G = 3", "G = 4", "gamma.py"),  # imported inside a function that `run` calls
+    ],
+)
+def test_what_an_experiment_reaches_by_name_counts(experiment, old, new, name):
+    for root in RUNS:
+        assert experiment(root, old=old, new=new, name=name) != experiment(root)
+
+
+def test_a_default_counts_and_its_description_does_not(experiment):
+    settings = "dwp.experiments.one:Settings"
+    assert experiment(settings, old="channels", new="number of channels") == experiment(settings)
+    assert experiment(settings, old='channels", 3', new='channels", 4') != experiment(settings)
+
+
+def test_of_a_name_that_nothing_binds_the_whole_module_counts(experiment):
+    for root in ("dwp.experiments.one:made_by_getattr", "dwp.experiments.four"):
+        assert experiment(root, old="a title", new="another title") != experiment(root)
 
 
 # Manifests
@@ -276,8 +387,8 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "f"
     path.write_text("old")
     code = (
-        "import os, sys\nfrom dwp.files import whole\n"
-        "with whole(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
+        "import os, sys\nfrom dwp.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=provenance.ROOT)
     assert done.returncode == 9

@@ -72,7 +72,7 @@ def test_a_number_is_taken_as_it_is(rule):
 
 
 def test_threshold_refusals():
-    with pytest.raises(InputError, match="'median' is not known; use a number or one of otsu, valley"):
+    with pytest.raises(InputError, match="'median' is not known; use one of a number, otsu, valley"):
         choose(bimodal(0), "median")
     for rule in pruning.RULES:
         with pytest.raises(InputError, match="every kernel is zero"):

@@ -7,7 +7,7 @@ from library_alone import blocks, run
 from torch import nn
 
 import dwp
-from dwp.priors import base
+from dwp.priors import base, settings
 from dwp.priors.base import load_prior, save_prior
 
 README, LIBRARY = ROOT / "README.md", ROOT / "docs" / "library.md"
@@ -19,6 +19,7 @@ def away(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
     base._kinds.pop("laplace", None)
+    settings._kinds.pop("laplace", None)
 
 
 def test_the_number_of_blocks_on_each_page():

@@ -7,6 +7,7 @@ from prior_helpers import gaussian_kernels, vae
 from scipy import stats
 
 from dwp.priors import scores
+from dwp.priors import settings as prior_settings
 from dwp.priors.base import Prior, find
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.scores import held_out, score
@@ -87,8 +88,14 @@ def test_held_out_kernels_are_drawn_without_replacement(kernels):
     assert torch.equal(everything.flatten().sort()[0], kernels.flatten().sort()[0])
 
 
-def test_kinds_with_a_density_say_so():
-    with_density = {"vae", "gaussian", "student_t", "flow", "standard_normal"}
-    for kind in (*with_density, "log_uniform", "ard", "empirical"):
-        assert find(kind).has_density() == (kind in with_density)
-    assert not Prior.has_density()
+def test_what_the_settings_of_a_kind_say_of_it_is_so():
+    kinds = prior_settings.known()
+    assert len(kinds) == 8
+    for kind in kinds:
+        cls, facts = find(kind), prior_settings.find(kind)
+        assert cls.settings_class is facts
+        assert facts.has_density == (cls.log_prob is not Prior.log_prob)
+        assert facts.has_kl == (facts.has_density or cls.kl is not Prior.kl)
+        assert facts.has_samples == (cls.sample is not Prior.sample)
+        assert facts.has_codes == (hasattr(cls, "encode") and hasattr(cls, "decode"))
+        assert facts.fitted == (cls.fit.__func__ is not Prior.fit.__func__)

@@ -3,57 +3,83 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from conftest import snakemake
-from safetensors.torch import save_file
 
-from dwp.data import Dataset
-from dwp.experiments import base as experiments
-from dwp.experiments import source_nets
+from dwp.data import Dataset, save
 from dwp.files import sha256
-from dwp.pipeline import shards
+from dwp.pipeline import paths, shards
 from dwp.pipeline.provenance import write_manifest
+from dwp.pipeline.stages import experiment, source
 
 CPU = torch.device("cpu")
 SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
 NETWORK = {"layers": [{"conv": 2, "kernel": 7, "pool": 2}], "batch_norm": True}
 NETS = {"network": NETWORK, "l2": 0.01, "schedule": SCHEDULE}
 FEW_SHOT = {"network": NETWORK, "schedule": SCHEDULE, "every": 1, "ensemble": 2, "kernel_subset": None}
+FEW_SHOT |= {"posterior_samples": 1, "importance_samples": 1, "train_reverse_model": False, "outliers": False}
 L2 = {"posterior": "none", "l2": 0.001, "init": {"from": "xavier"}}
 SPEC = {"stage": "source", "version": "0123abcd", "params": {"l2": 0.01}, "inputs": {}, "code": "aaaaaaaa"}
 READ = {"results/data/89abcdef/noise.safetensors": "0" * 64}
 
 
 @pytest.fixture(scope="module")
-def dataset():
+def dataset(tmp_path_factory):
+    """Return the file of a small data set."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (n, 1, 14, 14), dtype=torch.uint8, generator=generator) for n in (30, 16)]
-    return Dataset("noise", images[0], torch.arange(30) % 3, images[1], torch.arange(16) % 3)
+    noise = Dataset("noise", images[0], torch.arange(30) % 3, images[1], torch.arange(16) % 3)
+    save(noise, file := tmp_path_factory.mktemp("data") / "noise.safetensors")
+    return file
 
 
-def make_nets(folder: Path, shard: str, dataset: Dataset) -> list[int]:
-    """Do what a job of `source` does; return which nets it took over."""
-    path = folder / f"nets-{shard}"
-    found = shards.finished(f"{path}.manifest.json", SPEC, READ)
-    nets, rows = source_nets.train_shard(shards.numbers(shard), dataset, NETS, CPU, finished=found)
-    save_file(nets, f"{path}.safetensors")
-    source_nets.save_tables(rows, f"{path}.csv", f"{path}.seconds.tsv")
-    files = [f"{path}{suffix}" for suffix in (".safetensors", ".csv", ".seconds.tsv")]
-    write_manifest(f"{path}.manifest.json", SPEC, files, read=READ)
-    return [number for part in found for number in part.numbers]
+class Job:
+    """What the stages use of a job, in a folder of its own, without Snakemake."""
+
+    device, config = CPU, {}
+
+    def __init__(self, folder: Path, pattern: paths.Pattern, params: dict, inputs: dict, **fields: str):
+        def file(suffix):
+            return str(folder / pattern.file(suffix, version=SPEC["version"], **fields))
+
+        outputs = {"nets": "safetensors", "table": "csv", "seconds": "seconds.tsv"}
+        outputs = outputs if pattern == paths.NETS else {"rows": "csv"}
+        self.output = SimpleNamespace(**{name: file(suffix) for name, suffix in outputs.items()})
+        self.manifest, self.files = file(paths.MANIFEST), list(vars(self.output).values())
+        self.wildcards, self.params = SimpleNamespace(**fields), params
+        self.input = type("Input", (dict,), {"__getattr__": dict.__getitem__})(inputs)
+
+    def checkpoint(self) -> None:
+        return None
+
+    def completed_elsewhere(self) -> list[shards.Completed]:
+        self.found = shards.completed(self.manifest, SPEC, READ)
+        return self.found
+
+    def run(self, main) -> list[int]:
+        """Do the work of a stage and write the manifest; return which numbers were taken over."""
+        main(self)
+        write_manifest(self.manifest, SPEC, self.files, read=READ)
+        return [number for part in self.found for number in part.numbers]
+
+
+FOLDER = Path("results", "source", SPEC["version"])
+
+
+def make_nets(folder: Path, shard: str, dataset: Path) -> list[int]:
+    return Job(folder, paths.NETS, NETS, {"dataset": dataset}, shard=shard).run(source.main)
 
 
 def test_nets_are_taken_over_byte_by_byte(tmp_path, dataset):
-    fresh, grown = tmp_path / "fresh", tmp_path / "grown"
-    fresh.mkdir()
-    grown.mkdir()
-    assert make_nets(fresh, "000-003", dataset) == []
-    assert make_nets(grown, "000-001", dataset) == []
-    assert make_nets(grown, "002-002", dataset) == []
-    assert make_nets(grown, "000-003", dataset) == [0, 1, 2]
+    assert make_nets(tmp_path / "fresh", "000-003", dataset) == []
+    assert make_nets(tmp_path / "grown", "000-001", dataset) == []
+    assert make_nets(tmp_path / "grown", "002-002", dataset) == []
+    assert make_nets(tmp_path / "grown", "000-003", dataset) == [0, 1, 2]
+    fresh, grown = tmp_path / "fresh" / FOLDER, tmp_path / "grown" / FOLDER
     assert sha256(fresh / "nets-000-003.safetensors") == sha256(grown / "nets-000-003.safetensors")
     assert sha256(fresh / "nets-000-003.csv") == sha256(grown / "nets-000-003.csv")
     assert list(pd.read_csv(fresh / "nets-000-003.csv")) == ["net", "seed", "accuracy", "nll"]
@@ -67,58 +93,67 @@ def test_nets_are_taken_over_byte_by_byte(tmp_path, dataset):
     # Nothing is trained, so the table is the same to the last byte too.
     (whole,) = fresh.glob("*.csv")
     content = whole.read_bytes()
-    assert make_nets(fresh, "000-001", dataset) == [0, 1]
-    assert make_nets(fresh, "002-003", dataset) == [2, 3]
+    assert make_nets(tmp_path / "fresh", "000-001", dataset) == [0, 1]
+    assert make_nets(tmp_path / "fresh", "002-003", dataset) == [2, 3]
     for path in fresh.glob("nets-000-003.*"):
         path.unlink()
-    assert make_nets(fresh, "000-003", dataset) == [0, 1, 2, 3]
+    assert make_nets(tmp_path / "fresh", "000-003", dataset) == [0, 1, 2, 3]
     assert whole.read_bytes() == content
 
 
 def test_seeds_are_taken_over_byte_by_byte(tmp_path, dataset):
-    task = experiments.Task(9.0, 0, FEW_SHOT, L2, dataset, {}, CPU)
+    params = {"settings": FEW_SHOT, "method": L2, "priors": {}}
+    cell = {"experiment": "few_shot", "method": "l2", "axis": "examples", "setting": "9"}
 
     def make(folder: Path, shard: str) -> list[int]:
-        path = folder / f"l2_examples-9_seeds-{shard}"
-        found = shards.finished(f"{path}.manifest.json", SPEC, READ)
-        rows = experiments.run("few_shot", "l2", task, shards.numbers(shard), found)
-        path.parent.mkdir(exist_ok=True)
-        pd.DataFrame(rows, columns=experiments.COLUMNS).to_csv(f"{path}.csv", index=False)
-        write_manifest(f"{path}.manifest.json", SPEC, [f"{path}.csv"], read=READ)
-        return [number for part in found for number in part.numbers]
+        return Job(folder, paths.CELL, params, {"dataset": dataset}, shard=shard, **cell).run(experiment.main)
 
     assert make(tmp_path / "fresh", "000-002") == []
     assert make(tmp_path / "grown", "000-001") == []
     assert make(tmp_path / "grown", "000-002") == [0, 1]
-    files = [tmp_path / folder / "l2_examples-9_seeds-000-002.csv" for folder in ("fresh", "grown")]
+    files = [next((tmp_path / folder).rglob("*000-002.csv")) for folder in ("fresh", "grown")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.fixture
 def shard(tmp_path):
     """A finished shard of three nets; its files hold anything."""
+    folder = tmp_path / FOLDER
+    folder.mkdir(parents=True)
     for suffix in (".safetensors", ".csv"):
-        (tmp_path / f"nets-000-002{suffix}").write_text("anything")
-    files = [tmp_path / f"nets-000-002{suffix}" for suffix in (".safetensors", ".csv")]
-    write_manifest(tmp_path / "nets-000-002.manifest.json", SPEC, files, read=READ)
-    return tmp_path
+        (folder / f"nets-000-002{suffix}").write_text("anything")
+    files = [folder / f"nets-000-002{suffix}" for suffix in (".safetensors", ".csv")]
+    write_manifest(folder / "nets-000-002.manifest.json", SPEC, files, read=READ)
+    return folder
 
 
 def taken(folder: Path, shard: str = "002-005", spec: dict = SPEC, read: dict = READ) -> list[tuple]:
-    found = shards.finished(folder / f"nets-{shard}.manifest.json", spec, read)
+    found = shards.completed(folder / f"nets-{shard}.manifest.json", spec, read)
     return [(part.numbers, sorted(part.files)) for part in found]
 
 
 def test_only_what_is_asked_for_is_taken_over_and_once(shard):
-    assert taken(shard) == [((2,), [".csv", ".safetensors"])]
+    assert taken(shard) == [((2,), ["csv", "safetensors"])]
     assert taken(shard, "003-005") == []
     # Not from itself: Snakemake asked for it, so it is to be made.
     assert taken(shard, "000-002") == []
-    assert shards.finished(shard / "nets-x-002-005.manifest.json", SPEC, READ) == []
     for path in list(shard.iterdir()):
         text = path.read_text().replace("000-002", "001-004")
         path.with_name(path.name.replace("000-002", "001-004")).write_text(text)
     assert [numbers for numbers, _ in taken(shard, "000-009")] == [(0, 1, 2), (3, 4)]
+
+
+def test_seeds_of_another_setting_or_method_are_not_taken_over(tmp_path):
+    cell = {"experiment": "few_shot", "version": SPEC["version"], "method": "l2", "axis": "examples"}
+    for name, fields in {"own": {}, "setting": {"setting": "50"}, "method": {"method": "l2_dwp"}}.items():
+        fields = cell | {"setting": "20", "shard": "000-001"} | fields
+        file = tmp_path / name / paths.CELL.file("csv", **fields)
+        file.parent.mkdir(parents=True)
+        file.write_text("anything")
+        write_manifest(paths.manifest(file), SPEC, [file], read=READ)
+        own = tmp_path / name / paths.CELL.file(paths.MANIFEST, setting="20", shard="000-002", **cell)
+        numbers = [part.numbers for part in shards.completed(own, SPEC, READ)]
+        assert numbers == ([(0, 1)] if name == "own" else [])
 
 
 def test_what_other_code_made_or_from_other_bytes_is_not_taken_over(shard):

@@ -16,26 +16,26 @@ from safetensors.torch import save_file
 from dwp.pipeline import run_locks
 from dwp.pipeline.cli import main
 
-CLAIM = (
-    "import sys; from dwp.pipeline.run_locks import claim; "
-    "claim(sys.argv[1:]); print('claimed', flush=True); input()"
+LOCK = (
+    "import sys; from dwp.pipeline.run_locks import lock; "
+    "lock(sys.argv[1:]); print('locked', flush=True); input()"
 )
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PIPE = subprocess.PIPE
 
 
 class Run:
-    """A process that claims the versions of some files and holds them until it is told to end."""
+    """A process that locks the versions of some files and holds them until it is told to end."""
 
     def __init__(self, *files: str, stale: bool = False) -> None:
-        claim = CLAIM.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else CLAIM
-        command = [sys.executable, "-c", claim, *files]
+        lock = LOCK.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else LOCK
+        command = [sys.executable, "-c", lock, *files]
         self.process = subprocess.Popen(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
         )
 
-    def claimed(self) -> "Run":
-        assert self.process.stdout.readline() == "claimed\n"
+    def locked(self) -> "Run":
+        assert self.process.stdout.readline() == "locked\n"
         return self
 
     def waits(self, version: str) -> bool:
@@ -58,17 +58,17 @@ def folder(tmp_path, monkeypatch):
 DATA, NETS, OTHER = (
     "results/data/00000000/digits",
     "results/source/11111111/nets",
-    "results/source/2222/nets",
+    "results/source/22222222/nets",
 )
 
 
 def test_what_is_finished_is_shared(folder):
-    runs = [Run(DATA, NETS).claimed(), Run(DATA, OTHER).claimed()]
+    runs = [Run(DATA, NETS).locked(), Run(DATA, OTHER).locked()]
     assert [run.end() for run in runs] == ["", ""]
 
 
 def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
-    first = Run(NETS, DATA).claimed()
+    first = Run(NETS, DATA).locked()
     second, third = Run(DATA, NETS), Run(DATA, NETS)
     assert second.waits("source/11111111")
     assert third.waits("source/11111111")
@@ -76,24 +76,24 @@ def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
     Path(NETS).touch()
     assert first.end() == ""
     # Both have what they wanted, and neither makes it.
-    second.claimed()
-    third.claimed()
+    second.locked()
+    third.locked()
     assert (second.end(), third.end()) == ("", "")
 
 
 def test_what_is_there_and_stale_belongs_to_one_run(folder):
-    first = Run(DATA, stale=True).claimed()
+    first = Run(DATA, stale=True).locked()
     second = Run(DATA)
     assert second.waits("data/00000000")
     assert first.end() == ""
-    assert second.claimed().end() == ""
+    assert second.locked().end() == ""
 
 
-def test_a_killed_run_claims_nothing(folder):
-    first = Run(NETS).claimed()
+def test_a_killed_run_locks_nothing(folder):
+    first = Run(NETS).locked()
     first.process.kill()
     first.end()
-    assert Run(NETS).claimed().end() == ""
+    assert Run(NETS).locked().end() == ""
 
 
 def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
@@ -101,10 +101,10 @@ def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setattr(run_locks, "_held", {})
-    run_locks.claim([DATA, NETS])
+    monkeypatch.setattr(run_locks, "_descriptors", {})
+    run_locks.lock([DATA, NETS])
     assert "this file system keeps no locks" in caplog.text
-    assert not run_locks.claimed()
+    assert not run_locks.any_held()
 
 
 COMMON = """

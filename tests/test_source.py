@@ -1,38 +1,35 @@
-"""Source networks: what a shard holds, and that a net does not depend on it."""
+"""Source networks: what training one yields, whatever was trained before it."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from network_samples import described
 from safetensors.torch import save_file
 
 from dwp import metrics
 from dwp.bayes.layers import predict
 from dwp.data import Dataset
-from dwp.experiments.source_nets import NEXT_SEED, train, train_shard
-from dwp.initialisation import start
+from dwp.experiments.source_nets import NEXT_SEED, SourceSettings, train, train_net
+from dwp.initialisation import build_initialised
 from dwp.kernels import readers
 from dwp.nn.convnet import build, squared_norm
 from dwp.training.checkpoints import Checkpoint
+from dwp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
-NETWORK = {
-    "layers": [{"conv": 3, "kernel": 7, "pool": 2}, {"conv": 4, "kernel": 5, "pool": 2}],
-    "batch_norm": True,
-}
-SETTINGS = {
-    "network": NETWORK,
-    "l2": 0.01,
-    "schedule": {
-        "steps": 6,
-        "epochs": None,
-        "batch": 16,
-        "lr": 0.01,
-        "decay": "linear",
-        "precision": "float32",
-    },
-}
+NETWORK = described(
+    [{"conv": 3, "kernel": 7, "pool": 2}, {"conv": 4, "kernel": 5, "pool": 2}], batch_norm=True
+)
+SETTINGS = SourceSettings(
+    nets=3,
+    shard=3,
+    network=NETWORK,
+    l2=0.01,
+    schedule=Schedule(steps=6, batch=16, lr=0.01, precision="float32"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,58 +47,58 @@ def dataset():
     return Dataset("quarters", *parts)
 
 
+def train_all(nets, dataset, checkpoint=None):
+    """Train nets, one after another; return weights and row of each by number."""
+    return {net: train_net(net, dataset, SETTINGS, CPU, checkpoint) for net in nets}
+
+
 @pytest.fixture(scope="module")
-def shard(dataset):
-    return train_shard(range(3), dataset, SETTINGS, CPU)
+def trained(dataset):
+    """Three nets."""
+    return train_all(range(3), dataset)
 
 
 def assert_same_nets(found, expected):
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    for net, (weights, row) in found.items():
+        assert weights.keys() == expected[net][0].keys()
+        assert all(torch.equal(weights[name], expected[net][0][name]) for name in weights)
+        assert without_seconds(row) == without_seconds(expected[net][1])
 
 
-def without_seconds(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+def without_seconds(row):
+    return {key: value for key, value in row.items() if key != "seconds"}
 
 
-@pytest.mark.parametrize("seeds", [[1], [2, 0], [1, 5]])
-def test_a_net_does_not_depend_on_its_shard(dataset, shard, seeds):
-    torch.manual_seed(sum(seeds))
-    weights, rows = train_shard(seeds, dataset, SETTINGS, CPU)
-    shared = [seed for seed in seeds if seed < 3]
-    of_shared = lambda tensors: {  # noqa: E731
-        name: tensor for name, tensor in tensors.items() if int(name.split("/")[0]) in shared
-    }
-    assert_same_nets(of_shared(weights), of_shared(shard[0]))
-    by_net = {row["net"]: row for row in without_seconds(shard[1])}
-    assert [row for row in without_seconds(rows) if row["net"] < 3] == [by_net[seed] for seed in shared]
+@pytest.mark.parametrize("nets", [[1], [2, 0], [1, 5]])
+def test_a_net_does_not_depend_on_those_trained_before(dataset, trained, nets):
+    torch.manual_seed(sum(nets))
+    found = train_all(nets, dataset)
+    shared = [net for net in nets if net < 3]
+    assert_same_nets({net: found[net] for net in shared}, {net: trained[net] for net in shared})
 
 
-def test_seeds_give_different_nets(shard):
-    weights, _ = shard
-    assert not torch.equal(weights["0/conv1.weight"], weights["1/conv1.weight"])
+def test_seeds_give_different_nets(trained):
+    assert not torch.equal(trained[0][0]["conv1.weight"], trained[1][0]["conv1.weight"])
 
 
-def test_what_a_shard_holds(dataset, shard):
-    weights, rows = shard
-    assert [set(row) for row in rows] == [{"net", "seed", "accuracy", "nll", "seconds"}] * 3
-    assert [row["net"] for row in rows] == [row["seed"] for row in rows] == [0, 1, 2]
+def test_what_a_net_yields(dataset, trained):
     images, labels = dataset.images("test"), dataset.labels("test")
-    for row in rows:
+    for net, (weights, row) in trained.items():
+        assert set(row) == {"seed", "accuracy", "nll", "seconds"}
+        assert row["seed"] == net
         model = build(NETWORK, dataset.image_shape, dataset.classes)
-        prefix = f"{row['net']}/"
-        model.load_state_dict(
-            {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-        )
+        model.load_state_dict(weights)
         probabilities = predict(model, images, 0)[0]
         assert row["accuracy"] == metrics.accuracy(probabilities, labels)
         assert row["nll"] == pytest.approx(metrics.nll(probabilities, labels), rel=1e-4)
         assert row["seconds"] > 0
-    assert all(tensor.is_contiguous() for tensor in weights.values())
+        assert all(tensor.is_contiguous() for tensor in weights.values())
 
 
-def test_kernels_of_a_shard_are_collected_by_net(tmp_path, shard):
-    save_file(shard[0], tmp_path / "nets.safetensors")
+def test_kernels_of_a_file_of_nets_are_collected_by_net(tmp_path, trained):
+    tensors = {f"{net}/{name}": w for net, (weights, _) in trained.items() for name, w in weights.items()}
+    save_file(tensors, tmp_path / "nets.safetensors")
     batches = list(readers.read(tmp_path / "nets.safetensors", 5))
     assert [(batch.net, batch.layer, len(batch.kernels)) for batch in batches] == [
         (net, "conv2", 12) for net in range(3)
@@ -109,10 +106,10 @@ def test_kernels_of_a_shard_are_collected_by_net(tmp_path, shard):
 
 
 def test_nets_learn_and_the_penalty_shrinks_their_kernels(dataset):
-    longer = SETTINGS | {"schedule": SETTINGS["schedule"] | {"steps": 60}}
+    longer = replace(SETTINGS, schedule=replace(SETTINGS.schedule, steps=60))
     norms = []
     for l2 in (0.0, 0.1):
-        state, row = train(0, dataset, longer | {"l2": l2}, CPU)
+        state, row = train(0, dataset, replace(longer, l2=l2), CPU)
         assert row["accuracy"] > 0.9
         model = build(NETWORK, dataset.image_shape, dataset.classes)
         model.load_state_dict(state)
@@ -124,7 +121,7 @@ def diverging(monkeypatch, seeds):
     """Let the nets of these seeds lose their numbers at the third step."""
 
     def initialised(network, shape, classes, seed):
-        model = start(network, shape, classes, seed)
+        model = build_initialised(network, shape, classes, seed)
         steps = itertools.count()
         if seed in seeds:
             model.register_forward_hook(
@@ -132,32 +129,31 @@ def diverging(monkeypatch, seeds):
             )
         return model
 
-    monkeypatch.setattr("dwp.experiments.source_nets.start", initialised)
+    monkeypatch.setattr("dwp.initialisation.build_initialised", initialised)
 
 
-def test_a_net_that_diverges_is_trained_from_the_next_seed(tmp_path, dataset, shard, monkeypatch, caplog):
+def test_a_net_that_diverges_is_trained_from_the_next_seed(tmp_path, dataset, trained, monkeypatch, caplog):
     checkpoint = Checkpoint(tmp_path / "nets.pt", "nets", seconds=0)
     with monkeypatch.context() as patch:
         diverging(patch, {1, 1 + NEXT_SEED})
-        weights, rows = train_shard(range(3), dataset, SETTINGS, CPU, checkpoint)
+        found = train_all(range(3), dataset, checkpoint)
         with pytest.raises(FloatingPointError, match="source net 1: train_nll is nan at step 2 with seed 1;"):
             train(1, dataset, SETTINGS, CPU)
-    assert [row["seed"] for row in rows] == [0, 1 + 2 * NEXT_SEED, 2]
     assert caplog.text.count("net 1 diverged: source net") == 2
-    state, _ = train(1 + 2 * NEXT_SEED, dataset, SETTINGS, CPU)
-    expected = {name: tensor for name, tensor in shard[0].items() if not name.startswith("1/")}
-    assert_same_nets(weights, expected | {f"1/{name}": tensor for name, tensor in state.items()})
+    seed = 1 + 2 * NEXT_SEED
+    state, row = train(seed, dataset, SETTINGS, CPU)
+    assert_same_nets(found, trained | {1: (state, {"seed": seed, **row})})
     checkpoint.remove()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_net_that_always_diverges_stops_the_shard(dataset, monkeypatch):
+def test_a_net_that_always_diverges_is_given_up(dataset, monkeypatch):
     diverging(monkeypatch, {1, 1 + NEXT_SEED, 1 + 2 * NEXT_SEED})
     with pytest.raises(FloatingPointError, match=r"1 diverged from 3 seeds, the last time: .*seed 2000001"):
-        train_shard([1], dataset, SETTINGS, CPU)
+        train_net(1, dataset, SETTINGS, CPU)
 
 
-def test_a_shard_may_be_interrupted(tmp_path, dataset, shard, monkeypatch):
+def test_training_of_several_may_be_interrupted(tmp_path, dataset, trained, monkeypatch):
     checkpoint, saves = Checkpoint(tmp_path / "nets.pt", "nets", seconds=0), []
 
     def interrupt(self, state, save=Checkpoint.save):
@@ -169,10 +165,8 @@ def test_a_shard_may_be_interrupted(tmp_path, dataset, shard, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train_shard([0, 1, 2], dataset, SETTINGS, CPU, checkpoint)
+            train_all(range(3), dataset, checkpoint)
     assert checkpoint.of(1).load()["step"] == 3
-    weights, rows = train_shard(range(3), dataset, SETTINGS, CPU, checkpoint)
-    assert_same_nets(weights, shard[0])
-    assert without_seconds(rows) == without_seconds(shard[1])
+    assert_same_nets(train_all(range(3), dataset, checkpoint), trained)
     checkpoint.remove()
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ def copied(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BY_MANIFEST = [
-    row for row in CODE if row[0] in ("a comment in the VAE", "a constant of the VAE", "a line of a script")
+    row for row in CODE if row[0] in ("a comment in the VAE", "a constant of the VAE", "a line of a stage")
 ]
 CONSTANT = "VARIANCE_FLOOR = 1e-6", "VARIANCE_FLOOR = 1e-5"
 

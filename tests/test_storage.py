@@ -38,10 +38,10 @@ def namespaces(tmp_path_factory):
 WRITERS = {
     "prior": "priors.save_prior(priors.find('vae')(7, hidden=256, latent=2), file)",
     "checkpoint": "Checkpoint(file, 'net').save({'step': 1, 'model': {'w': torch.zeros(2_000_000)}})",
-    "table": "exec('with whole(file) as f: pd.DataFrame(np.random.rand(100_000, 5)).to_csv(f)')",
-    "kernels": "kernels.collect([arrays], 5, file, threshold=0.0, test_fraction=0.2)",
+    "table": "exec('with write(file) as f: pd.DataFrame(np.random.rand(100_000, 5)).to_csv(f)')",
+    "kernels": "store.collect([arrays], 5, file, threshold=0.0, test_fraction=0.2)",
     "dataset": "save(Dataset('noise', *images(), *images()), file)",
-    "figure": "exec('with whole(file) as f: plt.imsave(f, np.random.rand(1000, 1000, 3), format=\"png\")')",
+    "figure": "exec('with write(file) as f: plt.imsave(f, np.random.rand(1000, 1000, 3), format=\"png\")')",
 }
 SCRIPT = """
 import sys
@@ -52,7 +52,7 @@ from dwp.kernels import store
 from dwp.training.checkpoints import Checkpoint
 from dwp.data.dataset import Dataset, save
 from dwp.errors import StorageError
-from dwp.files import whole
+from dwp.files import atomic_write as write
 file, arrays = Path(sys.argv[1]), sys.argv[2]
 images = lambda: (torch.zeros(5000, 1, 28, 28, dtype=torch.uint8), torch.arange(5000) % 9)
 try:
@@ -120,7 +120,8 @@ def test_the_disk_is_only_blamed_for_what_it_did(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
-    kill = "import os, sys; from dwp.files import whole\nwith whole(sys.argv[1]): os.kill(os.getpid(), 9)"
+    kill = "import os, sys; from dwp.files import atomic_write as write\n"
+    kill += "with write(sys.argv[1]): os.kill(os.getpid(), 9)"
     for name in ("nets-000-009.csv", "nets-000.csv"):
         subprocess.run([sys.executable, "-c", kill, tmp_path / name], cwd=ROOT, check=False)
     assert len(list(tmp_path.iterdir())) == 2

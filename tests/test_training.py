@@ -9,7 +9,8 @@ from training_samples import CPU, FAST, Point, assert_same, noisy_run
 
 from dwp.errors import InputError
 from dwp.nn.precision import autocast
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 # Schedule
 
@@ -39,7 +40,7 @@ def test_rates():
     [
         ({}, "steps or epochs.*None and None"),
         ({"steps": 3, "epochs": 2}, "steps or epochs.*3 and 2"),
-        ({"steps": 3, "decay": "cosine"}, "'cosine' is not known; use linear or constant"),
+        ({"steps": 3, "decay": "cosine"}, "decay: 'cosine' is not known; use one of linear, constant"),
     ],
 )
 def test_schedule_refuses(arguments, message):

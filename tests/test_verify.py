@@ -40,7 +40,7 @@ def test_verify_names_what_is_missing_damaged_or_in_no_manifest(results, capsys)
         ("vae-7x7.safetensors", "damaged"),
         ("norms.png", "damaged"),
         ("nets-000-009.manifest.json", "damaged"),
-        (".vae-7x7-x1.csv", "unnamed"),
+        (".vae-7x7-x1.csv", "unfinished"),
     } <= faults
     assert main(["verify", OTHER_PRIOR.version]) == 0
 
@@ -115,7 +115,7 @@ def test_what_a_killed_job_left_is_mentioned_and_no_fault(results, capsys):
         (prior / name).write_text("half")
     assert main(["verify"]) == 0
     out = capsys.readouterr().out
-    assert out.count("in no manifest: ") == 4
+    assert out.count("unfinished: ") == 4
     assert "14 files as written, 0 missing or damaged\n" in out
 
 
@@ -127,7 +127,7 @@ def test_what_a_job_at_work_has_written_is_no_fault_yet(results, capsys):
     locks.mkdir(parents=True)
     (locks / "0.output.lock").write_text("results/priors/0123abcd/vae-5x5.csv\n")
     assert main(["verify"]) == 0
-    assert "in no manifest: " in capsys.readouterr().out
+    assert "unfinished: " in capsys.readouterr().out
     # No job is a day between its files and their manifest.
     backdate(prior, 1.1)
     assert main(["verify"]) == 1

@@ -25,6 +25,7 @@ from version_samples import (
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.cli import main
+from dwp.pipeline.config import read
 from dwp.pipeline.config_files import read_config
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact
@@ -48,7 +49,7 @@ def test_versions_say_what_they_are_and_come_in_the_order_of_the_pipeline(result
     assert (source.names, len(source.manifests)) == (["nets"], 2)
     assert source.size == sum(path.stat().st_size for path in source.folder.iterdir())
     assert artifact_store.find(found, PRIOR.version).spec["inputs"] == {"source": label(SOURCE)}
-    assert not any(version.unnamed_files for version in found)
+    assert not any(version.unrecorded_files for version in found)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_versions_say_what_they_are_and_come_in_the_order_of_the_pipeline(result
     ],
 )
 def test_a_name_leaves_out_setting_and_shard(results, stem, name):
-    put(Artifact("priors", {"stem": stem}), f"{stem}.csv")
+    put(Artifact("source" if name == "nets" else "priors", {"stem": stem}), f"{stem}.csv")
     assert name in [name for version in artifact_store.read() for name in version.names]
 
 
@@ -132,12 +133,12 @@ def test_what_is_being_written_is_kept_for_a_day(results):
     empty.mkdir(parents=True)
     half = results / "priors" / OTHER_PRIOR.version
     (half / "vae-5x5.log").write_text("started\n")
-    remove, keep = artifact_store.unwanted(artifact_store.read(), {label(SOURCE)})
+    remove, keep = artifact_store.unreferenced(artifact_store.read(), {label(SOURCE)})
     assert sorted(labels(keep)) == sorted(["kernels/0123abcd", label(OTHER_PRIOR)])
     assert label(SOURCE) not in labels(remove)
     for folder in (empty, half):
         backdate(folder, 1.1)
-    remove, keep = artifact_store.unwanted(artifact_store.read(), {label(SOURCE)})
+    remove, keep = artifact_store.unreferenced(artifact_store.read(), {label(SOURCE)})
     assert keep == []
     assert {"kernels/0123abcd", label(OTHER_PRIOR)} <= set(labels(remove))
 
@@ -157,8 +158,8 @@ def test_prune_shows_first_deletes_with_yes_and_stays_in_results(results, tmp_pa
 
     assert main(["prune", "--yes", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert set(shown["unwanted"]) == set(map(label, (SOURCE, OTHER_SOURCE, PRIOR, OTHER_PRIOR, REPORT)))
-    assert all(size > 0 for size in shown["unwanted"].values())
+    assert set(shown["unused"]) == set(map(label, (SOURCE, OTHER_SOURCE, PRIOR, OTHER_PRIOR, REPORT)))
+    assert all(size > 0 for size in shown["unused"].values())
     assert artifact_store.read() == []
     assert not any((results / "latest").rglob("*"))
     assert (outside / "mine.txt").exists()
@@ -178,11 +179,11 @@ def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
     assert main(["prune"]) == 0
     (locks / "0.output.lock").unlink()
 
-    claiming = (
-        "from dwp.pipeline.run_locks import claim; "
-        "claim(['results/source/0123abcd/a']); print(flush=True); input()"
+    locking = (
+        "from dwp.pipeline.run_locks import lock; "
+        "lock(['results/source/0123abcd/a']); print(flush=True); input()"
     )
-    command, pipe = [sys.executable, "-c", claiming], subprocess.PIPE
+    command, pipe = [sys.executable, "-c", locking], subprocess.PIPE
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": str(ROOT)}
     ) as run:
@@ -247,7 +248,7 @@ def test_overlays_are_laid_over_as_snakemake_does(tmp_path):
     expected = yaml.safe_load((ROOT / "config.yaml").read_text())
     for file in (first, second):
         update_config(expected, yaml.safe_load(file.read_text()))
-    assert read_config([first, second]) == expected
+    assert read_config([first, second]) == read(expected)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dwp.training.loop import Schedule, fit
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 FAST = Schedule(lr=0.01, steps=20, batch=8, precision="float32")

@@ -1,4 +1,4 @@
-"""Bayesian convolutions: any ordinary model made Bayesian, its ELBO, its predictions."""
+"""Bayesian convolutions: conversion of a model, its KL divergence, and its predictions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwp.bayes import posteriors
+from dwp.bayes import posteriors, settings
 from dwp.bayes.matching import Priors, match_layers, title
 from dwp.bayes.posteriors import ALL, Factorised
 from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
 from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
 from dwp.nn.precision import at_least_float32
+from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.distributions import noise_like
 
@@ -21,14 +22,14 @@ __all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "pr
 
 
 class BayesConv2d(Stochastic):
-    """A convolution with a posterior over its kernels and a prior that they pay for.
+    """A convolution with a posterior over its kernels and a prior.
 
-    Every argument of the convolution it replaces is kept, and so are its training mode and which
-    of weight and bias are trained; the bias stays deterministic and outside the variance.
+    It keeps all arguments of the convolution that it replaces, its training mode, and which of weight
+    and bias are trained. The bias stays deterministic.
 
     Args:
-        convolution: what to replace; the posterior starts from its weight [o, i, k, k].
-        prior: over k×k kernels, shared by all (out, in) pairs; held as it is, see `Posterior`.
+        convolution: the layer to replace; the posterior starts from its weight [o, i, k, k].
+        prior: over k×k kernels, shared by all (out, in) pairs; not copied, see `Posterior`.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
     """
 
@@ -52,13 +53,13 @@ class BayesConv2d(Stochastic):
         if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
             mean, log_variance = self.posterior.moments()
             location = self._convolve(x, mean, self.bias, padding)
-            # As the plain sum, whose terms are not negative: rounding of a fast form may take it below zero.
+            # By the direct sum, whose terms are not negative; rounding of a fast form could go below zero.
             squares, variances = at_least_float32(x).square(), at_least_float32(log_variance).exp()
             variance = self._convolve(squares, variances, None, padding, plain=True)
-            # The floor keeps root and gradient finite where no input reaches an output.
+            # The floor keeps the gradient of the root finite where all inputs of an output are zero.
             deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
             return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
-        # Other posteriors have no law of the outputs to draw from: one sample of the weights for all images.
+        # For other posteriors the outputs have no closed form: one sample of the weights for all images.
         sampled = self.noise is not Noise.NONE
         weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
         return self._convolve(x, weight, self.bias, padding)
@@ -68,7 +69,7 @@ class BayesConv2d(Stochastic):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        padding: tuple[int, int] | str,
+        padding: tuple[int, ...] | str,
         *,
         plain: bool = False,
     ) -> Tensor:
@@ -76,15 +77,15 @@ class BayesConv2d(Stochastic):
         return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
-        """Return what the layer's kernels cost under their prior, in nats, summed; see `Prior.kl`."""
+        """Return the KL divergence of the posterior from the prior, in nats, summed; see `Prior.kl`."""
         return self.posterior.kl(estimator)
 
 
 def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> nn.Module:
     """Replace every convolution of a model, in place, by a Bayesian one that starts from its weights.
 
-    The model keeps a frozen copy of each prior, see `priors`. A layer at several places of the
-    model is replaced by one Bayesian layer.
+    The model keeps a frozen copy of each prior, see `priors`. A layer that is used at several places is
+    replaced by one Bayesian layer.
 
     Args:
         model: any module with `nn.Conv2d` layers.
@@ -100,7 +101,7 @@ def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> n
             (see `matching.match_layers`; a subclass of `nn.Conv2d` with a forward of its own; hooks), or a
             prior does not go with the form; the model is then left as it was.
     """
-    posteriors.find(form)
+    settings.find(form)
     matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
     own: dict[Prior, Prior] = {}
     layers = []
@@ -118,7 +119,7 @@ def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> n
 
 
 def _check_replaceable(name: str, convolution: nn.Conv2d) -> None:
-    # As the instance has them: some libraries replace the method of a single layer.
+    # Of the instance, since some libraries replace the methods of a single layer.
     forward, inner = (
         getattr(getattr(convolution, name), "__func__", None) for name in ("forward", "_conv_forward")
     )
@@ -141,20 +142,29 @@ def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
 
 
 def priors(model: nn.Module) -> list[Prior]:
-    """Return the priors that a Bayesian model holds, each once, in the order of its layers.
+    """Return the priors of a Bayesian model, each once, in the order of its layers.
 
-    They are the model's own, frozen, and neither among its parameters and submodules nor in its
-    state dict. They follow it to another device, not to another dtype, and copies and pickles of the
-    model include them.
+    They are frozen copies and belong to neither the parameters, the submodules nor the state dict of the
+    model. They follow it to another device but not to another dtype, and are part of its copies and pickles.
     """
     return list(dict.fromkeys(layer.posterior.prior for layer in bayesian_layers(model)))
 
 
-def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
-    """Return the KL of all Bayesian layers, in nats, summed; each layer's is estimated as `estimator` says.
+def reverse_models(model: nn.Module) -> list[nn.Module]:
+    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
+    models = [prior.reverse_model() for prior in priors(model)]
+    return [one.requires_grad_(True) for one in models if one is not None]
 
-    It is computed in the dtype of each prior, or that of the layer if the prior has no tensors, and
-    in float32 at least.
+
+def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
+    """Return the KL divergence of all Bayesian layers from their priors, in nats, summed.
+
+    It is computed in the dtype of each prior, or of the layer if the prior has no tensors, and in
+    float32 at least.
+
+    Args:
+        model: a Bayesian model.
+        estimator: how to estimate the KL of each layer where it has no closed form.
 
     Raises:
         InputError: the model has no Bayesian layers.
@@ -164,35 +174,34 @@ def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
         raise InputError(
             f"kl: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
         )
-    return sum(layer.kl(estimator) for layer in layers)
+    first, *others = (layer.kl(estimator) for layer in layers)
+    return sum(others, first)
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, images: Tensor, samples: int, generator_seed: int = 0, chunk: int = 250
 ) -> Tensor:
-    """Return class probabilities of an ensemble: of posterior samples, or of samples of dropout.
+    """Return class probabilities of an ensemble of samples of the weights, or of dropout masks.
 
     Args:
-        model: from images [n, c, h, w] to logits; every module is left in the noise mode and training mode
-            that it had, also when the model fails.
+        model: from images [n, c, h, w] to logits; the noise mode and training mode of every module are
+            restored, also after an error.
         images: [n, c, h, w].
         samples: members of the ensemble; 0 predicts with the posterior mean.
-        generator_seed: of the noise; member i is the same whatever the number of images.
+        generator_seed: seed of the noise; member i does not depend on the number of images.
         chunk: images at a time.
 
     Returns:
         Probabilities [members, n, classes] in float64; the mean over members is the prediction.
     """
     members = []
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
+    with _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
         for member in range(max(samples, 1)):
-            torch.manual_seed(generator_seed * 1_000_003 + member)
             # One sample of the weights serves all images.
-            with fixed_weight_sample(model):
+            with seeded(derived_seed(generator_seed, member), images.device), fixed_weight_sample(model):
                 logits = torch.cat([model(part) for part in images.split(chunk)])
-            # Twice the precision, for probabilities below those of float32, where the device has it.
+            # In double precision, for probabilities too small for float32; MPS does not have it.
             wide = logits.cpu() if logits.device.type == "mps" else logits
             members.append(wide.double().softmax(1))
     return torch.stack(members)

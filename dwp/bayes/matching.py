@@ -1,11 +1,13 @@
-"""Which prior each convolution of a model gets, for initialisation and for conversion alike."""
+"""Match the convolutions of a model with priors, for initialisation and for conversion."""
 
 import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from dwp.bayes.posteriors import Posterior
@@ -13,10 +15,12 @@ from dwp.errors import InputError
 from dwp.priors.base import Prior
 
 Priors = Prior | Iterable[Prior] | Mapping[int | str, Prior | None]
-"""One prior, one for each kernel size, or priors by kernel size or layer name, the name going first;
+"""One prior, one for each kernel size, or priors by kernel size or layer name; the name takes precedence.
 None leaves layers as they are."""
 
-# What a way to compute a parameter leaves on its layer, and what undoes it.
+Layer = TypeVar("Layer", bound=_ConvNd)
+
+# The attribute that shows that a parameter is computed from others, and the function that undoes it.
 _UNDONE_BY = {
     "parametrizations": "parametrize.remove_parametrizations",
     "{}_mask": "prune.remove",
@@ -26,30 +30,30 @@ _UNDONE_BY = {
 
 
 @dataclass(frozen=True)
-class Match:
-    """A layer, all its names in the model (one, unless it is used at several places), and its prior."""
+class Match(Generic[Layer]):
+    """A layer, all its names in the model (several if it is used at several places), and its prior."""
 
     names: list[str]
-    layer: nn.Conv2d | nn.ConvTranspose2d
+    layer: Layer
     prior: Prior
 
 
 def match_layers(
     model: nn.Module,
     priors: Priors,
-    kinds: tuple[type[nn.Module], ...],
+    kinds: tuple[type[Layer], ...],
     parameters: tuple[str, ...] = ("weight",),
     *,
     every: bool = False,
-) -> list[Match]:
-    """Return the layers of a model that get a prior, in its order. Layers inside priors do not count.
+) -> list[Match[Layer]]:
+    """Return the layers of a model that get a prior, in its order. Layers inside priors are skipped.
 
     Args:
         model: any module.
         priors: see `Priors`.
-        kinds: of layers.
-        parameters: names of those that the caller is about to change.
-        every: refuse layers without a prior, unless it is None; otherwise leave them out.
+        kinds: classes of layers.
+        parameters: names of the parameters that the caller will change.
+        every: refuse layers without a prior, except where it is None; otherwise skip them.
 
     Raises:
         InputError: a key or a prior belongs to no layer, a layer has two or (with `every`) no prior,
@@ -58,10 +62,10 @@ def match_layers(
     """
     for name, module in model.named_modules():
         if isinstance(module, Posterior):
-            layer = title(name.rpartition(".")[0])
-            raise InputError(f"{layer} is Bayesian already; initialise a model, then convert it, once")
+            where = title(name.rpartition(".")[0])
+            raise InputError(f"{where} is Bayesian already; initialise a model, then convert it, once")
     by_key = _by_key(priors)
-    layers: dict[nn.Module, list[str]] = {}
+    layers: dict[Layer, list[str]] = {}
     for name, layer in _places(model, kinds):
         layers.setdefault(layer, []).append(name)
     if not layers:
@@ -69,9 +73,9 @@ def match_layers(
             f"model: priors are for the convolutions of a model; it has none (a {type(model).__name__})"
         )
     _check_names(by_key, [name for names in layers.values() for name in names])
-    chosen = [Match(names, layer, _choose(names, layer, by_key, every)) for layer, names in layers.items()]
+    chosen = [(names, layer, _choose(names, layer, by_key, every)) for layer, names in layers.items()]
     _check_sizes(by_key, layers)
-    matches = [one for one in chosen if one.prior is not None]
+    matches = [Match(names, layer, prior) for names, layer, prior in chosen if prior is not None]
     if not matches:
         raise InputError("priors: no convolution of the model has one; there is nothing left to do")
     owners = defaultdict(list)
@@ -120,13 +124,11 @@ def _check_prior(where: str, prior: object) -> None:
         )
 
 
-def _places(
-    module: nn.Module, kinds: tuple[type[nn.Module], ...], name: str = ""
-) -> Iterator[tuple[str, nn.Module]]:
+def _places(module: nn.Module, kinds: tuple[type[Layer], ...], name: str = "") -> Iterator[tuple[str, Layer]]:
     if isinstance(module, kinds):
         yield name, module
     elif not isinstance(module, Prior):
-        # `named_children` leaves out the second place of a module.
+        # `named_children` would skip the second place of a module.
         for key, child in module._modules.items():
             if child is not None:
                 yield from _places(child, kinds, f"{name}.{key}" if name else key)
@@ -142,9 +144,9 @@ def _check_names(by_key: Mapping[int | str, Prior | None], names: list[str]) -> 
 
 
 def _choose(
-    names: list[str], layer: nn.Module, by_key: Mapping[int | str, Prior | None], every: bool
+    names: list[str], layer: _ConvNd, by_key: Mapping[int | str, Prior | None], every: bool
 ) -> Prior | None:
-    own = [name for name in names if name in by_key]
+    own: list[int | str] = [name for name in names if name in by_key]
     for name in own[1:]:
         if by_key[name] is not by_key[own[0]]:
             raise InputError(f"priors: {own[0]} and {name} are one layer; give it one prior")
@@ -165,7 +167,7 @@ def _choose(
     return prior
 
 
-def _check_sizes(by_key: Mapping[int | str, Prior | None], layers: Iterable[nn.Module]) -> None:
+def _check_sizes(by_key: Mapping[int | str, Prior | None], layers: Iterable[_ConvNd]) -> None:
     sizes = sorted({layer.kernel_size for layer in layers})
     for size in by_key:
         if not isinstance(size, str) and (size, size) not in sizes:

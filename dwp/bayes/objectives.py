@@ -1,7 +1,6 @@
-"""What is minimised: losses of ordinary and of Bayesian classifiers, per example.
+"""Training objectives of ordinary and Bayesian classifiers, per example.
 
-Each builds a function of a minibatch that returns the scalar to minimise and its
-terms, as `training.fit` takes it.
+Each function returns a loss: from a minibatch to the scalar to minimise and its terms, see `training.fit`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
-    """Return mean cross-entropy in nats, plus `l2` times the squared norm of the convolution kernels."""
+    """Return the loss: mean cross-entropy in nats, plus `l2` times the squared norm of the kernels."""
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         nll = functional.cross_entropy(at_least_float32(model(images)), labels)
@@ -28,11 +27,15 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
 
 
 def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()) -> Loss:
-    """Return the negative ELBO per example: mean NLL + KL / examples, in nats.
+    """Return the loss: the negative ELBO per example, mean NLL + KL / examples, in nats.
 
-    The KL is a sum over all weights and `examples` counts the whole training set, so
-    that this times `examples` is the paper's bound, whatever the batch (paper, eq. 9).
-    It is estimated as `estimator` says, see `Prior.kl`.
+    The KL is summed over all weights and `examples` is the size of the training set, so that the loss
+    times `examples` is the paper's bound for any batch size (paper, eq. 9).
+
+    Args:
+        model: a Bayesian model, from images to logits.
+        examples: size of the training set.
+        estimator: how to estimate the KL, see `Prior.kl`.
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,7 +47,7 @@ def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()
 
 
 def together(losses: Sequence[Loss]) -> Loss:
-    """Return the loss of networks that are trained side by side, each as if alone; terms are their means."""
+    """Return the loss of networks that are trained together, each as if alone; terms are means over them."""
 
     def loss(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         values, terms = zip(*(one(*batch) for one in losses), strict=True)

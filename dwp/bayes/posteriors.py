@@ -1,38 +1,44 @@
-"""Approximate posteriors over the kernels of a convolution: what a Bayesian layer learns.
+"""Approximate posteriors over the kernels of a convolution, which Bayesian layers learn.
 
-Each form is a module that starts from a weight, samples weights and knows what they
-cost under its prior; forms are found by name.
+Each form is a module that is initialised from a weight, samples weights and computes their KL
+divergence from the prior; forms are found by name.
 """
 
 import functools
 import itertools
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.bayes.settings import FORMS, find
 from dwp.errors import InputError
-from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.base import KLEstimator, Prior, PriorWithCodes
 from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
 
 ALL = KLEstimator()
 
 
 class Posterior(nn.Module):
-    """A distribution over a weight [o, i, k, k], with the prior that its kernels pay for.
+    """A distribution over a weight [o, i, k, k], with the prior over its kernels.
 
-    Subclasses take (weight, prior) and start from that weight. The prior is no submodule, so that
-    it is not trained, cast or saved with the posterior; it only moves along to other devices.
+    The prior is not a submodule, so that it is not trained, cast or saved with the posterior; it
+    only follows it to other devices.
+
+    Args:
+        weight: to start from, [o, i, k, k].
+        prior: over k×k kernels.
     """
 
     prior: Prior
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__()
-        # Past `nn.Module`, which would take it for a submodule.
+        self.shape = weight.shape
+        # Not by assignment, which would register it as a submodule.
         self.__dict__["prior"] = prior
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -40,28 +46,22 @@ class Posterior(nn.Module):
         _beside(self.prior, next(self.parameters()))
         return self
 
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a kind of prior that this form cannot be used with."""
-        if prior.kl is Prior.kl and prior.log_prob is Prior.log_prob:
-            raise InputError(f"{prior.kind} has no density; use another")
-
     def weight(self, *, sampled: bool) -> Tensor:
         """Return one sample of the weight, or its centre, [o, i, k, k]."""
         raise NotImplementedError
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
-        """Return the cost under the prior, in nats, summed over all kernels; see `Prior.kl`."""
+        """Return the KL divergence from the prior, in nats, summed over all kernels; see `Prior.kl`."""
         raise NotImplementedError
 
 
 class Factorised(Posterior):
-    """A Gaussian over every weight: subclasses have a `mean` and give the `moments`."""
+    """A Gaussian over every weight; subclasses have a `mean` and define `moments`."""
 
     mean: nn.Parameter
 
     def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, shaped like the weight, in a dtype; None: that of the parameters."""
+        """Return mean and log-variance, shaped like the weight, in `dtype` or that of the parameters."""
         raise NotImplementedError
 
     def weight(self, *, sampled: bool) -> Tensor:
@@ -70,7 +70,7 @@ class Factorised(Posterior):
         return mean + (0.5 * log_variance).exp() * noise_like(mean) if sampled else mean
 
     def kernels(self) -> GaussianPosterior:
-        """Return the posterior as M = o·i kernels, [M, 1, k, k], in the dtype that costs are computed in."""
+        """Return the posterior over M = o·i kernels, [M, 1, k, k], in the dtype of the prior."""
         dtype = _dtype(self.prior, self.mean.dtype)
         return GaussianPosterior(*map(_as_kernels, self.moments(dtype)))
 
@@ -85,7 +85,7 @@ class Additive(Factorised):
     initial_log_variance = -10.0
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
-        super().__init__(prior)
+        super().__init__(weight, prior)
         self.mean = nn.Parameter(_copy(weight))
         self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
 
@@ -103,7 +103,7 @@ class TruncatedAlpha(Factorised):
     initial_a = -2.0
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
-        super().__init__(prior)
+        super().__init__(weight, prior)
         self.mean = nn.Parameter(_copy(weight))
         self.a = nn.Parameter(torch.full_like(self.mean, self.initial_a))
 
@@ -118,88 +118,60 @@ class TruncatedAlpha(Factorised):
 
 
 class Point(Posterior):
-    """A single value of each kernel: with -log p(w) as its cost, training finds the MAP estimate.
-
-    The cost is that of `Prior.kl` without the entropy, which a point does not have.
-    """
+    """A point mass on each kernel; with -log p(w) in place of the KL, training finds the MAP estimate."""
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
-        super().__init__(prior)
+        super().__init__(weight, prior)
         self.value = nn.Parameter(_copy(weight))
-
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a prior whose density is not known."""
-        if prior.log_prob is Prior.log_prob:
-            raise InputError(f"{prior.kind} has no density; use another")
 
     def weight(self, *, sampled: bool) -> Tensor:
         """Return the weight, [o, i, k, k]; there is nothing to sample."""
         return self.value
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
-        """Return -log p(w) in nats, summed over all kernels (an upper bound where `log_prob` is a lower)."""
+        """Return -log p(w), or an upper bound, in nats, summed over all kernels; see `Prior.log_prob`."""
         value = self.value.to(_dtype(self.prior, self.value.dtype))
         return self.prior.cross_entropy(PointMass(_as_kernels(value)), estimator)
 
 
 class Latent(Posterior):
-    """A Gaussian over the code of each kernel; the kernel is the mean that the decoder makes of it (DWR).
+    """A Gaussian over the latent code of each kernel; the kernel is the decoder's mean (DWR).
 
-    Starts from the codes that the reverse model r(z|w) gives to the weight's kernels.
+    It starts from the codes of the weight's kernels under the reverse model r(z|w).
     """
 
     initial_log_variance = -10.0
 
     def __init__(self, weight: Tensor, prior: Prior) -> None:
-        super().__init__(prior)
+        super().__init__(weight, prior)
         with torch.no_grad():
-            code = prior.encode(_as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
-        self.shape = weight.shape
+            code = self._coded.encode(_as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
         self.mean = nn.Parameter(_copy(code.to(weight.dtype)))
         self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
+
+    @property
+    def _coded(self) -> PriorWithCodes:
+        return cast("PriorWithCodes", self.prior)
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the codes, each [o·i, latent], in the dtype of the prior."""
         dtype = _dtype(self.prior, self.mean.dtype)
         return self.mean.to(dtype), self.log_variance.to(dtype)
 
-    @classmethod
-    def check(cls, prior: type[Prior]) -> None:
-        """Raise InputError for a prior without codes."""
-        if not hasattr(prior, "decode"):
-            raise InputError(f"{prior.kind} has no latent code; use a vae")
-
     def weight(self, *, sampled: bool) -> Tensor:
-        """Return what the decoder makes of a sample of the codes, or of their means, [o, i, k, k]."""
+        """Return the decoded sample of the codes, or their decoded means, [o, i, k, k]."""
         code, log_variance = self.codes()
         if sampled:
             code = code + (0.5 * log_variance).exp() * torch.randn_like(code)
-        return self.prior.decode(code)[0].view(self.shape).to(self.mean.dtype)
+        return self._coded.decode(code)[0].view(self.shape).to(self.mean.dtype)
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
         """Return KL(q(z) || p(z)) in nats, summed over all kernels."""
         mean, log_variance = self.codes()
-        return self.prior.code_kl(mean, log_variance.exp()).sum()
+        return self._coded.code_kl(mean, log_variance.exp()).sum()
 
 
-FORMS: dict[str, type[Posterior]] = {
-    "additive": Additive,
-    "truncated_alpha": TruncatedAlpha,
-    "point": Point,
-    "latent": Latent,
-}
-
-
-def find(form: str) -> type[Posterior]:
-    """Return the class of a form.
-
-    Raises:
-        InputError: there is no such form.
-    """
-    if form not in FORMS:
-        raise InputError(f"posterior: {form!r} is not known; use one of {', '.join(FORMS)}")
-    return FORMS[form]
+_CLASSES = dict(zip(FORMS, (Additive, TruncatedAlpha, Point, Latent), strict=True))
 
 
 def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
@@ -208,37 +180,37 @@ def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
     Raises:
         InputError: there is no such form, or the prior does not go with it.
     """
-    cls = find(form)
+    needs = find(form)
     try:
-        cls.check(type(prior))
+        needs.check(prior.settings_class)
     except InputError as error:
         raise InputError(f"posterior {form}: prior {error}") from None
-    return cls(weight, prior)
+    return _CLASSES[form](weight, prior)
 
 
 def own(prior: Prior, weight: Tensor) -> Prior:
-    """Return a copy of a prior for a model to keep: frozen, where the weight is, in float32 or wider."""
+    """Return a frozen copy of a prior for a model, on the weight's device, in float32 or wider."""
     copy = deepcopy(prior).eval().requires_grad_(False)
     return _beside(copy.to(_dtype(copy, torch.float32)), weight)
 
 
 def _beside(prior: Prior, tensor: Tensor) -> Prior:
-    # A prior on the meta device would have lost what it was fitted to.
+    # On the meta device the prior would lose its parameters.
     return prior if tensor.is_meta else prior.to(tensor.device)
 
 
 def _dtype(prior: Prior, otherwise: torch.dtype) -> torch.dtype:
-    """Return the dtype that a prior computes in, `otherwise` if it has no tensors; float32 at least."""
+    """Return the dtype of a prior, or `otherwise` if it has no tensors; float32 at least."""
     tensors = itertools.chain(prior.parameters(), prior.buffers())
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {otherwise}
     return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 def _copy(weight: Tensor) -> Tensor:
-    # In the order of its shape, which files of safetensors ask for.
+    # Contiguous, as safetensors needs it.
     return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _as_kernels(weight: Tensor) -> Tensor:
-    # In the order of their shape, so that the same noise meets them however the weight is held.
+    # Contiguous, so that the same noise goes to the same weights for any memory format.
     return weight.flatten(0, 1)[:, None].contiguous()

@@ -1,12 +1,11 @@
 """Image data sets by name, held as whole tensors, and few-shot splits of them.
 
-`build` makes a `Dataset`; `identity` tells, without building it, everything
-its bytes depend on.  Names that need PyTorch are imported on first use, so
-that a workflow can be parsed without it.
+`build` makes a `Dataset`; `identity` returns what its bytes depend on without building it. Names that
+need PyTorch are imported on first use, so that a workflow can be parsed without it.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwp.data.catalogue import NAMES, build, identity, image_shape, train_size
 
@@ -19,7 +18,7 @@ __all__ = ["NAMES", "Dataset", "build", "few_shot", "identity", "image_shape", "
 _LAZY = {"Dataset": "dataset", "load": "dataset", "save": "dataset", "few_shot": "splits"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

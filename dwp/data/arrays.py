@@ -1,8 +1,8 @@
-"""Read a data set of one's own: four NumPy arrays, without unpickling anything.
+"""A user's data set: a folder with four NumPy arrays, which are read without unpickling.
 
-`train_images.npy` and `test_images.npy`, uint8 [n, c, h, w] with h = w, `train_labels.npy` and
-`test_labels.npy`, integers [n]. The labels of C classes are 0 to C - 1, each with training images.
-The folder's name is that of the data set.
+The arrays are `train_images.npy` and `test_images.npy`, uint8 [n, c, h, w] with h = w, and
+`train_labels.npy` and `test_labels.npy`, integers [n]. The labels of C classes are 0 to C - 1; every class
+has training images. The folder has the name of the data set.
 """
 
 from pathlib import Path
@@ -22,65 +22,78 @@ FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class ArraySet:
-    """A set in a local folder that holds four arrays; see the module.
+    """A data set in a local folder with four arrays, see the module. It reads no other folder.
 
     Args:
-        name: of the data set.
+        own: the folder.
         image_shape: (c, h, w) of its images.
     """
 
     options: dict[str, Option] = {}  # noqa: RUF012
 
-    def __init__(self, name: str, image_shape: tuple[int, int, int]):
-        self.name, self.image_shape = name, image_shape
+    def __init__(self, own: Path, image_shape: tuple[int, int, int]) -> None:
+        self.own, self.image_shape = own, image_shape
 
     @classmethod
     def of(cls, folder: Path) -> "ArraySet":
-        """Return the set of a folder, its image shape read from a header; InputError for other images."""
+        """Return the data set in a folder; its image shape is read from a header.
+
+        Raises:
+            InputError: the training images are missing, or no uint8 [n, c, h, h].
+        """
         path, images = _map(folder, "train_images")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise InputError(f"{path}: images are {_described(images)}; allowed is uint8 [n, c, h, h]")
-        return cls(folder.name, images.shape[1:])
+        channels, height, width = images.shape[1:]
+        return cls(folder, (channels, height, width))
 
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Return whether any of the four files is in a folder."""
         return any((folder / f"{field}.npy").is_file() for field in FIELDS)
 
-    def checksums(self, options: dict, folder: Path) -> dict[str, str]:
-        """Return the SHA-256s of the files, after checking their headers and sizes."""
-        self._open(folder)
-        return {f"{field}.npy": f"sha256:{sha256(folder / f'{field}.npy')}" for field in FIELDS}
+    def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
+        """Check headers and sizes of the files and return their SHA-256s.
 
-    def train_size(self, options: dict, folder: Path) -> int:
+        Raises:
+            InputError: a file is missing, damaged or of another dtype or shape.
+        """
+        self._open()
+        return {f"{field}.npy": f"sha256:{sha256(self.own / f'{field}.npy')}" for field in FIELDS}
+
+    def train_size(self, options: dict, folder: Path | None) -> int:
         """Return the number of training images."""
-        return len(self._open(folder)["train_images"])
+        return len(self._open()["train_images"])
 
-    def build(self, options: dict, folder: Path, downloads: Path) -> "Dataset":
-        """Return the data set; InputError for bad files."""
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+        """Return the data set.
+
+        Raises:
+            InputError: a file is missing, damaged or of another dtype or shape.
+        """
         import torch
 
         from dwp.data.dataset import Dataset
 
-        arrays = self._open(folder)
+        arrays = self._open()
         tensors = {
             field: torch.from_numpy(np.array(array, np.uint8 if array.ndim == 4 else np.int64, order="C"))
             for field, array in arrays.items()
         }
-        return Dataset(self.name, **tensors)
+        return Dataset(self.own.name, **tensors)
 
-    def _open(self, folder: Path) -> dict[str, np.ndarray]:
-        """Return the arrays, mapped and not read; raise InputError naming the file for what is wrong."""
+    def _open(self) -> dict[str, np.ndarray]:
+        """Check the arrays and return them, memory-mapped."""
         arrays = {}
         for field in FIELDS:
-            path, arrays[field] = _map(folder, field)
+            path, arrays[field] = _map(self.own, field)
             self._check(path, arrays[field], field)
         for split in ("train", "test"):
             images, labels = len(arrays[f"{split}_images"]), len(arrays[f"{split}_labels"])
             if images != labels:
-                path = folder / f"{split}_labels.npy"
+                path = self.own / f"{split}_labels.npy"
                 raise InputError(f"{path}: {labels} labels for the {images} images of {split}_images.npy")
-        _check_classes(folder, np.unique(arrays["train_labels"]), np.unique(arrays["test_labels"]))
+        _check_classes(self.own, np.unique(arrays["train_labels"]), np.unique(arrays["test_labels"]))
         return arrays
 
     def _check(self, path: Path, array: np.ndarray, field: str) -> None:
@@ -93,7 +106,7 @@ class ArraySet:
 
 
 def _map(folder: Path, field: str) -> tuple[Path, np.ndarray]:
-    """Return a file and its array, mapped and not read; raise InputError where there is none, or no pixel."""
+    """Return the path of a field and its memory-mapped array; refuse a missing, damaged or empty one."""
     path = folder / f"{field}.npy"
     if not path.is_file():
         raise InputError(f"{path} is missing; expected {', '.join(f'{name}.npy' for name in FIELDS)}")
@@ -107,7 +120,7 @@ def _map(folder: Path, field: str) -> tuple[Path, np.ndarray]:
 
 
 def _check_classes(folder: Path, train: np.ndarray, test: np.ndarray) -> None:
-    """Refuse other labels than 0 to C - 1; both are distinct and ascending."""
+    """Refuse labels other than 0 to C - 1; both arrays are distinct and ascending."""
     if not np.array_equal(train, np.arange(len(train))):
         raise InputError(
             f"{folder / 'train_labels.npy'}: there are {len(train)} classes, with labels from {train[0]} "

@@ -1,29 +1,48 @@
-"""The data sets by name: one table of known ones, and those in the folders of `data_root`.
+"""Data sets by name: a table of known ones, and a user's own in the folders of `data_root`.
 
-A source is an object with `image_shape`, `options` (name -> Option), `checksums(options, folder)`,
-`train_size(options, folder)` and `build(options, folder, downloads)`; `folder` is the user's
-local copy or None.
-A new known set is one new line in SOURCES. One's own is a folder of `data_root` with four arrays,
-see `dwp.data.arrays`; its name is no known one, so that nothing published is taken for its own.
+A new known set is one new line in SOURCES. A user's own is a folder of `data_root` with four arrays, see
+`dwp.data.arrays`, under a name that is not a known one, so that it cannot be mistaken for a published set.
 """
 
 import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dwp.data.arrays import FIELDS, ArraySet
 from dwp.data.digits import Digits
 from dwp.data.downloaded import CifarSet, IdxSet, SvhnSet, notmnist_remotes, torchvision_remotes
 from dwp.data.glyphs import Glyphs
-from dwp.data.options import resolve
+from dwp.data.options import Option, resolve
 from dwp.errors import InputError
 
 if TYPE_CHECKING:
     from dwp.data.dataset import Dataset
 
-SOURCES = {
+
+class Source(Protocol):
+    """A data set that can be built; `folder` is the user's local copy or None, `options` are resolved."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return the shape (c, h, w) of an image."""
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Return the options by name."""
+
+    def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
+        """Return "algorithm:checksum" of the files that the bytes depend on, by relative name."""
+
+    def train_size(self, options: dict, folder: Path | None) -> int | None:
+        """Return the number of training images, or None where only building it tells."""
+
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+        """Return the data set."""
+
+
+SOURCES: dict[str, Source] = {
     "glyphs": Glyphs(),
     "digits": Digits(),
     "mnist": IdxSet("mnist", torchvision_remotes("MNIST")),
@@ -36,7 +55,7 @@ SOURCES = {
 }
 NAMES = tuple(SOURCES)
 EMBEDDED = ("glyphs", "digits")
-# Of one's own set: part of file names, and no path.
+# Names of a user's own sets: they become part of file names.
 _OWN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -47,59 +66,75 @@ def build(
     downloads: str | Path,
     options: Mapping | None = None,
 ) -> "Dataset":
-    """Build the data set `name`: rendered, read from a local folder, or downloaded.
+    """Build a data set: rendered, read from a local folder, or downloaded.
 
-    A folder `<data_root>/<name>` wins over the download: for the MNIST family
-    the four IDX files, gzip or not, with any number of images; for CIFAR and
-    SVHN the files as torchvision leaves them in its `root`.  Without a folder,
-    the verified downloads go to `<downloads>/<name>`, in the same layout.
-    Under any other name, the folder holds four arrays (see `dwp.data.arrays`).
+    Args:
+        name: a known name, or that of a folder of `data_root` with four arrays (see `dwp.data.arrays`).
+        data_root: folder with local copies; `<data_root>/<name>` takes precedence over the download.
+            For the MNIST family it has the four IDX files, gzip or not, with any number of images;
+            for CIFAR and SVHN the files as torchvision leaves them in its `root`.
+        downloads: folder for verified downloads, `<downloads>/<name>`, in the same layout.
+        options: of the data set, by name; the others have their defaults.
 
-    Raises InputError for an unknown name or option, a local file that is
-    missing, damaged or of the wrong format, a folder that a known set would
-    not read (arrays; any for a rendered set), and a failed download.
+    Raises:
+        InputError: the name or an option is not known, a local file is missing, damaged or of the wrong
+            format, a known set has a local folder that it does not read (with arrays; any for an
+            embedded set), or a download failed.
     """
     source, resolved, folder = _resolve(name, data_root, options)
     return source.build(resolved, folder, Path(downloads))
 
 
 def identity(name: str, *, data_root: str | Path | None = None, options: Mapping | None = None) -> dict:
-    """Return what the bytes of `build` depend on, as a JSON-able dict, building nothing.
+    """Return what the bytes of `build` depend on, as plain JSON, without building it.
 
-    Keys: `name`, `options` (all of them, resolved) and `files` (relative name
-    -> "algorithm:checksum" of the local files or of the downloads).  Local
-    files are checked on the way: raises what `build` would raise for them.
+    Returns:
+        `name`, `options` (all, resolved) and `files` (relative name -> "algorithm:checksum" of the
+        local files or of the downloads).
+
+    Raises:
+        InputError: see `build`; local files are checked.
     """
     source, resolved, folder = _resolve(name, data_root, options)
     return {"name": name, "options": resolved, "files": source.checksums(resolved, folder)}
 
 
 def image_shape(name: str, *, data_root: str | Path | None = None) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the images, without reading them; raises as `build` does."""
+    """Return (channels, height, width) of the images without reading them.
+
+    Raises:
+        InputError: see `build`.
+    """
     return _find(name, data_root)[0].image_shape
 
 
 def train_size(
     name: str, *, data_root: str | Path | None = None, options: Mapping | None = None
 ) -> int | None:
-    """Return the number of training images where it is known before anything is built, else None."""
+    """Return the number of training images, or None where only building the data set tells.
+
+    Raises:
+        InputError: see `build`.
+    """
     source, resolved, folder = _resolve(name, data_root, options)
     return source.train_size(resolved, folder)
 
 
-def _resolve(name, data_root, options):
+def _resolve(
+    name: str, data_root: str | Path | None, options: Mapping | None
+) -> tuple[Source, dict[str, int | float], Path | None]:
     source, folder = _find(name, data_root)
     return source, resolve(name, source.options, options), folder
 
 
-def _find(name, data_root):
-    """Return the source of a set and its local folder or None."""
+def _find(name: str, data_root: str | Path | None) -> tuple[Source, Path | None]:
+    """Return the source of a data set, and its local folder or None."""
     known = name in SOURCES
     folder = _local_folder(name, data_root) if known or _OWN_NAME.fullmatch(name) else None
     has_arrays = folder is not None and ArraySet.is_in(folder)
-    if not known and not has_arrays:
-        raise _unknown(name, data_root)
     if not known:
+        if folder is None or not has_arrays:
+            raise _unknown(name, data_root)
         return ArraySet.of(folder), folder
     advice = f"give a set of your own a name of its own, such as my-{name}"
     if has_arrays:

@@ -17,8 +17,13 @@ _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 class Dataset:
     """Labelled images, split into train and test.
 
-    Images are uint8 [n, c, h, w] with h = w, labels int64 [n] from 0.  Raises
-    InputError, naming the data set and the value, for tensors that are not so.
+    Attributes:
+        name: of the data set.
+        train_images, test_images: uint8 [n, c, h, w] with h = w.
+        train_labels, test_labels: int64 [n], from 0.
+
+    Raises:
+        InputError: a tensor has another dtype, shape or range.
     """
 
     name: str
@@ -27,7 +32,7 @@ class Dataset:
     test_images: torch.Tensor
     test_labels: torch.Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for split in SPLITS:
             self._check_split(split)
         train, test = (tuple(images.shape[1:]) for images in (self.train_images, self.test_images))
@@ -66,13 +71,14 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """The number of classes: the highest train label + 1."""
+        """Return the number of classes: the highest train label + 1."""
         return int(self.train_labels.max()) + 1
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape (c, h, w) of one image."""
-        return tuple(self.train_images.shape[1:])
+        """Return the shape (c, h, w) of one image."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
 
     def images(self, split: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the images of "train" or "test" as float32 [n, c, h, w] in [0, 1] on `device`."""
@@ -85,16 +91,21 @@ class Dataset:
 
 
 def save(dataset: Dataset, path: str | Path) -> None:
-    """Write `dataset` to a safetensors file; equal data sets give equal bytes."""
+    """Write a data set to a safetensors file; equal data sets give equal bytes.
+
+    Raises:
+        StorageError: see `files.atomic_write`.
+    """
     tensors = {key: getattr(dataset, key).cpu().contiguous() for key in _TENSORS}
-    # One metadata key only: safetensors does not promise an order of several.
+    # A single key of metadata, since safetensors writes several in any order.
     save_tensors(tensors, path, {"name": dataset.name})
 
 
 def load(path: str | Path) -> Dataset:
-    """Read what `save` wrote.
+    """Read a data set that `save` wrote.
 
-    Raises InputError when the file is missing, damaged or not a data set.
+    Raises:
+        InputError: the file is missing, damaged or not a data set.
     """
     try:
         with safe_open(path, framework="pt") as file:

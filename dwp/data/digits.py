@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Digits:
-    """Digits of 8x8 pixels, enlarged to 20x20 and padded to 28x28 like MNIST's, split by class."""
+    """Digits of 8×8 pixels, enlarged to 20×20 and padded to 28×28 like MNIST's; a stratified split."""
 
     # 1,000 images remain for training by default; each class needs both splits.
     image_shape = (1, 28, 28)
     options = {"test": Option(797, 10, 1_787), "seed": Option(0, 0, 2**32 - 1)}  # noqa: RUF012
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """No files: the images are part of scikit-learn and have never changed."""
+        """Return no checksums: the images are part of scikit-learn and have never changed."""
         return {}
 
     def train_size(self, options: dict, folder: Path | None) -> int:
@@ -37,11 +37,12 @@ class Digits:
 
         small, labels = load_digits(return_X_y=True)
         small = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        images = np.zeros((len(small), 1, 28, 28), np.uint8)
-        for image, source in zip(images, small, strict=True):
-            image[0, 4:24, 4:24] = Image.fromarray(source).resize((20, 20), Image.Resampling.BICUBIC)
+        padded = np.zeros((len(small), 1, 28, 28), np.uint8)
+        for image, source in zip(padded, small, strict=True):
+            enlarged = Image.fromarray(source).resize((20, 20), Image.Resampling.BICUBIC)
+            image[0, 4:24, 4:24] = np.asarray(enlarged)
         train, test = train_test_split(
             np.arange(len(labels)), test_size=options["test"], stratify=labels, random_state=options["seed"]
         )
-        images, labels = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+        images, labels = torch.from_numpy(padded), torch.from_numpy(labels.astype(np.int64))
         return Dataset("digits", images[train], labels[train], images[test], labels[test])

@@ -1,7 +1,7 @@
-"""Data sets made by others: local copies, or verified downloads in the same layout.
+"""Published data sets: local copies, or verified downloads in the same layout.
 
-torchvision knows the mirrors, the checksums and the formats; pooch fetches, so
-that a file exists under its name only when it is whole and verified.
+torchvision has the mirrors, the checksums and the formats. pooch downloads, so that a file has its
+name only once it is complete and verified.
 """
 
 import contextlib
@@ -9,22 +9,23 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwp.data import idx
 from dwp.data.options import Option
-from dwp.data.torchvision_import import torchvision_datasets
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.torchvision_import import torchvision_datasets
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from dwp.data.dataset import Dataset
 
 
 class Remote(NamedTuple):
-    """A file on the network: "algorithm:hex" of its content, and where to try for it, in order."""
+    """A file to download: "algorithm:hex" of its content, and its addresses in the order to try."""
 
     checksum: str
     urls: tuple[str, ...]
@@ -32,9 +33,9 @@ class Remote(NamedTuple):
 
 Remotes = dict[str, Remote]
 
-# Of an address: so often it is tried again, a second later, then two, three, …
+# How often an address is tried again, after one second, then two, then three, …
 RETRIES = 3
-# Without a byte; then the connection counts as broken.
+# Time without a byte after which the connection counts as broken.
 TIMEOUT_SECONDS = 60
 
 NOTMNIST_URL = (
@@ -71,9 +72,11 @@ def torchvision_remotes(class_name: str) -> Callable[[], Remotes]:
 def fetch(folder: Path, name: str, remote: Remote) -> Path:
     """Return `folder / name`, downloaded unless it is there with the right checksum.
 
-    What fails is tried again (`RETRIES`), from its beginning, then at the next address.
-    Raises InputError when no address gives the file; a file with another
-    checksum is never left under the name.
+    A failed download is repeated (`RETRIES`) from the beginning, then tried at the next address. A file
+    with another checksum is never left under the name.
+
+    Raises:
+        InputError: no address has the file.
     """
     import pooch
 
@@ -111,7 +114,7 @@ def _check_git_blob(path: Path, expected: str) -> None:
         raise ValueError(f"checksum {found} instead of {expected}")
 
 
-def _tensors(images: "np.ndarray", labels: "np.ndarray") -> tuple:
+def _tensors(images: "np.ndarray", labels: "np.ndarray | list[int]") -> "tuple[Tensor, Tensor]":
     """Return uint8 images [n, c, h, w] and labels [n], any integers, as tensors of a Dataset."""
     import numpy as np
     import torch
@@ -129,7 +132,7 @@ class IdxSet:
         self.name, self.remotes = name, remotes
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return SHA-256s of the local files, after checking them, or the pins of the downloads."""
+        """Check the local files and return their SHA-256s, or return those of the downloads."""
         if folder is None:
             return {name: remote.checksum for name, remote in self.remotes().items()}
         paths = idx.find(folder)
@@ -141,7 +144,11 @@ class IdxSet:
         return idx.check(idx.find(folder), self.image_shape[1:])["train_images"][0] if folder else None
 
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
-        """Return images uint8 [n, 1, h, w]; InputError for bad local files or failed downloads."""
+        """Return images uint8 [n, 1, h, w].
+
+        Raises:
+            InputError: a local file is missing or damaged, or a download failed.
+        """
         from dwp.data.dataset import Dataset
 
         if folder is None:
@@ -158,9 +165,9 @@ class IdxSet:
 
 
 class TorchvisionSet:
-    """A set in a format of its own, which torchvision reads, from the very files whose MD5s it knows.
+    """A set that torchvision reads, from files whose MD5s it knows.
 
-    Local copy and download are thus the same bytes and share their checksums.
+    Local copy and download are therefore the same bytes.
     """
 
     image_shape = (3, 32, 32)
@@ -170,8 +177,8 @@ class TorchvisionSet:
         self.name, self.class_name = name, class_name
 
     @property
-    def cls(self) -> type:
-        """The class of `torchvision.datasets`."""
+    def cls(self) -> Any:
+        """Return the class of `torchvision.datasets`."""
         return getattr(torchvision_datasets(), self.class_name)
 
     def train_size(self, options: dict, folder: Path | None) -> int | None:
@@ -183,7 +190,7 @@ class TorchvisionSet:
         raise NotImplementedError
 
     def download(self, folder: Path) -> None:
-        """Put the verified files into `folder`, if they are not there already."""
+        """Download the verified files to `folder`, unless they are there already."""
         raise NotImplementedError
 
     def splits(self, folder: Path) -> Iterator[tuple]:
@@ -191,13 +198,21 @@ class TorchvisionSet:
         raise NotImplementedError
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return the MD5s that torchvision demands, after checking a local copy against them."""
+        """Return the MD5s that torchvision knows, after checking a local copy against them.
+
+        Raises:
+            InputError: see `check`.
+        """
         if folder is not None:
             self.check(folder)
         return {name: f"md5:{md5}" for name, md5 in self.files().items()}
 
     def check(self, folder: Path) -> None:
-        """Raise InputError naming the first file in `folder` that is missing or has another MD5."""
+        """Check the files in a folder.
+
+        Raises:
+            InputError: a file is missing or has another MD5.
+        """
         for name, expected in self.files().items():
             path = folder / name
             if not path.is_file():
@@ -213,19 +228,23 @@ class TorchvisionSet:
                 )
 
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
-        """Return images uint8 [n, 3, 32, 32]; InputError for bad local files or failed downloads."""
+        """Return images uint8 [n, 3, 32, 32].
+
+        Raises:
+            InputError: a local file is missing or damaged, or a download failed.
+        """
         from dwp.data.dataset import Dataset
 
         if folder is None:
             folder = downloads / self.name
             self.download(folder)
-        # CIFAR's files are pickles: torchvision unpickles them, and only what has the known MD5.
+        # CIFAR's files are pickles, which torchvision loads; so only files with the known MD5 are opened.
         self.check(folder)
         train, test = (_tensors(*split) for split in self.splits(folder))
         return Dataset(self.name, *train, *test)
 
 
-def _md5():
+def _md5() -> "hashlib._Hash":
     return hashlib.md5(usedforsecurity=False)
 
 
@@ -274,5 +293,5 @@ class SvhnSet(TorchvisionSet):
             data = self.cls(folder, split=split)
             yield data.data, data.labels
 
-    def _listed(self) -> list:
+    def _listed(self) -> list[tuple[str, str, str]]:
         return [self.cls.split_list[split] for split in ("train", "test")]

@@ -1,12 +1,12 @@
-"""Glyphs: the letters A to J in the fonts that Matplotlib ships, a notMNIST in miniature.
+"""Glyphs: the letters A to J in the fonts that Matplotlib ships, a small notMNIST.
 
-Each (style, font, letter) is drawn once at high resolution; every image is a
-random affine view of one of these masters, with a blot, less contrast and
-noise.  Letters that are too easy teach networks too few kernels, so the
-defaults make the set about as hard as notMNIST.
+Each (style, font, letter) is drawn once at high resolution. An image is a random affine view of one of
+these masters, with a blot, reduced contrast and noise. On easy letters networks learn too few kernels, so
+the defaults make the set about as hard as notMNIST.
 """
 
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ from dwp.errors import InputError
 from dwp.files import sha256
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
     from dwp.data.dataset import Dataset
 
 LETTERS = "ABCDEFGHIJ"
@@ -31,8 +34,8 @@ FONTS = (
 )
 SIDE = 28
 
-# A master in pixels: the letter's box, a margin for thick strokes and inverted boxes, and
-# a black border, so that a look beyond the edge finds black.
+# A master in pixels: the letter's box, a margin for thick strokes and inverted boxes, and a black
+# border, which is what lies beyond the edge.
 _BOX, _MARGIN, _BORDER = 32, 4, 1
 _MASTER = _BOX + 2 * (_MARGIN + _BORDER)
 _OVERSAMPLING = 2
@@ -62,8 +65,8 @@ class Glyphs:
     }
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return one checksum of all fonts: the bytes depend on nothing else from outside."""
-        _style_shares(options)  # fails early
+        """Return one checksum of all fonts, the only files that the bytes depend on."""
+        _style_shares(options)  # raises before anything is built
         digests = "".join(sha256(path) for path in _font_paths())
         return {"fonts": "sha256:" + hashlib.sha256(digests.encode()).hexdigest()}
 
@@ -72,7 +75,11 @@ class Glyphs:
         return options["train"]
 
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
-        """Return images uint8 [n, 1, 28, 28], white on black; InputError if the shares exceed 1."""
+        """Return images uint8 [n, 1, 28, 28], white on black.
+
+        Raises:
+            InputError: the shares of the styles sum to more than 1, or a font is missing.
+        """
         import torch
 
         from dwp.data.dataset import Dataset
@@ -100,9 +107,13 @@ def _style_shares(options: dict) -> list[float]:
 
 
 def _font_paths() -> list[Path]:
-    import matplotlib
+    # Where its wheel has them; otherwise it knows, which takes a while to ask.
+    found = importlib.util.find_spec("matplotlib")
+    folder = Path((found and found.origin) or "nowhere").parent / "mpl-data" / "fonts" / "ttf"
+    if not folder.is_dir():
+        import matplotlib
 
-    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+        folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     paths = [folder / f"{font}.ttf" for font in FONTS]
     for path in paths:
         if not path.is_file():
@@ -126,11 +137,11 @@ def _masters() -> np.ndarray:
     return masters
 
 
-def _letter(font, letter: str):
+def _letter(font: "FreeTypeFont", letter: str) -> "Image":
     """Return `letter` as a large grey image, stretched to its box unless it is very narrow."""
     from PIL import Image, ImageDraw
 
-    left, top, right, bottom = font.getbbox(letter)
+    left, top, right, bottom = map(round, font.getbbox(letter))
     drawn = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(drawn).text((-left, -top), letter, font=font, fill=255)
     drawn = drawn.crop(drawn.getbbox())
@@ -141,7 +152,7 @@ def _letter(font, letter: str):
     return image
 
 
-def _styled(image) -> tuple:
+def _styled(image: "Image") -> tuple["Image", ...]:
     """Return the four STYLES of a large image."""
     from PIL import ImageChops, ImageFilter
 
@@ -150,7 +161,9 @@ def _styled(image) -> tuple:
     return image, thickened, ImageChops.subtract(wider, narrower), ImageChops.invert(image)
 
 
-def _draw(masters, n: int, options: dict, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    masters: np.ndarray, n: int, options: dict, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Return `n` images, uint8 [n, 1, 28, 28], and their labels, int64 [n], class counts equal within one."""
     labels = generator.permutation(np.arange(n, dtype=np.int64) % len(LETTERS))
     images = np.empty((n, 1, SIDE, SIDE), np.uint8)
@@ -167,7 +180,9 @@ def _draw(masters, n: int, options: dict, generator: np.random.Generator) -> tup
     return images, labels
 
 
-def _warp(masters, chosen, options: dict, generator: np.random.Generator) -> np.ndarray:
+def _warp(
+    masters: np.ndarray, chosen: tuple[np.ndarray, ...], options: dict, generator: np.random.Generator
+) -> np.ndarray:
     """Return random affine views of the `chosen` masters (styles, fonts, letters), float32 [n, 28, 28]."""
     n = len(chosen[0])
     angle = np.deg2rad(generator.normal(0, options["rotation"], n))
@@ -189,7 +204,7 @@ def _warp(masters, chosen, options: dict, generator: np.random.Generator) -> np.
     return _bilinear(masters, np.ravel_multi_index(chosen, masters.shape[:3]), x, y)
 
 
-def _bilinear(masters, index, x, y) -> np.ndarray:
+def _bilinear(masters: np.ndarray, index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return masters[index] at the positions x, y (float32 [n, 28, 28]), interpolated."""
     # The border is black, so clamping to just inside the master is the same as zeros outside.
     x, y = (np.clip(position, 0, _MASTER - 1.001) for position in (x, y))

@@ -9,7 +9,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -26,22 +26,30 @@ _CHUNK = 1 << 20
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """Return the four files in `folder`, by field name; InputError names one that is missing."""
+    """Return the paths of the four files in `folder`, by field name.
+
+    Raises:
+        InputError: a file is missing.
+    """
     paths = {}
     for field, (name, _) in FILES.items():
-        candidates = [folder / name, folder / f"{name}.gz"]
-        paths[field] = next((path for path in candidates if path.is_file()), None)
-        if paths[field] is None:
+        there = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+        if not there:
             raise InputError(f"{folder}: {name} is missing; expected it or {name}.gz")
+        paths[field] = there[0]
     return paths
 
 
 def check(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the four files, by field name, after checking them; images are `image`, [h, w].
+    """Check the four files and return the shapes of their arrays, by field name.
 
-    Raises InputError, naming the file, for an unreadable file, a wrong header,
-    a size that differs from the header's, images of another shape, and unequal numbers of
-    images and labels.
+    Args:
+        paths: of the files, by field name.
+        image: shape of an image, (h, w).
+
+    Raises:
+        InputError: a file cannot be read, its header is wrong or does not match its size, images have
+            another shape, or the numbers of images and labels differ.
     """
     shapes = {field: _check_file(path, FILES[field][1]) for field, path in paths.items()}
     for split in ("train", "test"):
@@ -56,7 +64,11 @@ def check(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, tuple[int
 
 
 def read(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Return the arrays of the four files, uint8 [n, h, w] and [n]; raises as `check` does."""
+    """Return the arrays of the four files, uint8 [n, h, w] and [n].
+
+    Raises:
+        InputError: see `check`.
+    """
     arrays = {}
     for field, shape in check(paths, image).items():
         with _open(paths[field]) as file:
@@ -66,7 +78,7 @@ def read(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, np.ndarray
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _check_file(path: Path, ndim: int) -> tuple[int, ...]:
@@ -104,10 +116,10 @@ def _read_header(file: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
 
 
 def _size(file: BinaryIO, path: Path, expected: int) -> tuple[int, bool]:
-    """Return the uncompressed size, and whether the compressed stream has its end."""
+    """Return the uncompressed size, and whether the compressed stream is complete."""
     if path.suffix != ".gz":
         return path.stat().st_size, True
-    # Decompressed as a stream to its checksum, but never far beyond what the header promises.
+    # Decompressed as a stream up to its checksum, but not far beyond the size in the header.
     size = file.tell()
     try:
         while size <= expected and (chunk := file.read(_CHUNK)):

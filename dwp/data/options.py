@@ -1,20 +1,28 @@
 """Options of a data set: named numbers with a default and a range."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dwp.errors import InputError
 
 
 class Option(NamedTuple):
-    """A number in [low, high]; one with an integer default takes integers only."""
+    """A number in [low, high]; an integer if the default is one."""
 
     default: int | float
     low: int | float
     high: int | float
 
-    def check(self, where: str, value) -> int | float:
-        """Return `value` with the type of the default, or raise InputError."""
+    def check(self, where: str, value: Any) -> int | float:
+        """Return `value` with the type of the default.
+
+        Args:
+            where: what an error calls the option.
+            value: as given.
+
+        Raises:
+            InputError: the value is of another type or out of range.
+        """
         integer = isinstance(self.default, int)
         accepted = int if integer else (int, float)
         if isinstance(value, bool) or not isinstance(value, accepted) or not self.low <= value <= self.high:
@@ -24,9 +32,10 @@ class Option(NamedTuple):
 
 
 def resolve(name: str, allowed: Mapping[str, Option], given: Mapping | None) -> dict[str, int | float]:
-    """Return every option of data set `name` with its value, given or default.
+    """Return the value of every option of data set `name`, given or default.
 
-    Raises InputError for an unknown option or a value out of its range.
+    Raises:
+        InputError: an option is not known or its value is out of range.
     """
     given = given or {}
     unknown = [key for key in given if key not in allowed]

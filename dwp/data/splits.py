@@ -7,35 +7,41 @@ from dwp.errors import InputError
 
 
 def few_shot(labels: torch.Tensor, n: int, seed: int) -> torch.Tensor:
-    """Choose `n` examples, the same number of each class.
+    """Choose n examples, the same number of each class.
 
-    labels: int64 [total].  Returns int64 indices [n], ascending, without
-    repeats.  Class counts differ by one at most, also where n is smaller than
-    the number of classes; which classes get one more, of those that have it,
-    and which examples are taken, depends on the labels, `n` and `seed` alone.
-    For one seed, a multiple of the number of classes includes every smaller n.
+    The counts of classes differ by at most one, also if n is smaller than the number of classes. The
+    result depends on the arguments only. For one seed, the examples for a multiple of the number of
+    classes include those for every smaller n.
 
-    Raises InputError when n < 1, the seed is negative, or a class has too few
-    examples; whether it has does not depend on the seed.
+    Args:
+        labels: int64 [total].
+        n: number of examples, from 1.
+        seed: from 0.
+
+    Returns:
+        Indices, int64 [n], ascending, without repeats.
+
+    Raises:
+        InputError: n or the seed is out of range, or a class has too few examples, whatever the seed.
     """
     if n < 1:
         raise InputError(f"few-shot split: n is {n}; allowed are at least 1")
     if seed < 0:
         raise InputError(f"few-shot split: seed is {seed}; allowed are integers from 0")
-    labels = labels.cpu().numpy()
-    classes, there = np.unique(labels, return_counts=True)
+    array = labels.cpu().numpy()
+    classes, there = np.unique(array, return_counts=True)
     if not len(classes):
         raise InputError(f"few-shot split: n is {n}, but there are no labels to choose from")
     # The draws do not depend on n: splits of one seed are nested.
     generator = np.random.default_rng(seed)
     each, more = divmod(n, len(classes))
     quota = np.full(len(classes), each)
-    # Those that have no example left come last.
+    # Classes without a further example come last.
     order = generator.permutation(len(classes))
     quota[order[np.argsort(there[order] <= each, kind="stable")][:more]] += 1
     chosen = []
     for label, count in zip(classes, quota, strict=True):
-        members = generator.permutation(np.flatnonzero(labels == label))
+        members = generator.permutation(np.flatnonzero(array == label))
         if count > len(members):
             raise InputError(
                 f"few-shot split: n = {n} needs {count} examples of class {label}, which has {len(members)}"

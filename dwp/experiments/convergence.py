@@ -3,46 +3,48 @@
 A method is {init}. The setting is the width of the network.
 """
 
-from dwp import metrics
-from dwp.bayes import layers
-from dwp.bayes.objectives import cross_entropy
-from dwp.data.splits import few_shot
-from dwp.experiments.base import TRAINING, Task
-from dwp.nn.convnet import convolutions
-from dwp.nn.precision import autocast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-AXIS = "width"
-OPTIONS = {
-    **TRAINING,
-    "width": {"$ref": "#/$defs/widths"},
-    "examples": {"$ref": "#/$defs/count_or_null"},
-}
-METHOD: dict[str, dict] = {}
+from dwp.experiments import base
+from dwp.experiments.base import METHODS, Experiment, Factor, Figure, Method, TrainingSettings
+from dwp.settings import setting
+
+if TYPE_CHECKING:
+    from dwp.experiments.task import Task
 
 
-def run(task: Task) -> list[dict]:
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingSettings):
+    """Settings of an experiment on initialisations of networks of several widths."""
+
+    width: tuple[Factor, ...] = setting(
+        "factors on the channels of every convolution", min_length=1, unique=True
+    )
+    examples: int | None = setting("training examples; null: all", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
+
+
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network; return its test accuracy and nll by step, and its train_nll."""
-    return train(task, frozen=False)
+    from dwp.experiments import _initialised
+
+    return _initialised.train(task, frozen=False)
 
 
-def train(task: Task, *, frozen: bool) -> list[dict]:
-    """Train one network, with its convolutions `frozen` or not; return metrics by step."""
-    settings, device, dataset = task.settings, task.device, task.dataset
-    images, labels = dataset.images("train", device), dataset.labels("train", device)
-    if settings["examples"] is not None:
-        chosen = few_shot(labels, settings["examples"], task.seed).to(device)
-        images, labels = images[chosen], labels[chosen]
-    test_images, test_labels = dataset.images("test", device), dataset.labels("test", device)
-    model = task.start(width=task.setting)
-    for _, convolution in convolutions(model):
-        convolution.requires_grad_(not frozen)
-
-    def evaluate() -> dict[str, float]:
-        with autocast(device, settings["schedule"]["precision"]):
-            probabilities = layers.predict(model, test_images, samples=0)[0]
-        return {
-            "accuracy": metrics.accuracy(probabilities, test_labels),
-            "nll": metrics.nll(probabilities, test_labels),
-        }
-
-    return task.fit(model, cross_entropy(model), (images, labels), evaluate)
+EXPERIMENT = Experiment(
+    title="Convergence from different initialisations",
+    axis="width",
+    axis_label="width factor",
+    settings=Settings,
+    method=Method,
+    metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
+    figures=(
+        Figure(
+            caption="convergence",
+            draw="by_step",
+            options={"metrics": ("accuracy", "nll")},
+        ),
+    ),
+    run=run,
+)

@@ -5,22 +5,55 @@ kernels chosen: the mean over seeds is the same for every m, since the estimate 
 and the spread is what a smaller m costs. A prior with a closed form takes all kernels.
 """
 
-from dwp.experiments import _kl
-from dwp.experiments.base import Task
-from dwp.priors.base import KLEstimator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-AXIS = "kernel_subset"
-OPTIONS = {
-    **_kl.OPTIONS,
-    AXIS: _kl.counts(description="a list of numbers of kernels"),
-    "importance_samples": {"$ref": "#/$defs/count"},
-}
-METHOD = {**_kl.METHOD, **_kl.ONE_NETWORK}
-REQUIRED = _kl.REQUIRED
+from dwp.experiments._kl_settings import KL
+from dwp.experiments._kl_settings import OneNetworkMethod as Method
+from dwp.experiments._kl_settings import Settings as KLSettings
+from dwp.experiments.base import METHODS, Count, Experiment, Figure
+from dwp.settings import setting
+
+if TYPE_CHECKING:
+    from dwp.experiments.task import Task
 
 
-def run(task: Task) -> list[dict]:
+@dataclass(frozen=True, kw_only=True)
+class Settings(KLSettings):
+    """Settings of the KL by subset of kernels."""
+
+    kernel_subset: tuple[Count, ...] = setting(
+        "numbers m of kernels per layer, drawn at random, that an estimate is made from",
+        min_length=1,
+        unique=True,
+    )
+    importance_samples: int = setting("K of a VAE's importance-weighted bound on log p(w)", ge=1)
+    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
+
+
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Return one estimate from m kernels of each layer, see `_kl.estimate`."""
+    from dwp.experiments import _kl
+    from dwp.priors.base import KLEstimator
+
     settings = task.settings
-    estimator = KLEstimator(int(task.setting), settings["posterior_samples"], settings["importance_samples"])
+    estimator = KLEstimator(int(task.setting), settings.posterior_samples, settings.importance_samples)
     return _kl.estimate(task, estimator, network=0)
+
+
+EXPERIMENT = Experiment(
+    title="KL estimates by subset of kernels",
+    axis="kernel_subset",
+    axis_label="subset size m",
+    settings=Settings,
+    method=Method,
+    metrics=(KL,),
+    figures=(
+        Figure(
+            caption="kl_subset",
+            draw="by_setting",
+            options={"change_from": max},
+        ),
+    ),
+    run=run,
+)

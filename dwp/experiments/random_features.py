@@ -3,12 +3,36 @@
 A method is {init}. The setting is the width of the network.
 """
 
-from dwp.experiments.base import Task
-from dwp.experiments.convergence import AXIS, METHOD, OPTIONS, train
+from typing import TYPE_CHECKING
 
-__all__ = ["AXIS", "METHOD", "OPTIONS", "run"]
+from dwp.experiments import base
+from dwp.experiments.base import Experiment, Figure, Method
+from dwp.experiments.convergence import Settings
+
+if TYPE_CHECKING:
+    from dwp.experiments.task import Task
 
 
-def run(task: Task) -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train classifier and batch norm; return test accuracy and nll by step, and train_nll."""
-    return train(task, frozen=True)
+    from dwp.experiments import _initialised
+
+    return _initialised.train(task, frozen=True)
+
+
+EXPERIMENT = Experiment(
+    title="Random features: convolutions fixed, the rest trained",
+    axis="width",
+    axis_label="width factor",
+    settings=Settings,
+    method=Method,
+    metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
+    figures=(
+        Figure(
+            caption="random_features",
+            draw="by_setting",
+            options={"metrics": ("accuracy", "nll")},
+        ),
+    ),
+    run=run,
+)

@@ -2,24 +2,19 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import torch
-from safetensors import safe_open
-from torch import Tensor
+from dwp.nn.spec import Network
+from dwp.settings import setting
+from dwp.training.schedule import Schedule
 
-from dwp import metrics
-from dwp.bayes.layers import predict
-from dwp.bayes.objectives import cross_entropy
-from dwp.data.dataset import Dataset
-from dwp.files import atomic_write
-from dwp.initialisation import start
-from dwp.nn.precision import autocast
-from dwp.pipeline.shards import Finished
-from dwp.training.checkpoints import Checkpoint
-from dwp.training.loop import Schedule, fit
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dwp.data.dataset import Dataset
+    from dwp.training.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -28,37 +23,37 @@ NEXT_SEED = 1_000_000
 ATTEMPTS = 3
 
 
-def train_shard(
-    nets: Iterable[int],
-    dataset: Dataset,
-    settings: dict,
-    device: torch.device,
-    checkpoint: Checkpoint | None = None,
-    finished: Iterable[Finished] = (),
-) -> tuple[dict[str, Tensor], list[dict]]:
-    """Train several source networks, each as `train` does whatever the others are.
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """Settings of the source networks."""
 
-    The seed of a net is its number, or, if it diverges, its number plus a million or plus two
-    million, the first that does not. Those that other shards have `finished` are read, not trained.
+    nets: int = setting("number of source networks, with seeds from 0", ge=1, counts=True)
+    shard: int = setting("networks per job", ge=1, counts=True)
+    network: Network = setting("network that is trained on the source data set")
+    l2: float = setting(
+        "weight of the squared norm of all convolution kernels in the loss; it empties unused kernels", ge=0
+    )
+    schedule: Schedule = setting("training schedule of every source network")
+
+
+def train_net(
+    net: int,
+    dataset: "Dataset",
+    settings: SourceSettings,
+    device: "torch.device",
+    checkpoint: "Checkpoint | None" = None,
+) -> "tuple[dict[str, Tensor], dict[str, float]]":
+    """Train the source network of a number, from another seed where it diverges.
+
+    The seed is the number, or, if it diverges, the number plus a million or plus two million,
+    the first that does not.
 
     Returns:
-        All weights, named '<net>/<layer>.weight', and a row {net, seed, accuracy, nll, seconds} for each net.
+        The state dict of the network, and a row {seed, accuracy, nll, seconds}, see `train`.
+
+    Raises:
+        FloatingPointError: it diverged from all of these seeds.
     """
-    weights, rows = {}, []
-    there = {seed: net for shard in finished for seed, net in _read(shard)}
-    for net in nets:
-        if net in there:
-            state, row = there[net]
-        else:
-            state, row = _train_until_it_converges(net, dataset, settings, device, checkpoint)
-        weights |= {f"{net}/{name}": tensor for name, tensor in state.items()}
-        rows.append({"net": net, **row})
-    return weights, rows
-
-
-def _train_until_it_converges(
-    net: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None
-) -> tuple[dict[str, Tensor], dict]:
     for seed in range(net, net + ATTEMPTS * NEXT_SEED, NEXT_SEED):
         try:
             state, row = train(seed, dataset, settings, device, checkpoint and checkpoint.of(seed))
@@ -70,47 +65,19 @@ def _train_until_it_converges(
     raise FloatingPointError(f"net {net} diverged from {ATTEMPTS} seeds, the last time: {last}")
 
 
-def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int, dict[str, Tensor]]:
-    """Return the state dicts of the wanted ones of the networks in some shards, by number."""
-    nets: dict[int, dict[str, Tensor]] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                net, _, name = key.partition("/")
-                if int(net) in wanted:
-                    nets.setdefault(int(net), {})[name] = file.get_tensor(key)
-    return nets
-
-
-def save_tables(rows: list[dict], table: str | Path, seconds: str | Path) -> None:
-    """Write rows of nets as CSV, and apart from it as TSV what is never twice the same: their seconds."""
-    nets = pd.DataFrame(rows)
-    with atomic_write(table) as temporary:
-        nets.drop(columns="seconds").to_csv(temporary, index=False)
-    with atomic_write(seconds) as temporary:
-        nets[["net", "seconds"]].to_csv(temporary, index=False, sep="\t")
-
-
-def _read(shard: Finished) -> Iterator[tuple[int, tuple[dict[str, Tensor], dict[str, float]]]]:
-    # Pandas' quick parser may be wrong in the last digit.
-    tables = [
-        pd.read_csv(shard.files[suffix], sep=sep, float_precision="round_trip", index_col="net")
-        for suffix, sep in ((".csv", ","), (".tsv", "\t"))
-    ]
-    rows = pd.concat(tables, axis=1).astype({"seed": object}).to_dict("index")
-    for net, state in load_nets([shard.files[".safetensors"]], shard.numbers).items():
-        yield net, (state, rows[net])
-
-
 def train(
-    seed: int, dataset: Dataset, settings: dict, device: torch.device, checkpoint: Checkpoint | None = None
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+    seed: int,
+    dataset: "Dataset",
+    settings: SourceSettings,
+    device: "torch.device",
+    checkpoint: "Checkpoint | None" = None,
+) -> "tuple[dict[str, Tensor], dict[str, float]]":
     """Train one source network (paper, appendix F: cross-entropy + l2·Σ‖w‖² over the convolutions).
 
     Args:
         seed: of initialisation, minibatches and nothing else; the same seed gives the same weights.
         dataset: the source data set.
-        settings: `network`, `l2` and `schedule`.
+        settings: of which `network`, `l2` and `schedule` count.
         device: where to train.
         checkpoint: where to resume from.
 
@@ -120,19 +87,25 @@ def train(
     Raises:
         FloatingPointError: it diverged.
     """
+    from dwp import metrics
+    from dwp.bayes.layers import predict
+    from dwp.bayes.objectives import cross_entropy
+    from dwp.initialisation import build_initialised
+    from dwp.nn.precision import autocast
+    from dwp.training.loop import fit
+
     began = time.perf_counter()
-    schedule = Schedule(**settings["schedule"])
-    model = start(settings["network"], dataset.image_shape, dataset.classes, seed).to(device)
+    model = build_initialised(settings.network, dataset.image_shape, dataset.classes, seed).to(device)
     fit(
         model,
-        cross_entropy(model, settings["l2"]),
+        cross_entropy(model, settings.l2),
         (dataset.images("train", device), dataset.labels("train", device)),
-        schedule,
+        settings.schedule,
         seed=seed,
         checkpoint=checkpoint,
         label=f"source net {seed}",
     )
-    with autocast(device, schedule.precision):
+    with autocast(device, settings.schedule.precision):
         probabilities = predict(model, dataset.images("test", device), samples=0)[0]
     labels = dataset.labels("test", device)
     row = {

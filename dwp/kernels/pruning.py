@@ -1,4 +1,4 @@
-"""Which kernels are near zero: the histogram of their norms, its modes, and a threshold."""
+"""Pruning of near-zero kernels: the histogram of norms, its modes, and the threshold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 
-from dwp.errors import InputError
+from dwp.errors import InputError, unknown
 
 RULES = ("otsu", "valley")
 NORMS = 1_000_000  # in memory at a time
@@ -23,16 +23,16 @@ DEEP, SIGNIFICANT = 0.5, 5.0
 class Histogram:
     """Counts of log10 norms over the two decades of the kernels in use.
 
-    The decades end at the norm that only a few kernels exceed (one in 500, and up to eight
-    more), so that no few outliers move them; what lies above twice that norm is counted in
-    the last bin. Weight decay takes unused kernels to arbitrarily small norms; they are
-    counted in the first bin, or that tail would pull the threshold far below the kernels in use.
+    The decades end at a norm that few kernels exceed (one in 500, and up to eight more), so that
+    outliers do not move them; norms above twice that one are counted in the last bin. Weight decay
+    takes unused kernels to arbitrarily small norms. They are counted in the first bin, since their
+    tail would pull the threshold far below the kernels in use.
 
     Attributes:
         counts: [b].
         log10_edges: [b + 1], a hundredth of a decade apart.
-        valley: [b], where the norms are at most half as dense as at modes on both sides, by
-            how many standard errors; 0 elsewhere, and where these are fewer than five.
+        valley: [b], depth in standard errors where the density is at most half of that at modes on
+            both sides and the depth is at least five; 0 elsewhere.
     """
 
     counts: np.ndarray
@@ -74,7 +74,7 @@ def histogram(values: np.ndarray) -> Histogram:
 
 
 def _valley(counts: np.ndarray) -> np.ndarray:
-    """Return by how many standard errors a window's count is below those of the modes on either side."""
+    """Return how many standard errors the count of a window is below the modes on both sides, or 0."""
     around = np.convolve(counts, np.ones(WINDOW, dtype=np.int64), mode="same")
     left, right = np.maximum.accumulate(around), np.maximum.accumulate(around[::-1])[::-1]
     lower = np.minimum(left, right)
@@ -88,19 +88,17 @@ def choose_threshold(norms: Histogram, rule: str | float) -> float:
 
     Args:
         norms: their histogram.
-        rule: a number is taken as it is; 'valley' is the deepest valley between two modes;
-            'otsu' maximises the variance between the two classes of log-norms (Otsu 1979),
-            within valleys where there are any, else anywhere.
+        rule: the threshold itself; or 'valley', the deepest valley between two modes; or 'otsu',
+            which maximises the variance between the two classes of log-norms (Otsu 1979), among
+            valleys if there are any.
 
     Raises:
-        InputError: 'valley' is asked of norms with a single mode, or the rule is not known.
+        InputError: the rule is 'valley' and the norms have a single mode, or the rule is not known.
     """
     if isinstance(rule, Real):
         return float(rule)
     if rule not in RULES:
-        raise InputError(
-            f"kernels.threshold: {rule!r} is not known; use a number or one of {', '.join(RULES)}"
-        )
+        raise unknown("kernels.threshold", rule, ["a number", *RULES])
     edges = norms.log10_edges
     if rule == "valley":
         if norms.modes == 1:
@@ -114,13 +112,13 @@ def choose_threshold(norms: Histogram, rule: str | float) -> float:
     mean_below = sums[:-1] / np.maximum(below, 1)
     mean_above = (sums[-1] - sums[:-1]) / np.maximum(total - below, 1)
     between = below * (total - below) * np.square(mean_above - mean_below)
-    # A small mode adds little variance: without this, halving a large one may add more.
+    # A small mode adds so little variance that splitting a large one could add more.
     if norms.modes == 2:
         between = np.where(norms.valley[:-1] > 0, between, 0.0)
     return float(10 ** _middle_of_best(between, edges[1:-1]))
 
 
 def _middle_of_best(merit: np.ndarray, places: np.ndarray) -> float:
-    # All places in a gap are equally good: the middle one is farthest from both modes.
+    # All places in a gap are equally good; the middle one is farthest from both modes.
     best = np.flatnonzero(merit >= merit.max() * (1 - 1e-9))
     return places[best[len(best) // 2]]

@@ -1,24 +1,32 @@
-"""Files that kernels are read from: networks trained here, checkpoints and arrays of the user's own."""
+"""Read kernels from files: source networks, checkpoints and arrays."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 CHUNK = 65_536
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Kernels [n, 1, k, k] (float32) of one layer of one network, in (out, in) order."""
+    """Kernels of one layer of one network, or a part of them, in (out, in) order.
+
+    Attributes:
+        net: number of the network.
+        layer: name of the layer.
+        kernels: [n, 1, k, k] float32.
+        first: index of the first kernel within the layer.
+        inputs: input channels of the layer.
+    """
 
     net: int
     layer: str
@@ -31,7 +39,7 @@ def of_weights(weights: Mapping[str, Tensor], size: int, net: int = 0) -> Iterat
     """Yield the size×size kernels of every convolution weight [o, i, k, k] among named tensors.
 
     Raises:
-        InputError: such a weight is not floating point.
+        InputError: a weight is not floating point.
     """
     for layer, weight in weights.items():
         if weight.ndim == 4 and weight.shape[2:] == (size, size) and weight.numel():
@@ -50,11 +58,11 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
             beyond tensors), `.npy` or `.h5` (an array [n, 1, k, k] or [n, k, k]; in HDF5 the
             dataset `kernels`, or the only one).
         size: k.
-        net: number given to a file's network where the file names none.
+        net: number of the network, where the file does not name it.
 
     Raises:
-        InputError: the file is missing, damaged, of another format or shape, or has
-            numbers that are not finite.
+        InputError: the file is missing, damaged, of another format or shape, has numbers that are not
+            finite, or is HDF5 and h5py is not installed.
     """
     path = Path(path)
     reader = READERS.get(path.suffix)
@@ -80,7 +88,7 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
 
 def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
     with safe_open(path, framework="pt") as file:
-        # By number where there are numbers, so that nets come in the same order however they share files.
+        # Numbers in numeric order, so that the order of nets does not depend on how files group them.
         for key in sorted(file.keys(), key=_natural):
             prefix, _, layer = key.rpartition("/")
             yield from of_weights(
@@ -100,7 +108,7 @@ def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
     yield from of_weights(state, size, net)
 
 
-def _read_array(array: np.ndarray | h5py.Dataset, path: Path, size: int, net: int) -> Iterator[Batch]:
+def _read_array(array: Any, path: Path, size: int, net: int) -> Iterator[Batch]:
     shape = tuple(array.shape)
     if shape[1:] not in ((size, size), (1, size, size)):
         raise InputError(
@@ -118,6 +126,8 @@ def _read_npy(path: Path, size: int, net: int) -> Iterator[Batch]:
 
 
 def _read_hdf5(path: Path, size: int, net: int) -> Iterator[Batch]:
+    with extra("workflow", f"kernels: {path}"):
+        import h5py
     with h5py.File(path, "r") as file:
         names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
         name = "kernels" if "kernels" in names else names[0] if len(names) == 1 else None

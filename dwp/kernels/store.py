@@ -4,9 +4,11 @@ Everything streams: the kernels of one layer of one network (or one chunk of an 
 in memory at a time; the norms of all, and hashes of those kept, are in temporary files.
 """
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -181,21 +183,79 @@ def load(path: str | Path, split: str) -> Tensor:
     Raises:
         InputError: the file is missing, damaged, or no store of kernels.
     """
-    try:
-        with h5py.File(path, "r") as store:
-            kernels = store[split]["kernels"][:]
-            size = int(store.attrs["kernel_size"])
-    except FileNotFoundError:
-        raise InputError(f"kernels: there is no file {path}") from None
-    except Exception as error:  # HDF5 has many ways to say that a file is damaged
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"kernels: {path} is damaged, or no store of kernels ({reason})") from None
+    with _opened(path) as store:
+        kernels = store[split]["kernels"][:]
+        size = int(store.attrs["kernel_size"])
     if kernels.shape[1:] != (1, size, size) or kernels.dtype != np.float32 or not np.isfinite(kernels).all():
         raise InputError(
             f"kernels: {path} is damaged: {split} has shape {kernels.shape}, dtype {kernels.dtype}; "
             f"expected finite float32 [n, 1, {size}, {size}]"
         )
     return torch.from_numpy(kernels)
+
+
+def kept_norms(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the norms of the kernels of a store by split, [n] each.
+
+    Raises:
+        InputError: see `load`.
+    """
+    with _opened(path) as store:
+        return {split: store[split]["norm"][:] for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How the kernels of a store were pruned.
+
+    Attributes:
+        rule: how the threshold was chosen.
+        threshold: the norm below which kernels were dropped.
+        modes: of the norms, 1 or 2.
+        before: number of kernels before pruning, and `after` it.
+        duplicates: number of kept kernels that repeat another.
+        counts, log10_edges: histogram of all norms, see `dwp.kernels.pruning.Histogram`.
+    """
+
+    rule: str
+    threshold: float
+    modes: int
+    before: int
+    after: int
+    duplicates: int
+    counts: np.ndarray
+    log10_edges: np.ndarray
+
+
+def pruning(path: str | Path) -> Pruning:
+    """Return how the kernels of a store were pruned.
+
+    Raises:
+        InputError: see `load`.
+    """
+    with _opened(path) as store:
+        return Pruning(
+            rule=str(store.attrs["rule"]),
+            threshold=float(store.attrs["threshold"]),
+            modes=int(store.attrs["modes"]),
+            before=int(store.attrs["before"]),
+            after=int(store.attrs["after"]),
+            duplicates=int(store.attrs["duplicates"]),
+            counts=store["histogram"]["counts"][:],
+            log10_edges=store["histogram"]["log10_edges"][:],
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as store:
+            yield store
+    except FileNotFoundError:
+        raise InputError(f"kernels: there is no file {path}") from None
+    except Exception as error:  # HDF5 has many ways to say that a file is damaged
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"kernels: {path} is damaged, or no store of kernels ({reason})") from None
 
 
 def _create(path: Path, kernels: int, size: int) -> h5py.File:

@@ -1,1 +1,1 @@
-"""Networks, convolutions with fast forms, and layers that draw noise."""
+"""Networks, fast convolutions of small maps, and stochastic layers."""

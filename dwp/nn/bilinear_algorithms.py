@@ -28,9 +28,9 @@ POINTS = {1: (0.0,), 2: (2 / 3, -2 / 3), 3: (0.0, 1.0, -1.0), 4: (1.25, -1.25, 0
 # Forms that amplify the sum's rounding more than this are not used, see `Bilinear.amplification`.
 MOST_AMPLIFICATION = 3.5
 
-# Operations of a form that take the time of one of PyTorch's own: a compromise, since for small maps it
-# is 0.8 to 1.9 of them, by shape.
-SLOWER = 1.25
+# How many operations of a form take the time of one operation of PyTorch's convolution. Measured on small
+# maps it is between 0.8 and 1.9, depending on the shape.
+SPEEDUP = 1.25
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,22 @@ class Bilinear:
     to_result: np.ndarray
 
     def transposed(self) -> "Bilinear":
-        """Return the same of the transposed convolution, from o×o to h×h: the adjoint in x."""
+        """Return the form of the transposed convolution, from o×o to h×h: the adjoint in x."""
         return Bilinear(self.to_result.T, self.of_kernel, self.of_map.T)
 
     def operations(self, inputs: int, outputs: int, maps: int) -> float:
-        """Return the multiply-adds for each map, where so many share their kernels."""
+        """Return the multiply-adds per map, for a batch of so many maps."""
         products = len(self.of_map) * inputs * outputs
         kernels = self.of_kernel.size * inputs * outputs / maps
         return inputs * self.of_map.size + products + kernels + outputs * self.to_result.size
 
     def amplification(self) -> float:
-        """Return how many times the sum's the rounding errors are, in the worst of result and gradients.
+        """Return the rounding error relative to that of the direct sum, the worst of result and gradients.
 
-        Every product carries an independent relative error, and pixels, weights and gradients are
-        independent with unit variance: the ratio is that of root mean square errors at the worst pixel.
+        The model: every product has an independent relative error; pixels, weights and gradients are
+        independent with unit variance. The ratio is that of root mean square errors at the worst pixel.
         """
-        # Each with the terms of its sum. The kernel's gradient is the form with kernel and result exchanged.
+        # Each with the number of terms of its sum. For the kernel's gradient, kernel and result swap places.
         of_kernel = Bilinear(self.of_map, self.to_result.T, self.of_kernel.T)
         weights, results = self.of_kernel.shape[1], len(self.to_result)
         forms = (self, weights), (self.transposed(), weights), (of_kernel, results)
@@ -95,14 +95,15 @@ def cheapest(
     *,
     transposed: bool = False,
 ) -> Matrices | None:
-    """Return the form of a convolution that takes the fewest operations; None where the sum is cheaper.
+    """Return the form with the fewest operations for a convolution, or None where the direct sum is faster.
 
     Args:
         size: h, rows and columns of a map; of the result, if transposed.
         kernel: k, rows and columns of a kernel.
         padding: zeros at each border of the map.
-        inputs: channels; `outputs` likewise.
-        maps: how many of each channel share their kernels.
+        inputs: channels of the input.
+        outputs: channels of the output.
+        maps: batch size.
         dtype: of the matrices.
         transposed: whether it is the transposed convolution.
     """
@@ -115,7 +116,7 @@ def cheapest(
         forms = [form.transposed() for form in forms]
     best = min(forms, key=lambda form: form.operations(inputs, outputs, maps), default=None)
     of_the_sum = (total - kernel + 1) ** 2 * kernel**2 * inputs * outputs
-    if best is None or best.operations(inputs, outputs, maps) >= SLOWER * of_the_sum:
+    if best is None or best.operations(inputs, outputs, maps) >= SPEEDUP * of_the_sum:
         return None
     # A tensor that is made in inference mode could not be used for training later.
     with torch.inference_mode(False):
@@ -125,7 +126,7 @@ def cheapest(
 
 @functools.lru_cache
 def toom_cook(size: int, kernel: int, padding: int = 0) -> Bilinear:
-    """Return the convolution by values of polynomials at h + 2·padding points in either direction."""
+    """Return the Toom-Cook form, which evaluates polynomials at h + 2·padding points along each axis."""
     total = size + 2 * padding
 
     def values(coefficients: int) -> np.ndarray:
@@ -141,7 +142,7 @@ def toom_cook(size: int, kernel: int, padding: int = 0) -> Bilinear:
 
 @functools.lru_cache
 def fourier(size: int, kernel: int, padding: int = 0) -> Bilinear:
-    """Return the convolution by spectra of h + padding points: the zeros at one border serve the other."""
+    """Return the Fourier form, with h + padding points along each axis: both borders share their zeros."""
     points = size + padding
     spectrum = np.fft.fft(np.eye(points))
     places = (np.arange(size + 2 * padding - kernel + 1) - padding) % points
@@ -149,7 +150,7 @@ def fourier(size: int, kernel: int, padding: int = 0) -> Bilinear:
         np.kron(matrix, matrix)
         for matrix in (
             spectrum[:, :size],
-            # A kernel that is larger than the circle goes round it.
+            # A kernel larger than the period wraps around.
             spectrum[:, np.arange(kernel) % points].conj(),
             spectrum[places].conj() / points,
         )
@@ -162,8 +163,8 @@ def fourier(size: int, kernel: int, padding: int = 0) -> Bilinear:
         if index == opposite:
             rows.append((x.real, w.real, y.real))
         elif index < opposite:
-            # Of real maps the spectrum at the opposite frequency is the conjugate, so that the real part
-            # of twice the product is both their shares; three products give it (Gauss).
+            # The spectrum of a real map at the opposite frequency is the conjugate, so twice the real part
+            # of the product is the contribution of both; it takes three real products (Gauss).
             real, imaginary = 2 * y.real, -2 * y.imag
             rows.append((x.real + x.imag, w.real, real + imaginary))
             rows.append((x.real, w.imag - w.real, imaginary))

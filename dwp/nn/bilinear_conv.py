@@ -1,6 +1,7 @@
-"""Convolutions as products of matrices in a form of `bilinear_algorithms`, with their gradients."""
+"""Convolutions by a bilinear form (see `bilinear_algorithms`) as matrix products, with their gradients."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dwp.nn.bilinear_algorithms import Matrices
 
-# Maps that are in another basis at a time: so few that the processor's cache holds them, or most of it.
+# Maps transformed at a time: few enough for the processor's cache.
 TOGETHER = 128
 
 
@@ -20,7 +21,7 @@ def _dispatch_keys(x: Tensor) -> int:
 with torch.inference_mode():
     _in_inference = torch.empty(0, device="cpu")
 
-# What an ordinary tensor on the CPU is to PyTorch's dispatcher: neither batched, nor traced, nor elsewhere.
+# Dispatch keys of an ordinary tensor on the CPU, which is neither batched nor traced.
 ORDINARY = {_dispatch_keys(torch.empty(0, device="cpu")), _dispatch_keys(_in_inference)}
 
 
@@ -35,12 +36,12 @@ def convolve(
 ) -> Tensor | None:
     """Return the convolution of x [n, i, h, h] with weight [o, i, k, k] by a form, [n, o, h', h'].
 
-    If transposed, weight is [i, o, k, k] and the form that of the transposed convolution. None
-    stands for a result that is not finite: forms mix the pixels of a map, so that one infinite
-    pixel would be in all of it.
+    If transposed, weight is [i, o, k, k] and the form that of the transposed convolution. The result
+    is None where it is not finite: a form mixes the pixels of a map, so one infinite pixel would
+    spread over all of it.
     """
     if not pixels_first(x).is_contiguous():
-        # Turned here, and not within, since the gradients need it turned as well.
+        # Outside the function, so that its gradients see the reordered tensor as well.
         x = maps_of(pixels_first(x).contiguous())
     y = _InForm.apply(x, weight, bias, form, padding, transposed)
     return y if _is_finite(y) else None
@@ -49,14 +50,14 @@ def convolve(
 class _InForm(torch.autograd.Function):
     """Convolve x [n, i, h, h] with weight [o, i, k, k] in a form of their convolution, [n, o, h', h'].
 
-    In float32 under autocast, too. Gradients that are to be differentiated themselves, and those of
-    results whose own are not finite, are PyTorch's.
+    It computes in float32 under autocast, too. PyTorch computes the gradients where they are to be
+    differentiated again, or where the incoming gradient is not finite.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
-        context: object,
+        context: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -78,7 +79,7 @@ class _InForm(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(context: object, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         for_x, for_weight, for_bias, *_ = context.needs_input_grad
         if not torch.is_grad_enabled() and is_plain(dy):
             db = dy.sum((0, 2, 3))
@@ -95,7 +96,7 @@ class _InForm(torch.autograd.Function):
 
     @staticmethod
     def _gradients(
-        context: object, dy: Tensor, for_x: bool, for_weight: bool
+        context: Any, dy: Tensor, for_x: bool, for_weight: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         form, transposed = context.form, context.transposed
         x, weight = context.saved_tensors
@@ -104,34 +105,33 @@ class _InForm(torch.autograd.Function):
         if for_x:
             dx = _new_maps(x, len(x), x.shape[2])
             flat = _flat(dx)
-            # Anew, since a product with the transposes of the first ones takes longer than both.
+            # Computed again: multiplying by a transpose of the first takes longer than both together.
             changed = _mix(form.of_kernel, w.transpose(1, 2))
-        if for_weight:
-            dw = x.new_zeros(len(form.of_map), *w.shape[1:])
+        products = x.new_zeros(len(form.of_map), *w.shape[1:]) if for_weight else None
         for some in _slices(x.shape[1]):
             d = _mix(form.to_result.T, dy[:, some])
             if for_x:
                 _mix_into(flat[:, some], form.of_map.T, torch.bmm(d, changed))
-            if for_weight:
-                dw.baddbmm_(_mix(form.of_map, x[:, some]).transpose(1, 2), d)
-        if for_weight:
-            dw = _mix(form.of_kernel.T, dw).unflatten(0, weight.shape[2:])
+            if products is not None:
+                products.baddbmm_(_mix(form.of_map, x[:, some]).transpose(1, 2), d)
+        if products is not None:
+            dw = _mix(form.of_kernel.T, products).unflatten(0, weight.shape[2:])
             dw = dw.permute(2, 3, 0, 1) if transposed else dw.permute(3, 2, 0, 1)
         return dx, dw
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Return maps [n, c, h, w] as [h·w, n, c], a view where they are held pixel by pixel."""
+    """Return maps [n, c, h, w] as [h·w, n, c], a view where memory is in the order h, w, n, c."""
     return pixels_first(x).flatten(0, 1).contiguous()
 
 
 def _kernels(weight: Tensor, transposed: bool) -> Tensor:
-    """Return a weight [o, i, k, k], or [i, o, k, k] if transposed, as [k·k, i, o], a view if it can be."""
+    """Return a weight [o, i, k, k], or [i, o, k, k] if transposed, as [k·k, i, o], a view where possible."""
     return weight.permute((2, 3, 0, 1) if transposed else (2, 3, 1, 0)).flatten(0, 1)
 
 
 def _new_maps(like: Tensor, pixels: int, channels: int) -> Tensor:
-    """Return maps [n, channels, h, w] to be filled, of so many pixels, held pixel by pixel."""
+    """Return uninitialised square maps [n, channels, h, w] of h·w pixels, in the memory order h, w, n, c."""
     maps, side = like.shape[1], math.isqrt(pixels)
     strides = (channels, 1, side * maps * channels, maps * channels)
     return like.new_empty_strided((maps, channels, side, side), strides)
@@ -147,7 +147,7 @@ def _mix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def _mix_into(y: Tensor, matrix: Tensor, x: Tensor) -> None:
-    """Put `_mix`(matrix, x) into y, slices of whose last two axes are contiguous."""
+    """Write `_mix`(matrix, x) into y, whose last two axes are contiguous."""
     torch.mm(matrix, x.flatten(1), out=y.flatten(1))
 
 
@@ -162,18 +162,18 @@ def maps_of(pixels: Tensor) -> Tensor:
 
 
 def _is_finite(y: Tensor) -> bool:
-    # One pass, which overflow can at most make needlessly careful.
+    # A single pass; an overflow of the sum only means that PyTorch computes what need not be.
     return math.isfinite(y.detach().sum())
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether x is four-dimensional, on the CPU, and nothing but PyTorch's own gradients looks at it."""
+    """Return whether x is [n, c, h, w] on the CPU, with no transform or tracing but PyTorch's autograd."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)
         and x.ndim == 4
         and _dispatch_keys(x) in ORDINARY
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # documented, but not listed
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0

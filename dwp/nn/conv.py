@@ -1,20 +1,21 @@
-"""Convolutions of small maps as matrix products: PyTorch's results in a part of its time, on a CPU.
+"""Fast convolutions of small maps on a CPU: matrix products with PyTorch's results.
 
-Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here such maps are held
-pixel by pixel, as [h, w, n, c], and kernels as [k, k, in, out], both behind tensors of the usual
-shape with other strides, so that nobody else needs to know. A layer is then one product of
-matrices for each product of numbers in the form of the convolution that `dwp.nn.bilinear_algorithms` finds.
+Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here the memory of such maps is
+in the order [h, w, n, c], that of kernels in the order [k, k, in, out]; shapes are the usual ones, only
+strides differ. A layer is then one matrix product for each multiplication in the bilinear form of the
+convolution that `dwp.nn.bilinear_algorithms` finds.
 
 These layers are for the networks and VAEs of this library, whose maps are small and of moderate
-range; a network of anyone else's keeps PyTorch's convolutions. PyTorch's takes over here, too, where
-a form has no gain or does not hold: larger maps and those that are not square, strides, dilation
-and groups, other devices, dtypes and subclasses of tensors, whatever transforms or traces the
-computation, gradients of gradients, and results that are not finite.
+range; converted models of a user keep PyTorch's convolutions. PyTorch also computes what a form does not
+speed up or support: maps that are large or not square, strides, dilation and groups, other devices, dtypes
+and subclasses of tensors, function transforms and tracing, gradients of gradients, and results that are not
+finite.
 """
 
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,18 @@ from torch.nn import functional
 from dwp.nn.bilinear_algorithms import cheapest
 from dwp.nn.bilinear_conv import convolve, is_plain, maps_of, pixels_first
 
-# Larger maps would spend more on the change of basis than products save.
+# Largest maps: for larger ones the change of basis costs more than it saves.
 LARGEST = 16
-# Maps of one channel up to this are copied once for each weight: a single product then does it.
+# Largest maps of one channel that are copied once per weight, so that a single product convolves them.
 LARGEST_COPIED = 8
 
-_Pair = tuple[int, int]
+_Pair = tuple[int, ...]  # of two, as PyTorch annotates it
 _pytorch_only = False
 
 
 @contextlib.contextmanager
 def pytorch_only() -> Iterator[None]:
-    """Within, every convolution is PyTorch's own."""
+    """Let PyTorch compute every convolution while the context is active."""
     global _pytorch_only
     before, _pytorch_only = _pytorch_only, True
     try:
@@ -46,7 +47,7 @@ def pytorch_only() -> Iterator[None]:
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d`, computed by `conv2d`."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         kernels = self.weight.data.permute(2, 3, 1, 0)
         self.weight.data = kernels.contiguous().permute(3, 2, 0, 1)
@@ -61,7 +62,7 @@ class Conv2d(nn.Conv2d):
 class ConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d`, computed by `conv_transpose2d` where nothing is padded."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.weight.data = maps_of(pixels_first(self.weight.data).contiguous())
 
@@ -74,10 +75,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """`nn.MaxPool2d` of windows side by side, in the order of memory in which PyTorch is fast at it.
+    """`nn.MaxPool2d` with stride k, in the memory order in which PyTorch is fast at it.
 
-    Where nobody asks for gradients it does not look for the places of the maxima.
+    Without gradients it does not compute the indices of the maxima.
     """
+
+    kernel_size: int
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)
@@ -104,7 +107,7 @@ def conv2d(
 ) -> Tensor:
     """Return `functional.conv2d` of x [n, i, h, w] and weight [o, i, k, k], [n, o, h', w'].
 
-    Small maps on a CPU are convolved in the weight's precision, under autocast, too.
+    Small maps on a CPU are convolved in the weight's precision, also under autocast.
     """
     if isinstance(padding, tuple) and padding[0] == padding[1] and groups == 1:
         x = _at_precision_of(weight, x)
@@ -115,16 +118,16 @@ def conv2d(
     return plain_conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: object) -> Tensor:
-    """Return `functional.conv2d`, whatever the size of the maps: no form is more precise than the sum."""
-    # The pooling that follows likes this order, which weights of a single channel cannot ask for.
+def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: Any) -> Tensor:
+    """Return `functional.conv2d` for maps of any size: no form is more precise than the direct sum."""
+    # The pooling that follows is fast in this memory order, which weights of one channel do not imply.
     return functional.conv2d(_channels_last(x), weight.contiguous(), bias, *arguments)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: _Pair = (1, 1)) -> Tensor:
     """Return `functional.conv_transpose2d` of x [n, i, h, w] and weight [i, o, k, k], [n, o, h', w'].
 
-    Small maps on a CPU are convolved in the weight's precision, under autocast, too.
+    Small maps on a CPU are convolved in the weight's precision, also under autocast.
     """
     x = _at_precision_of(weight, x)
     if _is_small(x, weight.transpose(0, 1), bias, stride):
@@ -152,20 +155,20 @@ def _is_small(
 
 
 def _at_precision_of(weight: Tensor, x: Tensor) -> Tensor:
-    """Return x in the weight's precision where autocast left it in another and its maps are small."""
+    """Return x in the weight's dtype where autocast gave it another and its maps are small."""
     if x.dtype == weight.dtype or not torch.is_autocast_enabled("cpu"):
         return x
     return x.to(weight.dtype) if is_plain(x) and x.shape[2] <= LARGEST else x
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    # What a transform of functions has batched has no such order.
+    # A tensor that a function transform has batched has no such order.
     batched = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     return x if x.ndim != 4 or batched else x.contiguous(memory_format=torch.channels_last)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor | None:
-    """Convolve x [n, i, h, h] with weight [o, i, k, k], [n, o, h', h']; None if PyTorch should."""
+    """Convolve x [n, i, h, h] with weight [o, i, k, k], [n, o, h', h']; None leaves it to PyTorch."""
     maps, inputs, size, _ = x.shape
     outputs, _, kernel, _ = weight.shape
     kernels = weight.permute(2, 3, 1, 0)
@@ -183,17 +186,17 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> T
         each = each.view(side, side, kernel**2, maps).transpose(2, 3)
         return _product(each, kernels.reshape(-1, outputs), bias)
     form = cheapest(size, kernel, padding, inputs, outputs, maps, weight.dtype)
-    return form and convolve(x, weight, bias, form, padding)
+    return convolve(x, weight, bias, form, padding) if form else None
 
 
 def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """As `_convolve`, with weight [i, o, k, k], transposed and without padding."""
+    """Do as `_convolve` for a transposed convolution with weight [i, o, k, k], without padding."""
     maps, inputs, size, _ = x.shape
     _, outputs, kernel, _ = weight.shape
     if size == 1:
         return _product(pixels_first(x), pixels_first(weight), bias)
     form = cheapest(size + kernel - 1, kernel, 0, inputs, outputs, maps, weight.dtype, transposed=True)
-    return form and convolve(x, weight, bias, form, transposed=True)
+    return convolve(x, weight, bias, form, transposed=True) if form else None
 
 
 def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
@@ -207,7 +210,7 @@ def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
 
 @functools.lru_cache
 def _met(size: int, kernel: int, padding: int) -> Tensor:
-    """Return the pixels [o²·k²] of a map that weights meet, for each result; h² stands for the padding."""
+    """Return the index of the pixel under each weight for each output, [o²·k²]; h² stands for the padding."""
     # A tensor that is made in inference mode could not be used for training later.
     with torch.inference_mode(False):
         inside = torch.arange(size**2, device="cpu").view(size, size)

@@ -1,29 +1,31 @@
-"""Ordinary convolutional networks, built from a list of layers."""
+"""Ordinary convolutional networks, built from their description, `spec.Network`."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, MaxPool2d
 from dwp.nn.noise import Dropout
+from dwp.nn.spec import Conv, Network
 
 
 def build(
-    network: dict, image_shape: tuple[int, int, int], classes: int, width: float = 1.0, *, crop: bool = True
+    network: Network,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+    *,
+    crop: bool = True,
 ) -> nn.Sequential:
-    """Build a network from its description.
+    """Build a network.
 
     Args:
-        network: {'layers': [...], 'batch_norm': bool, 'dropout': rate}; a layer is {'conv':
-            channels, 'kernel': k, 'pool': p} (a k×k convolution without padding, max-pooling
-            over p×p, leaky ReLU) or {'linear': units}; dropout, if any, follows each
-            activation. The classifier is added.
+        network: its layers; max-pooling goes before the activation, dropout, if any, after it. The
+            classifier is added.
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
         width: factor on the channels of every convolution (at least one remains).
-
         crop: leave out the last rows and columns of the image where pooling would drop
             all that comes of them: less work, the same result.
 
@@ -33,47 +35,35 @@ def build(
     Raises:
         InputError: a kernel or pool does not fit the image that reaches its layer.
     """
-    channels, size, _ = image_shape
+    size = network.check(image_shape)
+    channels, features = image_shape[0], None
     modules: dict[str, nn.Module] = {}
-    features = None
-    for number, layer in enumerate(network["layers"], start=1):
-        where = f"network.layers[{number - 1}]"
-        if "conv" in layer:
-            if features is not None:
-                raise InputError(f"{where}: a convolution cannot follow a linear layer")
-            kernel, pool = layer["kernel"], layer.get("pool", 1)
-            out = max(1, round(layer["conv"] * width))
-            if kernel > size:
-                raise InputError(
-                    f"{where}: kernel {kernel} does not fit the {size}×{size} image that reaches it"
-                )
-            size = (size - kernel + 1) // pool
-            if size < 1:
-                raise InputError(f"{where}: pool {pool} leaves nothing of the image")
-            modules[f"conv{number}"] = Conv2d(channels, out, kernel)
-            if network.get("batch_norm"):
+    for number, layer in enumerate(network.layers, start=1):
+        if isinstance(layer, Conv):
+            out = max(1, round(layer.conv * width))
+            modules[f"conv{number}"] = Conv2d(channels, out, layer.kernel)
+            if network.batch_norm:
                 modules[f"norm{number}"] = nn.BatchNorm2d(out)
             # Pooling first: the activation is monotone, so the result is the same for a quarter of the work.
-            if pool > 1:
-                modules[f"pool{number}"] = MaxPool2d(pool)
-            modules[f"activation{number}"] = nn.LeakyReLU()
+            if layer.pool > 1:
+                modules[f"pool{number}"] = MaxPool2d(layer.pool)
             channels = out
         else:
             if features is None:
                 modules["flatten"] = nn.Flatten()
                 features = channels * size * size
-            modules[f"linear{number}"] = nn.Linear(features, layer["linear"])
-            modules[f"activation{number}"] = nn.LeakyReLU()
-            features = layer["linear"]
-        if network.get("dropout"):
-            modules[f"dropout{number}"] = Dropout(network["dropout"])
+            modules[f"linear{number}"] = nn.Linear(features, layer.linear)
+            features = layer.linear
+        modules[f"activation{number}"] = nn.LeakyReLU()
+        if network.dropout:
+            modules[f"dropout{number}"] = Dropout(network.dropout)
     if features is None:
         modules["flatten"] = nn.Flatten()
         features = channels * size * size
     modules["classifier"] = nn.Linear(features, classes)
     # The statistics of batch norm are over what pooling drops, too.
-    needed = size_needed(network, size)
-    if crop and not network.get("batch_norm") and needed < image_shape[1]:
+    needed = network.rows_needed(size)
+    if crop and not network.batch_norm and needed < image_shape[1]:
         modules = {"crop": Crop(needed), **modules}
     model = nn.Sequential()
     for name, module in modules.items():
@@ -95,32 +85,6 @@ class Crop(nn.Module):
     def extra_repr(self) -> str:
         """Show the size in the module's repr."""
         return f"{self.size}"
-
-
-def size_needed(network: dict, size: int) -> int:
-    """Return how many rows of an image make `size` rows of what the last convolution leaves after pooling."""
-    for layer in reversed([layer for layer in network["layers"] if "conv" in layer]):
-        size = size * layer.get("pool", 1) + layer["kernel"] - 1
-    return size
-
-
-def layer_sizes(network: dict) -> dict[str, int]:
-    """Return the kernel size of each convolution of a description, by the layer's name in `build`."""
-    return {
-        f"conv{number}": layer["kernel"]
-        for number, layer in enumerate(network["layers"], start=1)
-        if "conv" in layer
-    }
-
-
-def kernel_sizes(network: dict) -> list[int]:
-    """Return the kernel sizes of a network's description, in order of their first layer."""
-    return list(dict.fromkeys(layer_sizes(network).values()))
-
-
-def size_label(size: int) -> str:
-    """Return what a configuration calls a kernel size: '7x7'."""
-    return f"{size}x{size}"
 
 
 def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:

@@ -1,4 +1,4 @@
-"""A variational autoencoder over images, whose convolutions can be initialised as any model's."""
+"""A variational autoencoder over images; its convolutions are initialised as those of any model."""
 
 from collections import OrderedDict
 
@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp.errors import InputError
+from dwp.nn.conv import MaxPool2d
 from dwp.nn.convnet import build
 from dwp.nn.noise import evaluating
 from dwp.nn.precision import at_least_float32
+from dwp.nn.spec import Network
 
 # Keeps the logarithm of a variance finite where softplus is zero to rounding.
 VARIANCE_FLOOR = 1e-6
@@ -18,26 +20,25 @@ VARIANCE_FLOOR = 1e-6
 class ImageVAE(nn.Module):
     """p(x) = ∫ p(x|z) N(z; 0, I) dz over images, with convolutional encoder and decoder.
 
-    The encoder is the described network, its last layer giving mean and variance (by
-    softplus) of a code. The decoder is its mirror image, module by module in reverse order:
-    linear layers are turned round, k×k convolutions become transposed k×k convolutions,
-    max-pooling becomes nearest-neighbour enlargement to the very size that was pooled;
-    activations and batch norm stay. A module has the name of the one that it mirrors. What
-    comes out are the logits of pixels.
+    The encoder is the described network; its last layer gives mean and variance (by softplus) of
+    the code. The decoder mirrors it, module by module in reverse order: linear layers swap their
+    sizes, k×k convolutions become transposed k×k convolutions, max-pooling becomes nearest-neighbour
+    upsampling to the size before the pooling; activations and batch norm stay. A module has the name
+    of the one that it mirrors. The output are the logits of pixels.
 
     Pixels are intensities in [0, 1]. Their likelihood is Bernoulli, x log p + (1 - x) log(1 - p)
-    in nats, summed over the pixels and channels of an image: exact for black and white, and
-    the customary score of what lies between.
+    in nats, summed over the pixels and channels of an image: exact for black and white, and the
+    usual score for intensities between.
 
     Args:
-        network: description, see `networks.build`.
+        network: its layers, see `convnet.build`.
         image_shape: (channels, height, width) of one image.
         latent: dimensions of the code z.
         width: factor on the channels of every convolution.
     """
 
     def __init__(
-        self, network: dict, image_shape: tuple[int, int, int], latent: int, width: float = 1.0
+        self, network: Network, image_shape: tuple[int, int, int], latent: int, width: float = 1.0
     ) -> None:
         super().__init__()
         self.latent = latent
@@ -54,7 +55,7 @@ class ImageVAE(nn.Module):
         return at_least_float32(self.decoder(z))
 
     def bound(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parts of the lower bound on log p(x) of each image, in nats.
+        """Return the two terms of the evidence lower bound of each image, in nats.
 
         Args:
             images: [n, c, h, w], in [0, 1].
@@ -73,7 +74,7 @@ class ImageVAE(nn.Module):
     def evaluate(self, images: Tensor, chunk: int = 500) -> dict[str, float]:
         """Return lower_bound and its parts, reconstruction and code_kl: means over images, in nats.
 
-        The noise is the same at every call; every module is left in the training mode that it had.
+        The noise is the same in every call. The training mode of every module is restored.
         """
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(len(images), self.latent, generator=generator).to(images)
@@ -92,13 +93,14 @@ class ImageVAE(nn.Module):
 def _mirror(encoder: nn.Sequential, image_shape: tuple[int, int, int], latent: int) -> nn.Sequential:
     channels, size, _ = image_shape
     *body, (last, classifier) = encoder.named_children()
-    turned: list[tuple[str, nn.Module]] = []
+    mirror: list[tuple[str, nn.Module]] = []
+    mirrored: nn.Module
     for name, module in body:
         match module:
             case nn.Conv2d(in_channels=inputs, out_channels=outputs, kernel_size=kernel):
-                mirrored = nn.ConvTranspose2d(outputs, inputs, kernel)
+                mirrored = nn.ConvTranspose2d(outputs, inputs, kernel[0])
                 channels, size = outputs, size - kernel[0] + 1
-            case nn.MaxPool2d(kernel_size=pool):
+            case MaxPool2d(kernel_size=pool):
                 mirrored = nn.Upsample(size)
                 size //= pool
             case nn.Flatten():
@@ -111,6 +113,9 @@ def _mirror(encoder: nn.Sequential, image_shape: tuple[int, int, int], latent: i
                 mirrored = nn.LeakyReLU()
             case _:
                 raise InputError(f"image VAE: a layer {type(module).__name__} has no mirror image")
-        turned.append((name, mirrored))
-    turned.append((last, nn.Linear(latent, classifier.in_features)))
-    return nn.Sequential(OrderedDict(reversed(turned))).to(memory_format=torch.channels_last)
+        mirror.append((name, mirrored))
+    assert isinstance(classifier, nn.Linear)
+    mirror.append((last, nn.Linear(latent, classifier.in_features)))
+    decoder = nn.Sequential(OrderedDict(reversed(mirror)))
+    # PyTorch documents the argument for modules, too, but does not annotate it.
+    return decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

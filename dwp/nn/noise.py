@@ -1,4 +1,4 @@
-"""Layers whose randomness is switched apart from train() and eval()."""
+"""Stochastic layers, whose noise is set independently of train() and eval()."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Noise(Enum):
-    """Where the randomness of a stochastic layer enters."""
+    """Where the noise of a stochastic layer enters."""
 
     OUTPUTS = "outputs"
-    """Each image has noise of its own (local reparameterisation, dropout as usual). For training."""
+    """Independent noise for each image: local reparameterisation, ordinary dropout. For training."""
     WEIGHTS = "weights"
-    """One sample of the weights, or of the units left out, for all images. For the members of an ensemble."""
+    """One sample of the weights, or of the dropped units, for all images. For members of an ensemble."""
     NONE = "none"
     """No noise: the posterior mean of the weights, all units."""
 
@@ -25,11 +25,11 @@ class Stochastic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noise = Noise.OUTPUTS
-        # Inside a list, where PyTorch does not take a parameter for one of the layer's own.
+        # In a list, so that PyTorch does not register a tensor that is a parameter.
         self.held: list[Tensor] | None = None
 
     def sample_once(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Return `draw()`; within `holding`, what it gave there first."""
+        """Return `draw()`, or inside `fixed_weight_sample` what the first call there returned."""
         if self.held is None:
             return draw()
         if not self.held:
@@ -38,10 +38,10 @@ class Stochastic(nn.Module):
 
 
 class Dropout(Stochastic):
-    """Leave out whole channels (or units) with probability `rate`; at test a sample of MC dropout.
+    """Drop whole channels (or units) with probability `rate`, at test as well: MC dropout.
 
-    With one mask for all images this is a sample of the weights that follow
-    (Gal and Ghahramani 2016), as a member of an ensemble should be.
+    One mask for all images amounts to a sample of the weights of the next layer (Gal and Ghahramani 2016),
+    as a member of an ensemble needs.
     """
 
     def __init__(self, rate: float) -> None:
@@ -72,14 +72,14 @@ def stochastic_layers(model: nn.Module) -> list[Stochastic]:
 
 
 def set_noise(model: nn.Module, noise: Noise) -> None:
-    """Choose where the randomness of every stochastic layer enters."""
+    """Set where the noise of every stochastic layer of a model enters."""
     for layer in stochastic_layers(model):
         layer.noise = noise
 
 
 @contextlib.contextmanager
 def fixed_weight_sample(model: nn.Module) -> Iterator[None]:
-    """Within, every stochastic layer draws its sample of the weights once and keeps it."""
+    """Let every stochastic layer draw one sample of its weights and keep it while the context is active."""
     layers = stochastic_layers(model)
     for layer in layers:
         layer.held = []
@@ -92,13 +92,13 @@ def fixed_weight_sample(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, a model is in evaluation mode; afterwards every module is in the mode that it had."""
+    """Put a model into evaluation mode while the context is active; then restore the mode of every module."""
     before = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         yield
     finally:
-        # By its own method first, for modules that do more in it than set the flag.
+        # First by the model's own method, which may do more than set the flag.
         model.train(before[0][1])
         for module, training in before:
             module.training = training

@@ -1,8 +1,7 @@
-"""The versions under `results/`: what is there, what made it, is it whole, does anyone want it."""
+"""The versions under `results/`: what is there, what made it, whether it is intact, and removing it."""
 
 import datetime
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -13,9 +12,10 @@ from pathlib import Path
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.files import sha256
+from dwp.pipeline import paths
+from dwp.pipeline.paths import RESULTS
 from dwp.pipeline.provenance import read_manifest, version_of
 
-RESULTS = Path("results")
 FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
 DAY = 24 * 3600.0
 
@@ -52,9 +52,8 @@ class Version:
 
     @property
     def names(self) -> list[str]:
-        """Return what people call it: the names of its files without size of shard or setting."""
-        stems = [_stem(path) for path in self.manifests]
-        return sorted({re.sub(r"(_[^_-]+-[^_]+_seeds)?-\d+-\d+$", "", stem) for stem in stems if stem})
+        """Return what people call it: the names of its files without setting and shard."""
+        return sorted(set(filter(None, map(paths.name, self.manifests))))
 
     @cached_property
     def size(self) -> int:
@@ -68,47 +67,38 @@ class Version:
         return max(map(datetime.datetime.fromisoformat, times), default=None)
 
     @property
-    def named_files(self) -> Iterator[tuple[Path, str]]:
-        """Yield each file that a manifest names, there or not, with its SHA-256."""
+    def recorded_files(self) -> Iterator[tuple[Path, str]]:
+        """Yield each file that a manifest records, there or not, with its SHA-256."""
         for manifest in self.manifests.values():
             for name, digest in (manifest or {}).get("files", {}).items():
                 yield self.folder / name, digest
 
     @cached_property
-    def unnamed_files(self) -> list[Path]:
-        """Return what is in no manifest: of a job at work or killed, or whose manifest is gone.
+    def unrecorded_files(self) -> list[Path]:
+        """Return what no manifest records: of a job in progress or killed, or whose manifest is gone.
 
-        Left out is what belongs to a manifest that cannot be read.
+        Left out are the logs and benchmarks of finished jobs, and what belongs to a manifest that
+        cannot be read.
         """
-        named = {file for file, _ in self.named_files}
-        stems = {_stem(path) for path in self.manifests}
-        logs = {
-            self.folder / f"{stem or self.stage}{kind}"
-            for stem in stems
-            for kind in (".log", ".benchmark.tsv")
-        }
-        torn = [_stem(path) for path, manifest in self.manifests.items() if manifest is None]
+        known = {file for file, _ in self.recorded_files}
+        for manifest in self.manifests:
+            known.update(paths.logs(manifest))
+        unreadable = [paths.stem(path) for path, manifest in self.manifests.items() if manifest is None]
 
-        def has_torn_manifest(file: Path) -> bool:
-            return any(not stem or file.name.startswith(f"{stem}.") for stem in torn)
+        def has_unreadable_manifest(file: Path) -> bool:
+            return any(not stem or file.name.startswith(f"{stem}.") for stem in unreadable)
 
-        known = named | logs
-        return [file for file in self.files if file not in known and not has_torn_manifest(file)]
+        return [file for file in self.files if file not in known and not has_unreadable_manifest(file)]
 
-    def is_being_written(self, now: float) -> bool:
-        """Return whether a job may be at work here: an output is not finished and less than a day old."""
-        if self.manifests and not self.unnamed_files:
+    def may_be_in_progress(self, now: float) -> bool:
+        """Return whether a job may be writing here: an output is not finished and less than a day old."""
+        if self.manifests and not self.unrecorded_files:
             return False
-        times = [path.stat().st_mtime for path in (self.folder, *self.unnamed_files) if path.exists()]
+        times = [path.stat().st_mtime for path in (self.folder, *self.unrecorded_files) if path.exists()]
         return now - max(times, default=0.0) < DAY
 
 
-def _stem(manifest: Path) -> str:
-    # "nets-000-003.manifest.json" -> "nets-000-003"; "manifest.json", the report's -> "".
-    return manifest.name.removesuffix("manifest.json").removesuffix(".")
-
-
-def read(results: Path = RESULTS) -> list[Version]:
+def read() -> list[Version]:
     """Return all versions in the order of the pipeline, and within a stage by age.
 
     Passed over are links, which may lead out of `results/`, and what only looks like a
@@ -117,14 +107,14 @@ def read(results: Path = RESULTS) -> list[Version]:
     Raises:
         InputError: there is no such folder.
     """
-    if not results.is_dir():
+    if not RESULTS.is_dir():
         raise InputError(
-            f"there is no folder {results} in {Path.cwd()}; run the workflow, or give --directory"
+            f"there is no folder {RESULTS} in {Path.cwd()}; run the workflow, or give --directory"
         )
     folders = [
         folder
-        for folder in results.glob("*/*")
-        if re.fullmatch(r"[0-9a-f]{8}", folder.name)
+        for folder in RESULTS.glob("*/*")
+        if paths.VERSION.parse(folder)
         and folder.is_dir()
         and not folder.is_symlink()
         and not folder.parent.is_symlink()
@@ -137,7 +127,7 @@ def read(results: Path = RESULTS) -> list[Version]:
 def _read_one(folder: Path) -> Version:
     manifests, files = {}, []
     for path in sorted(folder.rglob("*")):
-        if path.name.endswith("manifest.json") and not path.name.startswith("."):
+        if path.name.endswith(paths.MANIFEST) and not path.name.startswith("."):
             manifests[path] = _read_manifest(path, folder)
         elif not path.is_dir() or path.is_symlink():
             files.append(path)
@@ -150,10 +140,12 @@ def _read_manifest(path: Path, folder: Path) -> dict | None:
     except InputError:
         return None
     stage, version = (manifest[key] for key in ("stage", "version"))
-    inputs = {role: label.rpartition("/")[2] for role, label in manifest["inputs"].items()}
+    inputs = {role: paths.LABEL.parse(label) for role, label in manifest["inputs"].items()}
+    if (stage, version) != (folder.parent.name, folder.name) or not all(inputs.values()):
+        return None
     # A version is the hash of what made it, so its own manifest tells whether that is what it says.
-    sound = (stage, version) == (folder.parent.name, folder.name)
-    return manifest if sound and version == version_of(stage, manifest["params"], inputs) else None
+    made_from = {role: fields["version"] for role, fields in inputs.items() if fields}
+    return manifest if version == version_of(stage, manifest["params"], made_from) else None
 
 
 def _order(version: Version) -> tuple:
@@ -174,7 +166,7 @@ def find(versions: Iterable[Version], name: str) -> Version:
         InputError: there is none, or more than one.
     """
     versions = list(versions)
-    for place in (Path(name), RESULTS / "latest" / name):
+    for place in (Path(name), paths.LATEST / name):
         if place.is_dir():
             for version in versions:
                 if version.folder.resolve() == place.resolve():
@@ -195,16 +187,16 @@ def find(versions: Iterable[Version], name: str) -> Version:
 def verify(
     versions: Iterable[Version], *, running: bool = False, now: float | None = None
 ) -> tuple[list[dict], int]:
-    """Recompute the checksum of every file that a manifest names.
+    """Recompute the checksum of every file that a manifest records.
 
     Args:
         versions: those to check.
-        running: whether a workflow is at work here, so that a file's manifest may be yet to come.
+        running: whether a workflow is running here, so that a file's manifest may be yet to come.
         now: the time in seconds since the epoch.
 
     Returns:
         the faults, a list of {file, fault}, and how many files were as their manifest says. A fault is
-        `missing`; `damaged`; `no manifest`, for a result that no manifest names; or `unnamed`, for what
+        `missing`; `damaged`; `no manifest`, for a result that no manifest records; or `unfinished`, for what
         a job that is not finished leaves: logs, checkpoints, temporary files, while `running` results too.
     """
     now = time.time() if now is None else now
@@ -213,52 +205,44 @@ def verify(
         for path, manifest in version.manifests.items():
             if manifest is None:
                 faults.append({"file": str(path), "fault": "damaged"})
-        for file, digest in version.named_files:
+        for file, digest in version.recorded_files:
             if not os.path.isfile(file):  # false too for a name that no system takes
                 faults.append({"file": str(file), "fault": "missing"})
             elif sha256(file) != digest:
                 faults.append({"file": str(file), "fault": "damaged"})
             else:
                 sound += 1
-        at_work = running and version.is_being_written(now)
-        for file in version.unnamed_files:
-            fault = "unnamed" if at_work or _is_leftover(file) else "no manifest"
+        in_progress = running and version.may_be_in_progress(now)
+        for file in version.unrecorded_files:
+            fault = "unfinished" if in_progress or paths.is_byproduct(file) else "no manifest"
             faults.append({"file": str(file), "fault": fault})
     return faults, sound
 
 
-def _is_leftover(file: Path) -> bool:
-    # Results appear under their names when they are complete, other files before.
-    return (
-        file.name.startswith(".")
-        or file.name.endswith((".log", ".benchmark.tsv"))
-        or file.parent.name == "checkpoints"
-    )
-
-
-def unwanted(
-    versions: Iterable[Version], wanted: Collection[str], now: float | None = None
+def unreferenced(
+    versions: Iterable[Version], referenced: Collection[str], now: float | None = None
 ) -> tuple[list[Version], list[Version]]:
-    """Return what is not wanted: versions to remove, and those to keep as a job may be at work there.
+    """Return versions that no configuration refers to: those to remove, and those that a job may be writing.
 
     Args:
         versions: those to choose from.
-        wanted: the labels of the versions that configurations refer to.
+        referenced: the labels of the versions that configurations refer to.
         now: the time in seconds since the epoch.
     """
     now = time.time() if now is None else now
-    remove, keep = [], []
+    remove: list[Version] = []
+    keep: list[Version] = []
     for version in versions:
-        if version.label not in wanted:
-            (keep if version.is_being_written(now) else remove).append(version)
+        if version.label not in referenced:
+            (keep if version.may_be_in_progress(now) else remove).append(version)
     return remove, keep
 
 
-def remove(versions: Iterable[Version], results: Path = RESULTS) -> None:
+def remove(versions: Iterable[Version]) -> None:
     """Delete versions, and the links of `results/latest` that lead nowhere; nothing outside `results/`."""
     for version in versions:
         shutil.rmtree(version.folder)
-    for link in sorted((results / "latest").rglob("*"), reverse=True):
+    for link in sorted(paths.LATEST.rglob("*"), reverse=True):
         if link.is_symlink():
             if not link.exists():
                 link.unlink(missing_ok=True)

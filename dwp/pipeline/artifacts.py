@@ -1,19 +1,22 @@
 """The artifacts of a configuration: what each is made from, and so its version."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
-from dwp import data
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.files import sha256
-from dwp.nn.convnet import kernel_sizes, size_label
-from dwp.pipeline import config as configuration
-from dwp.pipeline.provenance import ROOT, Artifact
-from dwp.priors.base import find
+from dwp.nn.spec import size_label
+from dwp.pipeline import local_files
+from dwp.pipeline.config import Config
+from dwp.pipeline.config_checks import check, check_examples
+from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.typed import dump
+from dwp.settings import marked
+from dwp.training.schedule import Schedule
 
-SCRIPTS = ROOT / "workflow" / "scripts"
-EXPERIMENTS = ROOT / "dwp" / "experiments"
+STAGES = "dwp.pipeline.stages"
 
 
 class Artifacts:
@@ -23,108 +26,94 @@ class Artifacts:
     settings, methods) say which cells are wanted; they are not part of a version.
 
     Args:
-        config: a complete configuration, already held against the schema.
+        config: a complete configuration.
 
     Raises:
-        InputError: see `dwp.pipeline.config.check`; or a local data file is missing or damaged.
+        InputError: see `dwp.pipeline.config_checks`; or a local data file is missing or damaged.
     """
 
-    def __init__(self, config: dict) -> None:
-        self.config = configuration.without_removed(config)
-        configuration.check(self.config)
-        self._datasets  # noqa: B018 - reads local files' headers and checksums: fail before the first job
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        check(config)
+        # Reads headers and checksums of local files, where they changed: fail before the first job.
+        chosen = config.data
+        local = {
+            name: local_files.dataset(name, config.data_root, chosen.options.get(name))
+            for name in dict.fromkeys((chosen.source, chosen.target))
+        }
+        check_examples(config, local[chosen.target]["train_size"])
+        self._datasets = {
+            name: Artifact("data", found["identity"], modules=(f"{STAGES}.data",), name=name)
+            for name, found in local.items()
+        }
 
     def dataset(self, name: str) -> Artifact:
         """Return a data set; local files count by their content, not their place."""
         return self._datasets[name]
 
     @cached_property
-    def _datasets(self) -> dict[str, Artifact]:
-        chosen = self.config["data"]
-        return {
-            name: Artifact(
-                "data",
-                data.identity(name, data_root=self.config["data_root"], options=chosen["options"].get(name)),
-                modules=(SCRIPTS / "build_data.py",),
-                name=name,
-            )
-            for name in dict.fromkeys((chosen["source"], chosen["target"]))
-        }
-
-    @cached_property
     def source(self) -> Artifact:
         """Return the source nets; how many there are is not part of the version."""
-        settings = self.config["source"]
-        params = {key: settings[key] for key in ("network", "l2")} | {"schedule": self._schedule(settings)}
-        dataset = self.dataset(self.config["data"]["source"])
-        return Artifact("source", params, {"dataset": dataset}, (SCRIPTS / "train_source.py",))
+        inputs = {"dataset": self.dataset(self.config.data.source)}
+        return Artifact("source", self._params(self.config.source), inputs, (f"{STAGES}.source",))
 
     @cached_property
     def kernels(self) -> dict[int, Artifact]:
         """Return the kernel stores by size."""
-        settings = self.config["kernels"]
+        settings = self.config.kernels
         artifacts = {}
-        for size in self.sizes:
-            threshold = settings["threshold"]
-            params = {
+        for size in self.config.sizes:
+            params: dict[str, Any] = {
                 "size": size,
-                "threshold": threshold[size_label(size)] if isinstance(threshold, dict) else threshold,
-                "test_fraction": settings["test_fraction"],
+                "threshold": self.config.threshold(size),
+                "test_fraction": settings.test_fraction,
             }
-            if settings["files"]:
-                params["files"] = [sha256(file) for file in settings["files"]]
-                inputs = {}
-            else:
-                params["nets"] = self.config["source"]["nets"]
+            if self.config.trains_source:
+                params["nets"] = self.config.source.nets
                 inputs = {"source": self.source}
-            artifacts[size] = Artifact(
-                "kernels", params, inputs, (SCRIPTS / "collect_kernels.py",), size_label(size)
-            )
+            else:
+                params["files"] = [local_files.checksum(file) for file in settings.files or ()]
+                inputs = {}
+            artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts
 
     @cached_property
     def priors(self) -> dict[str, dict[int, Artifact]]:
         """Return the fitted priors by name and kernel size."""
-        fitted: dict[str, dict[int, Artifact]] = {}
-        for name, settings in self.config["priors"].items():
-            if not find(settings["kind"]).fitted:
-                continue
-            fitted[name] = {}
-            for size in self.sizes:
-                if "sizes" in settings and size_label(size) not in settings["sizes"]:
-                    continue
-                special = settings.get("sizes", {}).get(size_label(size), {})
-                own = {key: value for key, value in {**settings, **special}.items() if key != "sizes"}
-                if "schedule" in settings:
-                    own["schedule"] = self._schedule(settings) | special.get("schedule", {})
-                modules = (SCRIPTS / "fit_prior.py", _prior_module(settings["kind"]))
-                fitted[name][size] = Artifact(
-                    "priors", own, {"kernels": self.kernels[size]}, modules, f"{name}-{size_label(size)}"
+        return {
+            name: {
+                size: Artifact(
+                    "priors",
+                    self._prior_params(name, size),
+                    {"kernels": self.kernels[size]},
+                    (f"{STAGES}.prior", _prior_module(prior.kind)),
+                    f"{name}-{size_label(size)}",
                 )
-        return fitted
+                for size in filter(prior.is_for, self.config.sizes)
+            }
+            for name, prior in self.config.priors.items()
+            if prior.facts.fitted
+        }
 
     @cached_property
     def scores(self) -> dict[int, Artifact]:
         """Return the scores by kernel size, of all priors that have a density, where there are any."""
-        scored = {
-            name: settings
-            for name, settings in self.config["priors"].items()
-            if find(settings["kind"]).has_density()
-        }
-        analytic = {name: settings for name, settings in scored.items() if name not in self.priors}
+        scored = {name: prior for name, prior in self.config.priors.items() if prior.facts.has_density}
         artifacts = {}
-        for size in self.sizes:
-            fitted = {name: self.priors[name][size] for name in scored if size in self.priors.get(name, {})}
-            if fitted or analytic:
-                modules = dict.fromkeys(_prior_module(scored[name]["kind"]) for name in (*fitted, *analytic))
-                inputs = {f"{name}-{size}": artifact for name, artifact in fitted.items()}
-                artifacts[size] = Artifact(
-                    "scores",
-                    {**self.config["scores"], "priors": analytic},
-                    {"kernels": self.kernels[size], **inputs},
-                    (SCRIPTS / "score_priors.py", *modules),
-                    size_label(size),
-                )
+        for size in self.config.sizes:
+            names = [name for name, prior in scored.items() if prior.is_for(size)]
+            if not names:
+                continue
+            inputs = {f"{name}-{size}": self.priors[name][size] for name in names if name in self.priors}
+            analytic = {name: self._prior_params(name, size) for name in names if name not in self.priors}
+            modules = dict.fromkeys(_prior_module(scored[name].kind) for name in names)
+            artifacts[size] = Artifact(
+                "scores",
+                {**dump(self.config.scores), "priors": analytic},
+                {"kernels": self.kernels[size], **inputs},
+                (f"{STAGES}.scores", *modules),
+                size_label(size),
+            )
         return artifacts
 
     @cached_property
@@ -132,49 +121,50 @@ class Artifacts:
         """Return an artifact for each experiment and method, which depends on the priors it uses alone."""
         return {
             (experiment, method): self._method(experiment, method)
-            for experiment, settings in self.config["experiments"].items()
-            for method in settings["methods"]
+            for experiment, settings in self.config.experiments.items()
+            for method in settings.methods
         }
 
-    def _method(self, experiment: str, method: str) -> Artifact:
-        settings = self.config["experiments"][experiment]
-        counts = ["seeds", "shard", "methods"]
-        if experiments.trains(experiment):
-            counts.append(experiments.find(experiment).AXIS)
-        common = {key: value for key, value in settings.items() if key not in counts}
-        if "schedule" in settings:
-            common["schedule"] = self._schedule(settings)
-        choices = settings["methods"][method]
-        inputs = {"dataset": self.dataset(self.config["data"]["target"])}
-        if settings.get("outliers"):
-            inputs["outliers"] = self.dataset(self.config["data"]["source"])
-        if methods.is_pretrained(choices):
+    def _method(self, experiment: str, name: str) -> Artifact:
+        settings, declared = self.config.experiments[experiment], experiments.find(experiment)
+        method = settings.methods[name]
+        inputs = {"dataset": self.dataset(self.config.data.target)}
+        if getattr(settings, "outliers", False):
+            inputs["outliers"] = self.dataset(self.config.data.source)
+        if methods.is_pretrained(method):
             inputs["pretrained"] = self.source
         analytic = {}
-        modules = {SCRIPTS / "run_experiment.py": None, EXPERIMENTS / f"{experiment}.py": None}
-        for name, size in methods.priors_needed(choices, settings["network"]):
-            modules[_prior_module(self.config["priors"][name]["kind"])] = None
-            if name in self.priors:
-                inputs[f"{name}-{size}"] = self.priors[name][size]
+        # What is declared beside these only shows the results.
+        computing = (declared.run, declared.settings, declared.method)
+        modules = dict.fromkeys(f"{part.__module__}:{part.__qualname__}" for part in computing)
+        modules[f"{STAGES}.experiment"] = None
+        for prior, size in methods.priors_needed(method, settings.network):
+            modules[_prior_module(self.config.priors[prior].kind)] = None
+            if prior in self.priors:
+                inputs[f"{prior}-{size}"] = self.priors[prior][size]
             else:
-                analytic[name] = self.config["priors"][name]
-        params = {"settings": common, "method": choices, "priors": analytic}
-        return Artifact(experiment, params, inputs, tuple(modules), method)
+                analytic[prior] = self._prior_params(prior, size)
+        # Each setting of an experiment that trains has jobs of its own.
+        cells = [declared.axis] if declared.trains else []
+        params = {"settings": self._params(settings, cells), "method": dump(method), "priors": analytic}
+        return Artifact(experiment, params, inputs, tuple(modules), name)
 
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
-        networks = [settings["network"] for settings in self.config["experiments"].values()]
-        return sorted({size for network in networks for size in kernel_sizes(network)}, reverse=True)
+    def _prior_params(self, name: str, size: int) -> dict:
+        prior = self.config.priors[name]
+        return {"kind": prior.kind, **self._params(prior.of(size))}
 
-    @property
-    def trains_source(self) -> bool:
-        """Return whether kernels come from nets trained here."""
-        return not self.config["kernels"]["files"]
+    def _params(self, settings: Any, without: Iterable[str] = ()) -> dict:
+        """Return settings as plain values, but for those that only say how many results there are."""
+        if isinstance(schedule := getattr(settings, "schedule", None), Schedule):
+            settings = replace(settings, schedule=self._in_precision(schedule))
+        left_out = {*marked(type(settings), "counts"), *without}
+        return {key: value for key, value in dump(settings).items() if key not in left_out}
 
-    def _schedule(self, settings: dict) -> dict:
-        return {**settings["schedule"], "precision": self.config["precision"]}
+    def _in_precision(self, schedule: Schedule) -> Schedule:
+        """Return a schedule in the precision of the whole configuration, unless it has its own."""
+        own = schedule.precision != "auto"
+        return schedule if own else replace(schedule, precision=self.config.precision)
 
 
-def _prior_module(kind: str) -> Path:
-    return ROOT / "dwp" / "priors" / f"{kind}.py"
+def _prior_module(kind: str) -> str:
+    return f"dwp.priors.{kind}"

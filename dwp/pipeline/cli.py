@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from humanfriendly import format_size, format_timespan
+from tabulate import tabulate
+
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.artifact_store import Version
-from dwp.pipeline.config_files import users
-from dwp.pipeline.run_locks import claimed
+from dwp.pipeline.config_files import defaults, users
+from dwp.pipeline.run_locks import any_held
 from dwp.pipeline.version_diff import ABSENT, diff
 
 DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
@@ -34,6 +37,11 @@ carried out
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
+
+WITHOUT_DEFAULTS = (
+    "the workflow's config.yaml is not installed along with the library; "
+    "name each configuration in use as --configfile config.yaml OVERLAY"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,15 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--directory", metavar="DIR", default=".", help="where results/ is (default: .)")
     where.add_argument("--json", action="store_true", help="print JSON")
     which = argparse.ArgumentParser(add_help=False)
-    repeated = {"nargs": "+", "action": "append", "default": []}
-    which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
+    which.add_argument(
+        "--configfile", metavar="FILE", help=CONFIGFILE, nargs="+", action="append", default=[]
+    )
     which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
     commands = parser.add_subparsers(title="commands", metavar="", required=True)
 
-    def command(name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser):
+    def command(
+        name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
         added.set_defaults(run=run)
         return added
@@ -93,7 +104,10 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
 
     USED BY names config.yaml, or the configurations given instead.
     """
-    used = users((files, options.config) for files in overlays or [[]])
+    configurations = overlays or ([[]] if defaults() else [])
+    used = users((files, options.config) for files in configurations)
+    if not configurations:
+        print(f"dwp: USED BY is unknown: {WITHOUT_DEFAULTS}", file=sys.stderr)
     if options.json:
         _print_json(
             {
@@ -105,7 +119,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
                 "size": version.size,
                 "finished": version.finished and version.finished.isoformat(),
                 "used_by": used.get(version.label, []),
-                "files": [str(file) for file, _ in version.named_files],
+                "files": [str(file) for file, _ in version.recorded_files],
             }
             for version in found
         )
@@ -119,7 +133,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
                 _some(version.names),
                 str(len(version.manifests)),
                 _some(version.spec.get("inputs", {}).values()),
-                _size(version.size),
+                format_size(version.size),
                 _age(version.finished),
                 ", ".join(used.get(version.label, ["-"])),
             )
@@ -145,19 +159,19 @@ def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list
 def _verify(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
     """Recompute the SHA-256 of every file that a manifest names.
 
-    Names what is missing or damaged, and results that no manifest names; then exits with 1. What
-    a job at work writes, or a killed one left (logs, checkpoints, temporary files), is mentioned.
+    Names what is missing or damaged, and results that no manifest records; then exits with 1. What
+    a running job writes, or a killed one left (logs, checkpoints, temporary files), is mentioned
+    as unfinished.
     """
     chosen = [artifact_store.find(found, name) for name in options.version] or found
-    faults, sound = artifact_store.verify(chosen, running=claimed() or _locked())
+    faults, sound = artifact_store.verify(chosen, running=any_held() or _locked())
     count = Counter(fault["fault"] for fault in faults)
     broken, without = count["missing"] + count["damaged"], count["no manifest"]
     if options.json:
         _print_json({"sound": sound, "faults": faults})
     else:
         for fault in faults:
-            note = "in no manifest" if fault["fault"] == "unnamed" else fault["fault"]
-            print(f"{note}: {fault['file']}")
+            print(f"{fault['fault']}: {fault['file']}")
         more = f", {without} without a manifest" if without else ""
         print(f"{sound} files as written, {broken} missing or damaged{more}")
         if broken or without:
@@ -169,31 +183,34 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     """Show the versions that no configuration refers to; with --yes delete them.
 
     config.yaml alone always counts; name every other configuration whose results are to stay.
-    A version in which a job may be at work stays too. While a workflow runs, nothing is deleted.
+    A version that a job may be writing stays too. While a workflow runs, nothing is deleted.
     """
+    if not overlays and not defaults():
+        raise InputError(WITHOUT_DEFAULTS)
     if options.yes:
         _refuse_while_a_workflow_runs()
     # With --config, config.yaml counts both with those values and without.
-    used = users([([], []), *((files, options.config) for files in overlays or [[]])])
-    unwanted, kept = artifact_store.unwanted(found, used)
-    sizes = {version.label: version.size for version in (*unwanted, *kept)}
+    own: list[tuple[Sequence[Path], Sequence[str]]] = [([], [])] if defaults() else []
+    used = users([*own, *((files, options.config) for files in overlays or [[]])])
+    unused, kept = artifact_store.unreferenced(found, used)
+    sizes = {version.label: version.size for version in (*unused, *kept)}
     if options.yes:
-        artifact_store.remove(unwanted)
+        artifact_store.remove(unused)
     if options.json:
-        groups = {"unwanted": unwanted, "being_written": kept}
+        groups = {"unused": unused, "in_progress": kept}
         report = {name: {v.label: sizes[v.label] for v in group} for name, group in groups.items()}
         _print_json(report | {"deleted": options.yes})
         return 0
     rows = [
-        (version.label, _some(version.names), _size(sizes[version.label]), _age(version.finished), note)
-        for group, note in ((unwanted, ""), (kept, "kept: a job may be at work"))
+        (version.label, _some(version.names), format_size(sizes[version.label]), _age(version.finished), note)
+        for group, note in ((unused, ""), (kept, "kept: a job may be writing it"))
         for version in group
     ]
     if rows:
         _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
-    total = f"{_size(sum(sizes[version.label] for version in unwanted))} in {len(unwanted)} version(s)"
+    total = f"{format_size(sum(sizes[version.label] for version in unused))} in {len(unused)} version(s)"
     configurations = ", ".join(dict.fromkeys(name for names in used.values() for name in names))
-    if not unwanted:
+    if not unused:
         print(f"Nothing to delete: the rest is used by {configurations}")
     elif options.yes:
         print(f"Deleted {total}")
@@ -203,8 +220,8 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
 
 
 def _refuse_while_a_workflow_runs() -> None:
-    # Snakemake's locks outlive a run that was killed, and go with the first run that ends; claims do neither.
-    if claimed():
+    # Snakemake's locks outlive a run that was killed, and go with the first run that ends; ours do neither.
+    if any_held():
         raise InputError("a workflow is running here; wait for its end, then prune")
     if _locked():
         raise InputError(
@@ -220,19 +237,13 @@ def _locked() -> bool:
 # Printing
 
 
-def _print_json(value: object) -> None:
+def _print_json(value: dict | Iterable) -> None:
     print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(header, line, widths, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
+    align = ["right" if name in right else "left" for name in header]
+    print(tabulate(rows, header, "plain", disable_numparse=True, colalign=align, headersalign=align))
 
 
 def _print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
@@ -261,19 +272,8 @@ def _some(names: Iterable[str], most: int = 2) -> str:
     return ", ".join(names[:most] + more) or "-"
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.{unit != 'B':d}f} {unit}"
-
-
 def _age(finished: datetime.datetime | None) -> str:
     if finished is None:
         return "-"
-    minutes = (datetime.datetime.now(datetime.UTC) - finished).total_seconds() / 60
-    for unit, length in (("d", 24 * 60), ("h", 60)):
-        if minutes >= 2 * length:
-            return f"{minutes / length:.0f} {unit}"
-    return f"{max(minutes, 0):.0f} min"
+    seconds = (datetime.datetime.now(datetime.UTC) - finished).total_seconds()
+    return format_timespan(int(max(seconds, 0)), max_units=1)

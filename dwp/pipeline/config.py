@@ -1,286 +1,246 @@
-"""Read a configuration: refuse what cannot be meant, in one line, before anything runs."""
+"""The whole configuration, typed; what its sections hold, and reading it."""
 
-import difflib
-import inspect
-import math
-import os
+import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-import jsonschema
-import torch
-import yaml
+from pydantic import ValidationError
 
-from dwp import data
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
-from dwp.experiments import methods
-from dwp.nn.convnet import build, kernel_sizes, size_label
-from dwp.priors import base as priors_module
+from dwp.experiments.base import Count, ExperimentSettings
+from dwp.experiments.methods import STARTS
+from dwp.experiments.source_nets import SourceSettings
+from dwp.kernels.pruning import RULES
+from dwp.nn.spec import size_label
+from dwp.pipeline import refusals
+from dwp.pipeline.typed import adapter, parse, plain
+from dwp.priors import settings as kinds
+from dwp.priors.settings import PriorSettings
+from dwp.settings import Bounds, setting
+from dwp.training.schedule import Precision
 
-MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
-SQUARE = r"^([0-9]+)x\1$"
+Threshold = Literal[RULES] | Annotated[float, Bounds(ge=0)]  # type: ignore[valid-type]  # names from one place
 
 
-def validate(config: dict, schema_file: str | Path) -> None:
-    """Hold a configuration against the schema, to which priors, experiments and data sets add their own.
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Data sets by name: embedded, downloaded, or folders of `data_root`."""
+
+    source: str = setting("name of a data set, which teaches the kernels")
+    target: str = setting("name of a data set, of which few examples are learned from")
+    options: dict[str, dict[str, int | float]] = setting("options by name of the data set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """Kernels of the source networks, and which of them are dropped."""
+
+    files: tuple[str, ...] | None = setting(
+        "files of your own in place of source networks: checkpoints (.safetensors, .pt), arrays (.npy, .h5)",
+        min_length=1,
+    )
+    threshold: Threshold | dict[str, Threshold] = setting(
+        "norm below which kernels are dropped, or the rule that chooses it; or these by kernel size, such as "
+        "{7x7: otsu, 5x5: 0.13}"
+    )
+    test_fraction: float = setting("share of the kernels kept apart to judge priors by", gt=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Scores of all priors on the same held-out kernels."""
+
+    kernels: int = setting("held-out kernels of each size, at most", ge=1)
+    samples: tuple[Count, ...] = setting(
+        "numbers K of samples in importance-weighted bounds", min_length=1, unique=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Looks of the figures."""
+
+    dpi: int = setting("resolution of PNG figures", ge=50, le=600, unit="dots per inch")
+    font_size: float = setting("size of text in figures", ge=5, le=30, unit="points")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorChoice:
+    """A prior of the configuration.
+
+    Attributes:
+        kind: what kind it is.
+        common: its settings for all kernel sizes; None if each size has its own.
+        sizes: settings by kernel size, such as '7x7', if it is for these sizes only.
+    """
+
+    kind: str
+    common: PriorSettings | None = None
+    sizes: Mapping[str, PriorSettings] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> type[PriorSettings]:
+        """Return the class of its settings, which knows what its kind can do."""
+        return kinds.find(self.kind)
+
+    def is_for(self, size: int) -> bool:
+        """Return whether it is for kernels of a size."""
+        return not self.sizes or size_label(size) in self.sizes
+
+    def of(self, size: int) -> PriorSettings:
+        """Return the settings for kernels of a size."""
+        return self.common or self.sizes[size_label(size)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole configuration."""
+
+    data_root: str | None = setting("a folder with <data set>/ in it, which wins over any download")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("device of the jobs")
+    threads: int = setting("threads of a job", ge=1)
+    checkpoint_seconds: float = setting("time between two checkpoints of a job", ge=0, unit="seconds")
+    precision: Precision = setting("of matrix products; auto: bfloat16 where the hardware has it")
+    data: DataSettings = setting("data sets")
+    source: SourceSettings = setting("source networks")
+    kernels: KernelSettings = setting("kernels of the source networks")
+    priors: dict[str, Any] = setting("priors by name; null removes one")
+    scores: ScoreSettings = setting("scores of the priors")
+    experiments: dict[str, Any] = setting("experiments by name; null removes one")
+    report: ReportSettings = setting("report")
+
+    @property
+    def trains_source(self) -> bool:
+        """Return whether kernels come from networks trained here."""
+        return not self.kernels.files
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
+        networks = [settings.network for settings in self.experiments.values()]
+        return sorted({size for network in networks for size in network.kernel_sizes()}, reverse=True)
+
+    def threshold(self, size: int) -> str | float:
+        """Return the rule or number by which kernels of a size are pruned."""
+        chosen = self.kernels.threshold
+        return chosen[size_label(size)] if isinstance(chosen, dict) else chosen
+
+
+def read(config: Mapping) -> Config:
+    """Return a configuration from what its files hold, without the entries that null removes.
 
     Raises:
         InputError: names the key's path, the value, and what is allowed.
     """
-    schema = yaml.safe_load(Path(schema_file).read_text(encoding="utf-8"))
-    schema["properties"]["data"]["properties"]["options"]["propertyNames"] = {
-        "enum": [*data.NAMES],
-        "description": f"one of {', '.join(data.NAMES)}; a set of your own has no options",
-    }
-    for section, extension in (("priors", _prior_schema), ("experiments", _experiment_schema)):
-        entries = config.get(section)
-        for name, settings in (entries if isinstance(entries, dict) else {}).items():
-            if isinstance(settings, dict):
-                try:
-                    schema["properties"][section]["properties"][name] = extension(name, settings)
-                except InputError as error:
-                    raise InputError(f"config: {section}.{name}: {error}") from None
-    validator = jsonschema.Draft202012Validator(schema)
-    _refuse_infinite(config, "")
-    errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
-    if errors:
-        raise InputError(_one_line(errors[0]))
-
-
-def _refuse_infinite(value: object, where: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"config: {where}: {value} is not allowed; expected a finite number")
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_infinite(inner, f"{where}.{key}".removeprefix("."))
-
-
-def _prior_schema(name: str, settings: dict) -> dict:
-    if not isinstance(settings.get("kind"), str):
-        return {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}}
-    cls = priors_module.find(settings["kind"])
-    own = dict(cls.options)
-    if cls.trained:
-        own["schedule"] = {"$ref": "#/$defs/schedule"}
-        own["validation_fraction"] = {"$ref": "#/$defs/fraction"}
-    each = {**own, "schedule": {"$ref": "#/$defs/part_of_schedule"}} if cls.trained else own
-    sizes = {
-        "type": "object",
-        "minProperties": 1,
-        "additionalProperties": False,
-        "patternProperties": {SQUARE: {"type": "object", "additionalProperties": False, "properties": each}},
-    }
-    properties = {"kind": {}, **own}
-    if cls.fitted:
-        properties["sizes"] = sizes
-    required = ["schedule"] if cls.trained else []
-    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
-
-
-def _experiment_schema(name: str, settings: dict) -> dict:
-    module = experiments.find(name)
-    method = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["init", *getattr(module, "REQUIRED", ())],
-        "properties": {"init": methods.init(methods.STARTS), **module.METHOD},
-        "description": "a method",
-    }
-    properties = {
-        "seeds": {"$ref": "#/$defs/count"},
-        "shard": {"$ref": "#/$defs/count"},
-        "network": {"$ref": "#/$defs/network"},
-        "methods": {
-            "type": "object",
-            "minProperties": 1,
-            "propertyNames": {"$ref": "#/$defs/name"},
-            "additionalProperties": {"oneOf": [{"type": "null"}, method]},
-        },
-        **module.OPTIONS,
-    }
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": list(properties),
-        "properties": properties,
-    }
-
-
-def _image_shapes(config: dict) -> dict[str, tuple[int, int, int]]:
-    """Return the shapes of the images of source and target; refuse what is no data set."""
-    shapes = {}
-    for which in ("source", "target"):
-        try:
-            shapes[which] = data.image_shape(config["data"][which], data_root=config["data_root"])
-        except InputError as error:
-            raise InputError(f"config: data.{which}: {error}") from None
-    return shapes
-
-
-def _check_outliers(where: str, experiment: dict, chosen: dict, shapes: dict) -> None:
-    if experiment.get("outliers") and shapes["source"] != shapes["target"]:
-        raise InputError(
-            f"config: {where}.outliers: true needs images of one shape; {chosen['source']} has "
-            f"{shapes['source']}, {chosen['target']} {shapes['target']}"
+    try:
+        typed = parse(Config, config)
+        if isinstance(typed.kernels.threshold, dict):
+            _check_squares("kernels.threshold", typed.kernels.threshold)
+        return replace(
+            typed,
+            priors={
+                name: _prior(name, value)
+                for name, value in _named("priors", _kept("priors", typed.priors)).items()
+            },
+            experiments={
+                name: _experiment(name, value)
+                for name, value in _kept("experiments", typed.experiments, least=1).items()
+            },
         )
+    except InputError as error:
+        raise InputError(f"config: {error}") from None
 
 
-def without_removed(config: dict) -> dict:
-    """Return the configuration without the entries of mappings that an overlay set to null to remove them."""
-    kept = dict(config)
-    kept["priors"] = {name: prior for name, prior in config["priors"].items() if prior is not None}
-    kept["experiments"] = {}
-    for name, experiment in config["experiments"].items():
-        if experiment is not None:
-            methods = {method: value for method, value in experiment["methods"].items() if value is not None}
-            kept["experiments"][name] = {**experiment, "methods": methods}
+def _kept(where: str, entries: Mapping[str, Any], least: int = 0) -> dict[str, Any]:
+    """Return the entries that are not null; there must be enough."""
+    kept = {name: value for name, value in entries.items() if value is not None}
+    if len(kept) < least:
+        raise InputError(f"{where}: none is left; expected at least one that is not null")
     return kept
 
 
-def check(config: dict) -> None:
-    """Refuse what fits the schema but not together.
-
-    Raises:
-        InputError: names the key's path, the value, and what is allowed.
-    """
-    # Nearest folder that exists: before the first run `results` does not.
-    folder = Path("results") if Path("results").exists() else Path()
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(
-            f"results: {folder.resolve()} is not a folder that can be written to; free it or use --directory"
-        )
-    root = config["data_root"]
-    if root is not None and not Path(root).is_dir():
-        raise InputError(f"config: data_root: there is no folder {root}; give one, or null")
-    shapes = _image_shapes(config)
-    for file in config["kernels"]["files"] or []:
-        if not Path(file).is_file():
-            raise InputError(f"config: kernels.files: there is no file {file}")
-    if not config["kernels"]["files"]:
-        _check_network("source", config["source"]["network"], config["data"]["source"], shapes["source"])
-    if not config["experiments"]:
-        raise InputError("config: experiments: none is left; expected at least one that is not null")
-    networks = [experiment["network"] for experiment in config["experiments"].values()]
-    sizes = {size for network in networks for size in kernel_sizes(network)}
-    for name, settings in config["priors"].items():
-        _check_prior(f"config: priors.{name}", settings, sizes)
-    for name, experiment in config["experiments"].items():
-        where = f"experiments.{name}"
-        if not experiment["methods"]:
-            raise InputError(f"config: {where}.methods: none is left; expected at least one that is not null")
-        _check_network(where, experiment["network"], config["data"]["target"], shapes["target"])
-        _check_sizes(where, experiment["network"], config)
-        _check_outliers(where, experiment, config["data"], shapes)
-        for method, choices in experiment["methods"].items():
-            methods.check(f"config: {where}.methods.{method}", choices, experiment, config)
-    _check_examples(config)
-    _check_jobs(config)
+def _named(where: str, entries: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entries; their names become parts of file names."""
+    for name in entries:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise InputError(
+                f"{where}: {name!r} is not allowed; expected a name of letters, digits and _, a letter first"
+            )
+    return entries
 
 
-def _check_prior(where: str, settings: dict, sizes: set[int]) -> None:
-    cls = priors_module.find(settings["kind"])
-    parameters = inspect.signature(cls).parameters
-    needed = [option for option in cls.options if parameters[option].default is inspect.Parameter.empty]
-    special = settings.get("sizes", {})
-    for size in (size for size in sizes if not special or size_label(size) in special):
-        own = special.get(size_label(size), {})
-        place = f"{where}.sizes.{size_label(size)}" if special else where
-        for option in needed:
-            if option not in settings and option not in own:
-                raise InputError(f"{place}.{option}: missing; give it a value")
-        if cls.trained:
-            schedule = settings["schedule"] | own.get("schedule", {})
-            if (schedule["steps"] is None) == (schedule["epochs"] is None):
-                raise InputError(
-                    f"{place}.schedule: has steps {schedule['steps']} and epochs {schedule['epochs']}; "
-                    "expected one of them, the other null"
-                )
-        try:
-            cls.check_size(size)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+def _experiment(name: str, value: object) -> ExperimentSettings:
+    where, settings = f"experiments.{name}", experiments.find(name).settings
+    if isinstance(value, dict) and isinstance(value.get("methods"), dict):
+        kept = _kept(f"{where}.methods", value["methods"], least=1)
+        value = {**value, "methods": _named(f"{where}.methods", kept)}
+    return parse(settings, value, where)
 
 
-def _check_network(where: str, network: dict, dataset: str, image_shape: tuple[int, int, int]) -> None:
+def _prior(name: str, value: object) -> PriorChoice:
+    where = f"priors.{name}"
+    if name in STARTS:
+        raise InputError(f"{where}: this name has a meaning in init; expected any but {', '.join(STARTS)}")
+    if not isinstance(value, dict):
+        found = refusals.shown(value)
+        raise InputError(f"{where}: {found} is not allowed; expected null or a mapping with kind")
+    if not isinstance(kind := value.get("kind"), str):
+        found = f"{refusals.shown(kind)} is not allowed" if "kind" in value else "missing"
+        raise InputError(f"{where}.kind: {found}; expected one of {', '.join(kinds.known())}")
     try:
-        with torch.device("meta"):
-            build(network, image_shape, classes=1)  # any number of classes fits
+        settings = kinds.find(kind)
     except InputError as error:
-        raise InputError(f"config: {where}.{error} (images of {dataset})") from None
+        raise InputError(f"{where}: {error}") from None
+    known = ["kind", *(entry.name for entry in fields(settings)), *(["sizes"] if settings.fitted else [])]
+    for key in value:
+        if key not in known:
+            raise InputError(f"{where}.{key}: {refusals.unknown_key(key, known)}")
+    common = {key: inner for key, inner in value.items() if key not in ("kind", "sizes")}
+    if "sizes" not in value:
+        return PriorChoice(kind=kind, common=parse(settings, common, where))
+    _refuse_part(settings, common, where)
+    sizes, where = value["sizes"], f"{where}.sizes"
+    if not isinstance(sizes, dict) or not sizes:
+        found = refusals.shown(sizes)
+        raise InputError(f"{where}: {found} is not allowed; expected a mapping such as {{7x7: {{}}}}")
+    _check_squares(where, sizes)
+    return PriorChoice(
+        kind=kind,
+        sizes={
+            size: _of_size(settings, common, special, f"{where}.{size}") for size, special in sizes.items()
+        },
+    )
 
 
-def _check_sizes(where: str, network: dict, config: dict) -> None:
-    available, threshold = kernel_sizes(config["source"]["network"]), config["kernels"]["threshold"]
-    for size in kernel_sizes(network):
-        found = f"config: {where}.network has {size_label(size)} kernels"
-        if not config["kernels"]["files"] and size not in available:
-            have = ", ".join(map(size_label, available))
-            raise InputError(f"{found}, but source.network only {have}; no prior can be fitted to that size")
-        if isinstance(threshold, dict) and size_label(size) not in threshold:
-            raise InputError(f"{found}, but kernels.threshold names only {', '.join(threshold)}")
+def _of_size(
+    settings: type[PriorSettings], common: Mapping[str, Any], special: object, where: str
+) -> PriorSettings:
+    """Return the settings for one kernel size, which go before those for all; so do those of its schedule."""
+    if not isinstance(special, dict):
+        raise InputError(f"{where}: {refusals.shown(special)} is not allowed; expected a mapping of settings")
+    merged = dict(common)
+    for key, value in special.items():
+        both = isinstance(value, dict) and isinstance(common.get(key), dict)
+        merged[key] = {**common[key], **value} if both else value
+    return parse(settings, merged, where)
 
 
-def _check_jobs(config: dict) -> None:
-    """Refuse more jobs than Snakemake could ever plan."""
-    source = config["source"]
-    jobs = {"source": -(-source["nets"] // source["shard"])}
-    for name, experiment in config["experiments"].items():
-        settings = experiment[experiments.find(name).AXIS] if experiments.trains(name) else [None]
-        shards = -(-experiment["seeds"] // experiment["shard"])
-        jobs[f"experiments.{name}"] = shards * len(settings) * len(experiment["methods"])
-    for where, count in jobs.items():
-        if count > MOST_JOBS:
-            raise InputError(
-                f"config: {where}: makes {count} jobs, expected at most {MOST_JOBS}; raise {where}.shard"
-            )
+def _refuse_part(settings: type, value: dict, where: str) -> None:
+    """Refuse what a part of a group of settings says, not what it leaves to others."""
+    value = plain(value)
+    try:
+        adapter(settings).validate_json(json.dumps([value]))
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        if refusal := refusals.first(settings, value, errors, where, partial=True):
+            raise refusal from None
 
 
-def _check_examples(config: dict) -> None:
-    asked = {name: experiment.get("examples") for name, experiment in config["experiments"].items()}
-    most = {name: max(value) if isinstance(value, list) else value for name, value in asked.items() if value}
-    if not most:
-        return
-    target = config["data"]["target"]
-    options = config["data"]["options"].get(target)
-    # Reads local files, so once for all.
-    available = data.train_size(target, data_root=config["data_root"], options=options)
-    for name, count in most.items():
-        if available and count > available:
-            raise InputError(
-                f"config: experiments.{name}.examples: {count} is more than the {available} "
-                f"training images of {target}"
-            )
-
-
-def _one_line(error: jsonschema.ValidationError) -> str:
-    # Of alternatives, the one that got furthest is what was meant.
-    expected = error.schema.get("description")
-    while error.context:
-        inner = max(error.context, key=lambda inner: (len(inner.absolute_path), inner.validator != "type"))
-        if expected and len(inner.absolute_path) == len(error.absolute_path):
-            break
-        error = inner
-        expected = error.schema.get("description", expected)
-    where = ".".join(map(str, error.absolute_path)) or "config"
-    if error.validator == "additionalProperties":
-        known = [*error.schema.get("properties", {})]
-        patterns = error.schema.get("patternProperties", {})
-        unknown = next(key for key in error.instance if key not in known and not _matches(key, patterns))
-        close = difflib.get_close_matches(str(unknown), known, 1)
-        meant = f", did you mean {close[0]!r}?" if close else ";"
-        allowed = known or [f"keys like {pattern}" for pattern in patterns]
-        return f"config: {_join(where, unknown)}: unknown key{meant} allowed here: {', '.join(allowed)}"
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        return f"config: {_join(where, missing)}: missing; give it a value"
-    return f"config: {where}: {error.instance!r} is not allowed; expected {expected or error.message}"
-
-
-def _join(where: str, key: object) -> str:
-    return str(key) if where == "config" else f"{where}.{key}"
-
-
-def _matches(key: object, patterns: Iterable[str]) -> bool:
-    return any(re.search(pattern, str(key)) for pattern in patterns)
+def _check_squares(where: str, sizes: Iterable[str]) -> None:
+    for size in sizes:
+        if not re.fullmatch(r"([1-9][0-9]*)x\1", size):
+            raise InputError(f"{where}: {size!r} is not allowed; expected a kernel size, such as 7x7")

@@ -1,35 +1,62 @@
 """Configurations as they are given on a command line: files and values laid over config.yaml."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from dwp.errors import InputError
+from dwp.pipeline.config import Config, read
+from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import ROOT
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
-
-def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> dict:
-    """Return config.yaml with overlays and values laid over it as Snakemake does, held against the schema.
+def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config:
+    """Return config.yaml with overlays and values laid over it as Snakemake does.
 
     Args:
         overlays: files, the later above the earlier.
         entries: `key=value`, as `snakemake --config` takes them; above the files.
 
     Raises:
-        InputError: a file is missing, is no YAML mapping, an entry has no key, or the schema
-            refuses the result.
+        InputError: a file is missing, is no YAML mapping, an entry has no key, or the result is refused.
     """
-    from dwp.pipeline.config import validate
+    merged: dict = {}
+    for file in (*defaults(), *overlays):
+        merged = overlaid(merged, _read(file))
+    return read(overlaid(merged, with_types(_parse(entries))))
 
-    config: dict = {}
-    for file in (ROOT / "config.yaml", *overlays):
-        config = _overlaid(config, _read(file))
-    config = _overlaid(config, _parse(entries))
-    validate(config, SCHEMA)
-    return config
+
+def defaults() -> list[Path]:
+    """Return the workflow's config.yaml; nothing where dwp is installed without the workflow."""
+    return [file for file in (ROOT / "config.yaml",) if file.is_file()]
+
+
+def with_types(given: object) -> Any:
+    """Return values of `--config` as YAML has them.
+
+    Snakemake leaves what stands inside a mapping or a list as text: in `--config 'report={dpi: 200}'`
+    the number, in `data_root=null` the null.
+    """
+    if isinstance(given, Mapping):
+        return {key: with_types(value) for key, value in given.items()}
+    if isinstance(given, list):
+        return [with_types(value) for value in given]
+    if isinstance(given, str):
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.safe_load(given)
+    return given
+
+
+def with_defaults(config: Mapping, file: str | Path) -> dict:
+    """Return a configuration laid over the defaults of a file.
+
+    Raises:
+        InputError: the file is missing or is no YAML mapping.
+    """
+    return overlaid(_read(Path(file)), config)
 
 
 def users(configurations: Iterable[tuple[Sequence[Path], Sequence[str]]]) -> dict[str, list[str]]:
@@ -38,8 +65,6 @@ def users(configurations: Iterable[tuple[Sequence[Path], Sequence[str]]]) -> dic
     Args:
         configurations: what is laid over config.yaml, as `read_config` takes it.
     """
-    from dwp.pipeline.plan import Plan
-
     found: dict[str, list[str]] = {}
     for overlays, entries in configurations:
         name = " ".join(["+".join(file.stem for file in overlays) or "config.yaml", *entries])
@@ -70,8 +95,9 @@ def _parse(entries: Sequence[str]) -> dict:
         raise InputError(f"--config: {error}") from None
 
 
-def _overlaid(below: object, above: Mapping) -> dict:
+def overlaid(below: object, above: Mapping) -> dict:
+    """Return one mapping laid over another, key by key, as Snakemake lays configurations."""
     merged = dict(below) if isinstance(below, Mapping) else {}
     for key, value in above.items():
-        merged[key] = _overlaid(merged.get(key), value) if isinstance(value, Mapping) else value
+        merged[key] = overlaid(merged.get(key), value) if isinstance(value, Mapping) else value
     return merged

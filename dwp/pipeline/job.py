@@ -1,4 +1,4 @@
-"""What every script does around its work: log, threads, device, seconds, manifest.
+"""What every job does around its work: log, threads, device, seconds, manifest.
 
 What can change a result reaches a script as `params.spec`. Where and how it runs
 (data_root, device, threads, checkpoint_seconds) comes from the configuration,
@@ -10,21 +10,36 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dwp.errors import InputError, StorageError
 from dwp.files import remove_stale
 from dwp.nn.precision import choose_precision
+from dwp.pipeline import paths
+from dwp.pipeline.gpu_slots import choose_device
 from dwp.pipeline.provenance import ROOT, checked_sha256, write_manifest
-from dwp.pipeline.shards import Finished, finished
+from dwp.pipeline.shards import Completed, completed
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
-from dwp.training.devices import choose_device, out_of_memory
+from dwp.training.devices import out_of_memory
 
 logger = logging.getLogger("dwp")
+
+
+def run(main: "Callable[[Job], None]", snakemake: Any) -> None:
+    """Do the work of a rule, from its script.
+
+    Args:
+        main: of the rule's stage.
+        snakemake: the object that Snakemake gives to a script.
+    """
+    with Job(snakemake) as job:
+        main(job)
 
 
 class Job:
@@ -35,7 +50,7 @@ class Job:
         input, output, wildcards, config: Snakemake's own.
     """
 
-    def __init__(self, snakemake: object) -> None:
+    def __init__(self, snakemake: Any) -> None:
         self._snakemake = snakemake
         self.spec = dict(snakemake.params.spec)
         self.params = self.spec["params"]
@@ -55,10 +70,11 @@ class Job:
             force=True,
         )
         logging.captureWarnings(True)
-        checkout = Path(__file__).resolve().parents[2]
-        if checkout != ROOT:
+        # A workflow in a checkout goes with the library there; an installed one is found first.
+        checkout = Path(self._snakemake.scriptdir).resolve().parents[1]
+        if checkout != ROOT and (checkout / "dwp").is_dir():
             self._refuse(
-                InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e . here")
+                InputError(f"dwp was imported from {ROOT}, not from {checkout}; pip install -e {checkout}")
             )
         for file in self.output:
             remove_stale(file)
@@ -86,22 +102,22 @@ class Job:
         return device
 
     def checkpoint(self) -> Checkpoint:
-        """Return a checkpoint beside the outputs, where Snakemake does not delete it before a rerun."""
-        first = Path(self.output[0])
+        """Return a checkpoint that outlives the job until its outputs are written."""
         # The bytes that it reads count too: after an edit of code upstream they are others.
         made_of = [self.spec[key] for key in ("stage", "version", "code")] + sorted(self._read.items())
         self._checkpoint = Checkpoint(
-            first.parent / "checkpoints" / f"{first.stem}.pt",
+            paths.checkpoint(self.output[0]),
             hashlib.sha256(repr(made_of).encode()).hexdigest(),
             self.config["checkpoint_seconds"],
         )
         return self._checkpoint
 
-    def finished_elsewhere(self) -> list[Finished]:
-        """Return which of its nets or seeds other shards of this version have finished; log them."""
-        found = finished(self.output.manifest, self.spec, self._read)
-        self._facts["taken_over"] = {shard.files[".csv"].stem: shard.numbers for shard in found}
-        for name, taken in self._facts["taken_over"].items():
+    def completed_elsewhere(self) -> list[Completed]:
+        """Return which of its nets or seeds other shards of this version have completed; log them."""
+        found = completed(self.output.manifest, self.spec, self._read)
+        taken_over = {paths.stem(shard.manifest): shard.numbers for shard in found}
+        self._facts["taken_over"] = taken_over
+        for name, taken in taken_over.items():
             logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
         return found
 

@@ -3,16 +3,16 @@
 import os
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.nn.convnet import size_label
-from dwp.pipeline.artifacts import SCRIPTS, Artifacts
+from dwp.pipeline import paths
+from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.shards import numbers, shards
-from dwp.report.catalogue import Output, report_files
+from dwp.pipeline.typed import dump
+from dwp.report.catalogue import Contents, Output, report_files
 
 
 class Plan(Artifacts):
@@ -29,20 +29,22 @@ class Plan(Artifacts):
         inputs |= {
             f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()
         }
+        trained = self.config.trains_source
         params = {
-            "style": self.config["report"],
-            "source": self.config["data"]["source"] if self.trains_source else "",
-            "target": self.config["data"]["target"],
+            "style": dump(self.config.report),
+            "source": self.config.data.source if trained else "",
+            "target": self.config.data.target,
             # What is shown, in order; the versions are among the inputs.
-            "nets": [self.config["source"][key] for key in ("nets", "shard")] if self.trains_source else [],
+            "nets": [self.config.source.nets, self.config.source.shard] if trained else [],
             "priors": [[name, *sizes] for name, sizes in self.priors.items()],
             "experiments": [
-                [name, list(settings["methods"]), settings[experiments.find(name).AXIS]]
-                + [settings[key] for key in ("seeds", "shard")]
-                for name, settings in self.config["experiments"].items()
+                [name, list(settings.methods), list(self.settings(name)), settings.seeds, settings.shard]
+                for name, settings in self.config.experiments.items()
             ],
+            "switches": self.contents.experiments,
         }
-        return Artifact("report", params, inputs, (SCRIPTS / "make_report.py",))
+        declared = [f"dwp.experiments.{name}" for name in self.config.experiments]
+        return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -58,7 +60,7 @@ class Plan(Artifacts):
             *self.scores.values(),
             *(artifact for sizes in self.priors.values() for artifact in sizes.values()),
         ]
-        if self.trains_source:
+        if self.config.trains_source:
             found.append(self.source)
         return found
 
@@ -79,40 +81,45 @@ class Plan(Artifacts):
     @property
     def with_outliers(self) -> list[str]:
         """Return the names of the experiments that read the source data set too."""
-        return [name for name, settings in self.config["experiments"].items() if settings.get("outliers")]
+        experiments = self.config.experiments.items()
+        return [name for name, settings in experiments if getattr(settings, "outliers", False)]
 
     @property
     def datasets(self) -> list[str]:
         """Return the names of the data sets that something here reads."""
-        chosen = self.config["data"]
-        reads_source = self.trains_source or self.with_outliers
-        return list({chosen["target"]: 0} | ({chosen["source"]: 0} if reads_source else {}))
+        chosen = self.config.data
+        reads_source = self.config.trains_source or self.with_outliers
+        return list(dict.fromkeys([chosen.target, *([chosen.source] if reads_source else [])]))
 
     def dataset_file(self, name: str) -> str:
         """Return a data set's file."""
-        return self.dataset(name).path(f"{name}.safetensors")
+        return paths.DATA.file("safetensors", version=self.dataset(name).version, name=name)
 
     def source_files(self, suffix: str = "safetensors") -> list[str]:
         """Return the shards of source nets, or with suffix 'csv' their tables."""
-        if not self.trains_source:
+        if not self.config.trains_source:
             return []
-        settings = self.config["source"]
+        settings = self.config.source
         return [
-            self.source.path(f"nets-{shard}.{suffix}")
-            for shard in shards(settings["nets"], settings["shard"])
+            paths.NETS.file(suffix, version=self.source.version, shard=shard)
+            for shard in shards(settings.nets, settings.shard)
         ]
 
     def kernels_from(self) -> list[str]:
         """Return the files that kernels are collected from."""
-        return self.config["kernels"]["files"] or self.source_files()
+        return list(self.config.kernels.files or self.source_files())
 
     def kernels_file(self, size: int) -> str:
         """Return the kernel store of a size."""
-        return self.kernels[size].path(f"kernels-{size_label(size)}.h5")
+        return paths.KERNELS.file("h5", version=self.kernels[size].version, size=size)
 
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
         """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
-        return self.priors[name][size].path(f"{name}-{size_label(size)}.{suffix}")
+        return paths.PRIOR.file(suffix, version=self.priors[name][size].version, name=name, size=size)
+
+    def scores_file(self, size: int) -> str:
+        """Return the scores of all priors of a size."""
+        return paths.SCORES.file("csv", version=self.scores[size].version, size=size)
 
     def score_inputs(self, size: int) -> dict[str, list[str] | str]:
         """Return the files that the scores of a size are made from: `kernels` and fitted `priors`."""
@@ -127,47 +134,70 @@ class Plan(Artifacts):
         self.spec(version)  # refuses one of another configuration
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
-        settings = self.config["experiments"][experiment]
-        needed = methods.priors_needed(settings["methods"][method], settings["network"])
+        settings = self.config.experiments[experiment]
+        needed = methods.priors_needed(settings.methods[method], settings.network)
         files: dict[str, list[str] | str] = {
-            "dataset": self.dataset_file(self.config["data"]["target"]),
+            "dataset": self.dataset_file(self.config.data.target),
             "priors": [self.prior_file(name, size) for name, size in needed if name in self.priors],
         }
         if "outliers" in made.inputs:
-            files["outliers"] = self.dataset_file(self.config["data"]["source"])
+            files["outliers"] = self.dataset_file(self.config.data.source)
         if "pretrained" in made.inputs:
             # The nets of the same numbers.
-            nets = {file: numbers(Path(file).stem.removeprefix("nets-")) for file in self.source_files()}
-            files["pretrained"] = [file for file in nets if set(nets[file]) & set(numbers(shard))]
+            wanted = set(numbers(shard))
+            files["pretrained"] = [
+                file
+                for file in self.source_files()
+                if wanted.intersection(numbers(paths.NETS.fields(file)["shard"]))
+            ]
         return files
+
+    @property
+    def axes(self) -> list[str]:
+        """Return what the settings of cells are called."""
+        axes = [experiments.find(name).axis for name in self.config.experiments]
+        return list(dict.fromkeys([*axes, paths.ALL_SETTINGS["axis"]]))
 
     def cells(self, experiment: str) -> list[str]:
         """Return the tables of an experiment: one for each method, setting and shard of seeds.
 
         All settings share one where there is no training.
         """
-        settings = self.config["experiments"][experiment]
-        axis = experiments.find(experiment).AXIS
-        cells = [f"{axis}-{setting!r}" for setting in settings[axis]]
+        settings, declared = self.config.experiments[experiment], experiments.find(experiment)
+        cells = [paths.ALL_SETTINGS]
+        if declared.trains:
+            values = [repr(value).removesuffix(".0") for value in self.settings(experiment)]
+            cells = [{"axis": declared.axis, "setting": value} for value in values]
         return [
-            self.methods[experiment, method].path(f"{method}_{cell}_seeds-{shard}.csv")
-            for method in settings["methods"]
-            for cell in (cells if experiments.trains(experiment) else ["settings-all"])
-            for shard in shards(settings["seeds"], settings["shard"])
+            paths.CELL.file(
+                "csv",
+                experiment=experiment,
+                version=self.methods[experiment, method].version,
+                method=method,
+                shard=shard,
+                **cell,
+            )
+            for method in settings.methods
+            for cell in cells
+            for shard in shards(settings.seeds, settings.shard)
         ]
+
+    def settings(self, experiment: str) -> tuple[float, ...]:
+        """Return the values of an experiment's axis."""
+        return getattr(self.config.experiments[experiment], experiments.find(experiment).axis)
 
     def report_inputs(self) -> dict[str, list[str]]:
         """Return what the report reads: `cells`, `stores`, `priors`, `histories` and perhaps `nets`."""
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
-            "cells": [path for experiment in self.config["experiments"] for path in self.cells(experiment)],
-            "stores": [self.kernels_file(size) for size in self.sizes],
+            "cells": [path for experiment in self.config.experiments for path in self.cells(experiment)],
+            "stores": [self.kernels_file(size) for size in self.config.sizes],
             "priors": [self.prior_file(*prior) for prior in fitted],
             "histories": [self.prior_file(*prior, suffix="csv") for prior in fitted],
         }
         if self.scores:
-            files["scores"] = [made.path(f"scores-{made.name}.csv") for made in self.scores.values()]
-        return files | ({"nets": self.source_files("csv")} if self.trains_source else {})
+            files["scores"] = [self.scores_file(size) for size in self.scores]
+        return files | ({"nets": self.source_files("csv")} if self.config.trains_source else {})
 
     def files(self) -> list[str]:
         """Return every file of this configuration, with its manifest.
@@ -175,9 +205,9 @@ class Plan(Artifacts):
         All are targets: Snakemake does not miss a file of which only the results are asked for.
         """
         named = [*map(self.dataset_file, self.datasets), *self.source_files()]
-        named += [path for paths in self.report_inputs().values() for path in paths]
-        manifests = dict.fromkeys(str(Path(path).with_suffix(".manifest.json")) for path in named)
-        report = [item.path for item in self.report_files()] + ["manifest.json"]
+        named += [file for files in self.report_inputs().values() for file in files]
+        manifests = dict.fromkeys(str(paths.manifest(path)) for path in named)
+        report = [item.path for item in self.report_files()] + [paths.MANIFEST]
         return [*named, *manifests, *map(self.report.path, report)]
 
     def stale(self, files: Iterable[str]) -> list[str]:
@@ -189,22 +219,28 @@ class Plan(Artifacts):
         return [
             file
             for file in files
-            if file.endswith("manifest.json")
+            if file.endswith(paths.MANIFEST)
             and os.path.exists(file)
-            and not self.artifacts[Path(file).parent.name].made(file)
+            and not self.artifacts[paths.version(file)].made(file)
         ]
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
-        kinds = {
-            name: dict.fromkeys(made, self.config["priors"][name]["kind"])
-            for name, made in self.priors.items()
-        }
-        return report_files(
-            self.config["experiments"],
-            self.sizes,
-            kinds,
-            nets=self.trains_source,
+        return report_files(self.contents)
+
+    @property
+    def contents(self) -> Contents:
+        """Return what the report is about."""
+        return Contents(
+            experiments={
+                name: [key for key, value in vars(settings).items() if value is True]
+                for name, settings in self.config.experiments.items()
+            },
+            sizes=self.config.sizes,
+            priors={
+                name: dict.fromkeys(sizes, self.config.priors[name].kind)
+                for name, sizes in self.priors.items()
+            },
+            nets=self.config.trains_source,
             scores=bool(self.scores),
-            outliers=self.with_outliers,
         )

@@ -1,6 +1,7 @@
 """What made an artifact: versions, code digests, manifests."""
 
 import ast
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -10,13 +11,15 @@ import platform
 import re
 import reprlib
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
+from dwp.pipeline import paths, syntax
 
 PACKAGES = (
     "torch",
@@ -42,14 +45,14 @@ class Artifact:
         stage: its stage's name, the folder under `results/`.
         params: everything that can change its bytes, as plain JSON values.
         inputs: the artifacts that it is made from, by role.
-        modules: files of code that it runs; not part of the version, see `code_digest`.
+        modules: what code it runs; not part of the version, see `code_digest`.
         name: what people call it within its stage; not part of the version either.
     """
 
     stage: str
     params: dict
     inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
-    modules: tuple[Path, ...] = ()
+    modules: tuple[str, ...] = ()
     name: str = ""
 
     @cached_property
@@ -72,9 +75,14 @@ class Artifact:
             "code": code_digest(self.modules),
         }
 
+    @property
+    def folder(self) -> str:
+        """Return where its files lie, relative to the working directory."""
+        return paths.VERSION.file(stage=self.stage, version=self.version)
+
     def path(self, file: str) -> str:
-        """Return where a file of this version lives, relative to the working directory."""
-        return f"results/{self.stage}/{self.version}/{file}"
+        """Return where a file of this version lies, relative to the working directory."""
+        return f"{self.folder}/{file}"
 
     def made(self, manifest: str | Path) -> bool:
         """Return whether a manifest can be read and says this: same parameters, inputs and code."""
@@ -91,66 +99,71 @@ def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def code_digest(roots: Iterable[Path]) -> str:
-    """Return a digest of the syntax trees of Python files and of all that they import from their tree.
+def code_digest(roots: Iterable[str]) -> str:
+    """Return a digest of the syntax trees of modules and of all that they import from this package.
 
-    Comments, docstrings and formatting do not count. A package's `__init__` counts
-    where something is imported from the package itself.
+    Comments, docstrings, descriptions of settings and formatting do not count. A package's
+    `__init__` counts where something is imported from the package itself.
+
+    Args:
+        roots: `module`, or `module:name` for a function or class: then of that module only what
+            it reaches by name counts, as with all that is imported by name from an experiment,
+            so that how an experiment is shown has no part in how it is computed.
     """
-    found: dict[Path, str] = {}
+    found: dict[str, str] = {}
     todo = list(roots)
     while todo:
-        path = todo.pop()
-        if path in found:
-            continue
-        found[path], imports = _digest_file(path, path.stat().st_mtime_ns)
-        todo += imports
-    parts = sorted(f"{path.name}:{digest}" for path, digest in found.items())
+        root = todo.pop()
+        if root not in found:
+            file = _module_file(root.partition(":")[0])
+            assert file is not None
+            found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
+            todo += imports
+    parts = sorted(f"{root}:{digest}" for root, digest in found.items())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-_cache: dict[tuple[Path, int], tuple[str, list[Path]]] = {}
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that this package lies in: a checkout, or `site-packages`."""
+
+SLICED = "dwp.experiments."
+_cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
 
 
-def _digest_file(path: Path, modified: int) -> tuple[str, list[Path]]:
-    if (path, modified) not in _cache:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        imports = [found for name in _imported_names(tree) if (found := _module_file(name))]
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                # A string alone is a docstring, or a comment by another name.
-                node.body = [entry for entry in body if not _is_text(entry)]
-        digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        _cache[path, modified] = digest, imports
-    return _cache[path, modified]
+def _digest(root: str, file: Path, modified: int) -> tuple[str, list[str]]:
+    """Return a digest of a root's own code, and the roots that it imports."""
+    key = root, file, modified
+    if key not in _cache:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        body = syntax.without_prose(tree).body
+        if name := root.partition(":")[2]:
+            body = syntax.reached(body, name)
+        digest = hashlib.sha256("\n".join(map(ast.dump, body)).encode()).hexdigest()
+        _cache[key] = digest, list(_imported(body))
+    return _cache[key]
 
 
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def _imported_names(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+def _imported(body: list[ast.stmt]) -> Iterator[str]:
+    for node in (node for statement in body for node in ast.walk(statement)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if _module_file(alias.name))
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 # `from package import name`: the module `package.name` if there is one, else the package.
-                full = f"{node.module}.{alias.name}"
-                yield full if _module_file(full) else node.module
-
-
-ROOT = Path(__file__).resolve().parents[2]
+                module, names = f"{node.module}.{alias.name}", [alias.name]
+                if _module_file(module):
+                    names = syntax.attributes(body, alias.asname or alias.name)
+                elif _module_file(node.module):
+                    module = node.module
+                else:
+                    continue
+                sliced = module.startswith(SLICED) and names
+                yield from (f"{module}:{name}" for name in names) if sliced else (module,)
 
 
 def _module_file(name: str) -> Path | None:
-    """Return the file of a module of this checkout, or None for anybody else's."""
-    if name.split(".")[0] not in ("dwp", "workflow"):
+    """Return the file of a module of this package, or None for anybody else's."""
+    if name.split(".")[0] != "dwp":
         return None
     base = ROOT.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
@@ -168,7 +181,7 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
         "git": _git_state(),
         "host": platform.node(),
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "libraries": dict(_libraries()),
         "files": {os.path.relpath(file, Path(path).parent): sha256(file) for file in outputs},
     }
     with atomic_write(path) as temporary:
@@ -194,7 +207,7 @@ def read_manifest(path: str | Path) -> dict:
     return manifest
 
 
-def _is_time(value: object) -> bool:
+def _is_time(value: Any) -> bool:
     try:
         return datetime.datetime.fromisoformat(value).tzinfo is not None
     except (TypeError, ValueError):
@@ -245,15 +258,21 @@ def checked_sha256(file: str | Path) -> str:
     """
     file, digest = Path(file), sha256(file)
     try:
-        written = read_manifest(file.with_suffix(".manifest.json"))["files"].get(file.name, digest)
+        recorded = read_manifest(paths.manifest(file))["files"].get(file.name, digest)
     except InputError:
-        written = digest  # a file of somebody else's
-    if written != digest:
+        recorded = digest  # a file of somebody else's
+    if recorded != digest:
         raise InputError(
             f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
-            f"{written[:8]}…); delete it and run again, and it is made anew"
+            f"{recorded[:8]}…); delete it and run again, and it is made anew"
         )
     return digest
+
+
+def _libraries() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def _git_state() -> dict[str, object]:
@@ -266,5 +285,8 @@ def _git_state() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    # An environment may lie in a repository of the user's, which says nothing about this package.
+    if not git("ls-files", "dwp/__init__.py"):
+        return {"commit": None, "clean": None}
     status = git("status", "--porcelain")
     return {"commit": git("rev-parse", "HEAD"), "clean": None if status is None else not status}

@@ -1,7 +1,6 @@
-"""Which versions a run makes and which it reads, said so that runs side by side take turns where they must.
+"""Locks that let concurrent runs share artifacts: shared on a finished version, exclusive on one to be made.
 
-Any number of runs may read a finished version; one that is to be made belongs to one run
-until that run ends. The kernel keeps these locks (`flock`), so a run that is killed leaves none.
+A run holds its locks until it ends. They are the kernel's (`flock`), so a run that is killed leaves none.
 """
 
 import errno
@@ -9,42 +8,38 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-FOLDER = Path("results/.claims")
+from dwp.pipeline import paths
+
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
 
-_held: dict[str, int] = {}  # claimed by this process, which never gives back: file descriptors
+_descriptors: dict[str, int] = {}  # of this process's locks, by version; kept until it ends
 
 
-def claim(
-    files: Iterable[str],
-    is_stale: Callable[[list[str]], bool] = lambda files: False,
-    folder: Path = FOLDER,
-) -> None:
-    """Claim the versions that files belong to until this process ends, waiting for other runs.
+def lock(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda files: False) -> None:
+    """Lock the versions that files belong to until this process ends, waiting for other runs.
 
     Args:
-        files: all that the run reads or makes, as `results/<stage>/<version>/<file>`.
+        files: all that the run reads or makes.
         is_stale: whether files of one version, which are all there, are to be made again.
-        folder: where the locks are.
     """
     versions: dict[str, list[str]] = {}
     for file in files:
-        versions.setdefault("-".join(Path(file).parts[1:3]), []).append(file)
-    folder.mkdir(parents=True, exist_ok=True)
+        versions.setdefault(paths.label(file), []).append(file)
+    paths.LOCKS.mkdir(parents=True, exist_ok=True)
     # All runs go in the same order, so no two wait for each other.
     for version in sorted(versions):
-        if version not in _held:
-            _held[version] = os.open(folder / version, os.O_RDWR | os.O_CREAT, 0o666)
+        if version not in _descriptors:
+            lock_file = paths.LOCKS / version.replace("/", "-")
+            _descriptors[version] = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
 
         def is_finished(files: list[str] = versions[version]) -> bool:
             return all(map(os.path.exists, files)) and not is_stale(files)
 
         try:
-            _lock(_held[version], version, is_finished)
+            _lock(_descriptors[version], version, is_finished)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -54,24 +49,24 @@ def claim(
 
 
 def _lock(descriptor: int, version: str, is_finished: Callable[[], bool]) -> None:
-    reads = is_finished()
+    shared = is_finished()
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if reads else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        logger.warning("Waiting for another run here, which makes or reads %s", version.replace("-", "/"))
-        # First to read, which is enough for all who wait if the other run makes the files.
+        logger.warning("Waiting for another run here, which makes or reads %s", version)
+        # Shared first, which is enough for all who wait if the other run makes the files.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        reads = is_finished()
-        if not reads:
+        shared = is_finished()
+        if not shared:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # or two that wait to write would wait for each other
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if not reads and is_finished():  # by a run that ended just now
+    if not shared and is_finished():  # by a run that ended just now
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def claimed(folder: Path = FOLDER) -> bool:
-    """Return whether a run is at work."""
-    for path in folder.glob("*"):
+def any_held() -> bool:
+    """Return whether a run, in whatever process, holds a lock here."""
+    for path in paths.LOCKS.glob("*"):
         with path.open("r+b") as file:  # NFS locks only what could be written
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,20 +1,18 @@
-"""Shards: runs of nets or seeds that are one job's work, and what of them other shards have finished.
+"""Shards: runs of nets or seeds that are one job's work, and what of them other shards have completed.
 
 What a net or a seed yields does not depend on its shard. So a job takes over those that
 are there, in shards cut otherwise, and computes the rest: counts and shard sizes only add.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.pipeline import paths
 from dwp.pipeline.provenance import read_manifest
-
-MANIFEST = ".manifest.json"
 
 
 def shards(count: int, size: int) -> Iterator[str]:
@@ -30,43 +28,44 @@ def numbers(shard: str) -> range:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What another shard has finished of the numbers asked for: `numbers`, in its `files` by suffix."""
+class Completed:
+    """What another shard has completed of the numbers asked for.
+
+    Attributes:
+        numbers: those nets or seeds.
+        manifest: its manifest.
+        files: its files by suffix, such as 'csv'.
+    """
 
     numbers: tuple[int, ...]
+    manifest: Path
     files: Mapping[str, Path]
 
 
-def finished(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> list[Finished]:
-    """Return what other shards of the same version have finished of a shard, each number once.
+def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> list[Completed]:
+    """Return what other shards of the same version have completed of a shard, each number once.
 
     Used are those that the same code made from the same bytes, and whose files are
     still as their manifests say; a version alone does not tell, as code is no part of it.
 
     Args:
-        manifest: where the shard's own manifest will be, '<name>-<first>-<last>.manifest.json'.
+        manifest: where the shard's own manifest will be.
         spec: of the shard, see `Artifact.spec`.
         read: the SHA-256 of each file that its job reads.
     """
-    manifest = Path(manifest)
-    name, shard = _split(manifest)
-    missing = set(numbers(shard))
+    pattern, own = next((p, fields) for p in (paths.NETS, paths.CELL) if (fields := p.parse(manifest)))
+    missing = set(numbers(own["shard"]))
     made_by = json.loads(json.dumps({**spec, "read": read}))
-    found = []
-    for other in sorted(manifest.parent.glob(f"{name}-*{MANIFEST}")):
-        if other == manifest or _split(other)[0] != name:
+    found: list[Completed] = []
+    for other in sorted(Path(manifest).parent.glob(f"*.{paths.MANIFEST}")):
+        fields = pattern.parse(other)
+        if not fields or fields == own or {**fields, "shard": own["shard"]} != own:
             continue
-        taken = sorted(missing.intersection(numbers(_split(other)[1])))
+        taken = sorted(missing.intersection(numbers(fields["shard"])))
         if taken and (files := _sound_files(other, made_by)):
-            found.append(Finished(tuple(taken), files))
+            found.append(Completed(tuple(taken), other, files))
             missing.difference_update(taken)
     return found
-
-
-def _split(manifest: Path) -> tuple[str, str]:
-    # "nets-000-003.manifest.json" -> "nets", "000-003"
-    match = re.fullmatch(r"(.+)-(\d+-\d+)", manifest.name.removesuffix(MANIFEST))
-    return match.groups() if match else ("", "")
 
 
 def _sound_files(manifest: Path, made_by: dict) -> dict[str, Path]:
@@ -79,4 +78,4 @@ def _sound_files(manifest: Path, made_by: dict) -> dict[str, Path]:
         sound = all(sha256(file) == digest for file, digest in files.items())
     except (OSError, InputError):
         return {}
-    return {file.suffix: file for file in files} if sound else {}
+    return {paths.suffix(file): file for file in files} if sound else {}

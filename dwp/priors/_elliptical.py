@@ -1,4 +1,6 @@
-"""Elliptical distributions over whole kernels: what those that are fitted to learned ones share."""
+"""The base of elliptical distributions over kernels, and their fit."""
+
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -6,25 +8,24 @@ from torch import Tensor
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior
 
-# Added to every variance: a weight that never varies is known no better than to 0.001, or where kernels
-# have a standard deviation above 1, to 0.001 of it.
+# Added to every variance, times the mean variance where that is above 1: a standard deviation of 0.001.
 VARIANCE_FLOOR = 1e-6
 
-# Strengths of shrinkage to choose from, κ/k²: the strongest first.
+# Candidates for the strength of shrinkage, κ/k², strongest first.
 STRENGTHS = [10 ** (exponent / 2) for exponent in range(6, -9, -1)]
 FOLDS = 5
-# Kernels that are enough to choose it by: the more there are, the less it matters.
+# Kernels to cross-validate on at most: the more kernels, the less the strength matters.
 CROSS_VALIDATED = 2000
 
 
 class Elliptical(Prior):
     """A distribution over the k² weights of a kernel with a location μ and a full scale matrix Σ.
 
-    The fit maximises the likelihood of n training kernels with a penalty that shrinks Σ, from
-    their scatter S towards a sphere s²·I: to (n·S + κ·s²·I) / (n + κ), as if κ kernels more had
-    been seen, and they were spread spherically. Cross-validation on the training kernels chooses κ
-    from k² times `STRENGTHS`: each fold is judged by its log density after a fit to the others.
-    Of equals, and for fewer than three kernels, it is the strongest. Nothing is drawn at random.
+    The fit maximises the likelihood of n training kernels with a penalty that shrinks Σ from
+    their scatter S towards a sphere s²·I, to (n·S + κ·s²·I) / (n + κ), as if there were κ more
+    kernels with a spherical distribution. Cross-validation on the training kernels chooses κ
+    from k² times `STRENGTHS`, by the log density of each fold after a fit to the others. Ties go to
+    the strongest, which is also used for fewer than three kernels. The fit is deterministic.
 
     Subclasses define `maximise` and `log_prob`.
 
@@ -32,7 +33,8 @@ class Elliptical(Prior):
         kernel_size: k.
     """
 
-    fitted = True
+    mean: Tensor
+    factor: Tensor
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)
@@ -41,9 +43,7 @@ class Elliptical(Prior):
         """Lower Cholesky factor of Σ, [k², k²]."""
 
     @classmethod
-    def fit(
-        cls, train: Tensor, test: Tensor, settings: dict, **training: object
-    ) -> tuple["Elliptical", list[dict]]:
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
         """Maximise the penalised likelihood; record the held-out log-likelihood. See `Prior.fit`."""
         # On the CPU, since not every device has double precision.
         prior, w = cls(train.shape[-1], **settings).double(), train.cpu().double()
@@ -53,16 +53,16 @@ class Elliptical(Prior):
         return prior, [{"step": 0, "metric": name, "value": value} for name, value in metrics.items()]
 
     def maximise(self, w: Tensor, strength: float) -> None:
-        """Set the parameters to those of the greatest penalised likelihood.
+        """Set the parameters that maximise the penalised likelihood.
 
         Args:
-            w: kernels [n, 1, k, k], in double precision on the CPU, as the prior is.
-            strength: κ, how many kernels the sphere counts for.
+            w: kernels [n, 1, k, k]; like the prior in double precision on the CPU.
+            strength: κ, the weight of the sphere in kernels.
         """
         raise NotImplementedError
 
     def _cross_validated(self, w: Tensor) -> float:
-        """Return the κ under which kernels [n, 1, k, k] are likeliest when each fold is held out in turn."""
+        """Return the κ with the highest cross-validated log density of kernels [n, 1, k, k]."""
         order = torch.randperm(len(w), generator=torch.Generator().manual_seed(0))[:CROSS_VALIDATED]
         folds = torch.arange(len(order)) % FOLDS
         totals = {strength * len(self.mean): 0.0 for strength in STRENGTHS}
@@ -89,10 +89,10 @@ class Elliptical(Prior):
 
 
 def floor(variance: float) -> float:
-    """Return what is added to every variance, for kernels whose weights have this one in the mean."""
+    """Return what is added to every variance, given the mean variance of the weights."""
     return VARIANCE_FLOOR * max(1.0, variance)
 
 
 def plus_sphere(matrix: Tensor, variance: float) -> Tensor:
-    """Return a matrix [k², k²] plus a variance times the identity."""
+    """Return a matrix [k², k²] plus `variance` times the identity."""
     return matrix + variance * torch.eye(len(matrix), dtype=matrix.dtype)

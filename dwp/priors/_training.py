@@ -1,33 +1,39 @@
-"""Fitting by gradient descent, as the kinds of prior that need it share it."""
+"""Fitting a prior by gradient descent."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
-from dwp.training.loop import Rows, Schedule, fit
+from dwp.training.loop import Rows, fit
+from dwp.training.schedule import Schedule
+
+P = TypeVar("P", bound=Prior)
 
 
 def trained(
-    build: Callable[[Tensor, dict], Prior],
-    loss: Callable[[Prior, Tensor], tuple[Tensor, dict]],
+    build: Callable[[Tensor, dict], P],
+    loss: Callable[[P, Tensor], tuple[Tensor, dict]],
     objective: str,
     kernels: Tensor,
     test: Tensor,
     settings: dict,
-    **training: object,
-) -> tuple[Prior, Rows]:
-    """Minimise a loss over kernels and judge the prior by held-out ones each epoch; return it and the rows.
+    **training: Any,
+) -> tuple[P, Rows]:
+    """Minimise a loss over kernels and evaluate on held-out ones each epoch; return the prior and the rows.
 
-    A `validation_fraction` of the training kernels is set apart, if any is, to choose the epoch
-    at which they were likeliest; the held-out ones have no say, so that they judge it fairly.
+    With a `validation_fraction`, that part of the training kernels is set apart and chooses the epoch.
+    The held-out kernels do not, so that their score is unbiased.
 
     Args:
-        build: makes the prior of the kernels to train on [n, 1, k, k] and its settings.
-        loss: of the prior on a minibatch of kernels, as `training.fit` takes it.
-        objective: the metric of `Prior.evaluate` to choose by; higher is better.
-        kernels: to train on, [n, 1, k, k]; `test` are the held-out ones [m, 1, k, k].
+        build: makes the prior from the kernels to train on [n, 1, k, k] and its settings.
+        loss: takes the prior and a minibatch; returns what to minimise and its terms, see `training.fit`.
+        objective: the metric of `Prior.evaluate` that chooses the epoch; higher is better.
+        kernels: training kernels [n, 1, k, k].
+        test: held-out kernels [m, 1, k, k].
         settings: those of the prior, with `schedule` and maybe `validation_fraction`.
         training: as for `Prior.fit`.
     """
@@ -37,8 +43,7 @@ def trained(
     order = torch.randperm(len(kernels), generator=torch.Generator().manual_seed(training["seed"]))
     apart = min(max(1, round(fraction * len(kernels))), len(kernels) - 1) if fraction else 0
     validation, kernels = kernels[order[:apart]], kernels[order[apart:].sort().values]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training["seed"])
+    with seeded(training["seed"]):
         prior = build(kernels, settings).to(kernels)
 
     def evaluate() -> dict[str, float]:

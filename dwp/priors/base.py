@@ -1,16 +1,15 @@
-"""What a prior over kernels is, how one is saved, loaded and found by name.
+"""Priors over kernels: the base class, saving and loading, and the registry of kinds.
 
-A prior is one object with a density, samples and a KL divergence. Each kind
-lives in the module of its name, `dwp/priors/<kind>.py`, and registers itself:
-a new kind is a new file, and no other file changes.
+A prior is one object with a density, samples and a KL divergence. Each kind is defined in the module of
+its name, `dwp/priors/<kind>.py`, and registered there, with its settings.
 """
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,44 +18,30 @@ from torch import Tensor, nn
 from dwp.errors import InputError
 from dwp.files import save_tensors
 from dwp.priors.distributions import GaussianPosterior, PointMass
+from dwp.priors.settings import PriorSettings
+from dwp.priors.settings import find as find_settings
+from dwp.settings import check
 
 FORMAT = "dwp-prior-1"
 
 _kinds: dict[str, type["Prior"]] = {}
 
 
-def register(kind: str) -> Callable[[type["Prior"]], type["Prior"]]:
-    """Class decorator: make a kind of prior known by name."""
-
-    def enter(cls: type["Prior"]) -> type["Prior"]:
-        cls.kind = kind
-        _kinds[kind] = cls
-        return cls
-
-    return enter
+def register(cls: type["Prior"]) -> type["Prior"]:
+    """Register a class of priors under the kind that its settings have; for use as a decorator."""
+    _kinds[cls.kind] = cls
+    return cls
 
 
 def find(kind: str) -> type["Prior"]:
     """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
 
-    A module whose name begins with an underscore is a part of kinds, not one itself.
-
     Raises:
         InputError: there is no such kind.
     """
+    find_settings(kind)
     if kind not in _kinds:
-        try:
-            importlib.import_module(f"dwp.priors.{kind}")
-        except ModuleNotFoundError as error:
-            if error.name != f"dwp.priors.{kind}":
-                raise
-        if kind not in _kinds:
-            known = sorted(
-                path.stem
-                for path in Path(__file__).parent.glob("[a-z]*.py")
-                if path.stem not in ("base", "distributions", "scores")
-            )
-            raise InputError(f"prior: kind {kind!r} is not known; use one of {', '.join(known)}")
+        importlib.import_module(f"dwp.priors.{kind}")
     return _kinds[kind]
 
 
@@ -64,13 +49,12 @@ def find(kind: str) -> type["Prior"]:
 class KLEstimator:
     """How KL(q || prior) is estimated where it is not in closed form.
 
-    No choice of `subset` or `posterior_samples` changes what the estimate is of, only its
-    variance and cost; more `importance_samples` tighten the bound that it is of, where the
-    prior's density is a bound.
+    `subset` and `posterior_samples` change the variance and the cost of the estimate, not its
+    expectation. Where the prior's density is a lower bound, more `importance_samples` tighten it.
     """
 
     subset: int | None = None
-    """Of the M kernels of a layer, so many (m) are drawn at random and scaled by M/m; None: all."""
+    """How many (m) of the M kernels of a layer to draw at random; their sum is scaled by M/m. None: all."""
     posterior_samples: int = 1
     """Samples of each kernel from q, averaged."""
     importance_samples: int = 1
@@ -84,49 +68,46 @@ class KLEstimator:
 
 
 class Prior(nn.Module):
-    """A distribution over k×k kernels, one kernel independent of another.
+    """A distribution over k×k kernels; kernels are independent of each other.
 
-    Subclasses define `log_prob` or `kl`, and `sample` where there is a proper
-    distribution to sample from; they take their settings as keyword arguments.
+    Subclasses define `log_prob` or `kl`, and `sample` if the distribution is proper. They take their
+    settings as keyword arguments.
+
+    Args:
+        kernel_size: k.
+        settings: those that the prior is built again with when it is loaded.
     """
 
-    kind: ClassVar[str]
-    options: ClassVar[dict[str, dict]] = {}
-    """Settings that a configuration may give, each with its JSON schema."""
-    fitted: ClassVar[bool] = False
-    """Whether `fit` must see kernels before the prior can be used."""
-    trained: ClassVar[bool] = False
-    """Whether fitting is training by gradient descent, under a `schedule`."""
+    settings_class: ClassVar[type[PriorSettings]] = PriorSettings
+    """Its settings, with their defaults, and what others must know of the kind before they use it."""
+    kind: ClassVar[str] = ""
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
 
-    def __init__(self, kernel_size: int, **settings: object) -> None:
+    def __init__(self, kernel_size: int, **settings: Any) -> None:
         super().__init__()
+        self.settings_class.check_size(kernel_size)
+        check(self.kind, self.settings_class, settings)
         self.kernel_size = kernel_size
         self.settings = settings
 
-    @classmethod
-    def has_density(cls) -> bool:
-        """Return whether kernels can be scored: there is a `log_prob`, exact or a bound."""
-        return cls.log_prob is not Prior.log_prob
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.settings_class.kind
 
     @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for a kernel size that this kind cannot be built for."""
-
-    @classmethod
-    def fit(
-        cls, train: Tensor, test: Tensor, settings: dict, **training: object
-    ) -> tuple["Prior", list[dict]]:
-        """Fit to kernels; return the prior, its parameters frozen, and rows {step, metric, value}.
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
+        """Fit to kernels; return the prior with frozen parameters and rows {step, metric, value}.
 
         Args:
             train: [n, 1, k, k], on the device to fit on.
-            test: [m, 1, k, k], held out, to judge the fit by (see `evaluate`).
-            settings: values of `options`; for a trained kind also a `schedule`, and maybe a
+            test: [m, 1, k, k], held out, to evaluate the fit on (see `evaluate`).
+            settings: values of its settings; for a trained kind also a `schedule`, and maybe a
                 `validation_fraction` of the training kernels, to choose the best epoch by
                 (0: the last epoch it is).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.
+
+        Raises:
+            InputError: the kind has no parameters to fit.
         """
         raise InputError(f"prior: {cls.kind} has nothing to fit")
 
@@ -137,25 +118,31 @@ class Prior(nn.Module):
             w: kernels.
             samples: K of the importance-weighted bound, where the density is a lower bound
                 (Burda et al. 2016; it grows with K); an exact density ignores it.
+
+        Raises:
+            InputError: the kind has no density.
         """
         raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k], on the CPU and the same ones wherever the prior is.
+        """Draw kernels [n, 1, k, k], on the CPU and the same ones whichever device the prior is on.
 
         Args:
             n: how many.
-            generator: of the draws, on the CPU; None uses torch's own.
+            generator: random generator on the CPU; None uses PyTorch's default.
             mean: leave out the last layer of noise where the prior has one.
+
+        Raises:
+            InputError: the kind cannot be sampled from.
         """
         raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return KL(q || prior) in nats, summed over all kernels, in expectation.
+        """Return an unbiased estimate of KL(q || prior), in nats, summed over all kernels.
 
-        The entropy of q is exact, the cross-entropy estimated (see `cross_entropy`). Where
-        `log_prob` is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with
-        a closed form return it and ignore `estimator`.
+        The entropy of q is exact, the cross-entropy is estimated (see `cross_entropy`). Where `log_prob`
+        is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with a closed form
+        return it and ignore `estimator`.
         """
         return self.cross_entropy(q, estimator) - q.entropy()
 
@@ -172,12 +159,12 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
-        """Return what kernels [n, 1, k, k] say of the prior: mean log density, in nats per kernel."""
+        """Return the mean log density `log_prob` of kernels [n, 1, k, k], in nats per kernel."""
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
         return {"log_prob": log_prob.cpu().double().mean().item()}
 
     def reverse_model(self) -> nn.Module | None:
-        """Return the part of a bound that may be trained along with the posterior, where there is one."""
+        """Return the reverse model r(z|w), which may be trained along with a posterior, or None."""
         return None
 
     def extra_repr(self) -> str:
@@ -186,9 +173,29 @@ class Prior(nn.Module):
         return f"{self.kernel_size}×{self.kernel_size}{settings}"
 
 
+@runtime_checkable
+class PriorWithCodes(Protocol):
+    """A prior whose kernels have latent codes, see `priors.vae.VAE`."""
+
+    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of r(z|w) for w [n, 1, k, k], each [n, latent]."""
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of p(w|z) for z [n, latent], each [n, 1, k, k]."""
+
+    def code_kl(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats."""
+
+
 def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior as one safetensors file that says what it is."""
-    # One key: safetensors writes several in any order, and the same prior shall give the same bytes.
+    """Write a prior to a safetensors file, with its kind and settings as metadata.
+
+    The same prior gives the same bytes.
+
+    Raises:
+        StorageError: see `files.atomic_write`.
+    """
+    # A single key of metadata, since safetensors writes several in any order.
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
     header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
@@ -196,10 +203,15 @@ def save_prior(prior: Prior, path: str | Path) -> None:
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """Read a prior saved by `save_prior`, on any device, its parameters frozen.
+    """Read a prior that `save_prior` wrote, with frozen parameters.
+
+    Args:
+        path: the file.
+        device: where to put the prior, whichever device it was saved from.
 
     Raises:
-        InputError: the file is missing, damaged, or is not a prior.
+        InputError: the file is missing, damaged or not a prior, or its kind needs a package that is not
+            installed (`flow` needs zuko, from the extra `flow`).
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -213,31 +225,28 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     if form != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
-        # Files from before it became a setting of the bound (see `KLEstimator`) carry it as one of the VAE's.
-        settings = {key: value for key, value in header["settings"].items() if key != "importance_samples"}
-        prior = find(header["kind"])(**settings)
+        prior = find(header["kind"])(**header["settings"])
         prior.load_state_dict(tensors)
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"prior: {path} does not hold a {header.get('kind')}: {reason}") from None
+        raise InputError(f"prior: {path} cannot be loaded as a {header.get('kind')}: {reason}") from None
     return prior.requires_grad_(False).to(device)
 
 
 def collection(
-    files: Iterable[str | Path], analytic: Mapping[str, dict], sizes: Iterable[int]
+    fitted: Mapping[str, Mapping[int, str | Path]], analytic: Mapping[str, dict], sizes: Iterable[int]
 ) -> dict[str, dict[int, Prior]]:
     """Return priors by name and kernel size: fitted ones read from files, analytic ones built.
 
     Args:
-        files: of fitted priors, `<name>-<k>x<k>.safetensors`.
-        analytic: settings with `kind`, by name.
-        sizes: of kernels, which the analytic ones are built for.
+        fitted: files of fitted priors, by name and kernel size.
+        analytic: settings of analytic priors, with `kind`, by name.
+        sizes: kernel sizes to build the analytic ones for.
     """
-    priors: dict[str, dict[int, Prior]] = {}
+    priors = {
+        name: {size: load_prior(file) for size, file in files.items()} for name, files in fitted.items()
+    }
     sizes = list(sizes)
-    for file in files:
-        prior = load_prior(file)
-        priors.setdefault(Path(file).stem.rpartition("-")[0], {})[prior.kernel_size] = prior
     for name, settings in analytic.items():
         own = {key: value for key, value in settings.items() if key != "kind"}
         priors[name] = {size: find(settings["kind"])(size, **own) for size in sizes}

@@ -1,4 +1,4 @@
-"""Distributions over M kernels [M, 1, k, k] that a prior's KL is taken of."""
+"""Posterior distributions over n kernels, of which priors compute the KL."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dwp.nn.precision import at_least_float32
 
 def noise_like(x: Tensor) -> Tensor:
     """Return standard normal noise of the shape, dtype, device and memory layout of x."""
-    # Drawn in memory order: for others PyTorch's CPU generator takes eight times as long.
+    # Drawn in memory order: in another order PyTorch's CPU generator takes eight times as long.
     order = sorted(range(x.ndim), key=x.stride, reverse=True)
     noise = torch.randn([x.shape[axis] for axis in order], dtype=x.dtype, device=x.device)
     return noise.permute([order.index(axis) for axis in range(x.ndim)])
@@ -19,7 +19,7 @@ def noise_like(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """A factorised Gaussian over kernels; both fields are [n, 1, k, k], float32 or wider."""
+    """A factorised Gaussian over n kernels; both fields are [n, 1, k, k], in float32 or wider."""
 
     mean: Tensor
     log_variance: Tensor
@@ -50,7 +50,7 @@ class GaussianPosterior:
 
 @dataclass(frozen=True)
 class PointMass:
-    """All probability on one value of each kernel, [n, 1, k, k]."""
+    """A point mass on one value of each kernel, [n, 1, k, k]."""
 
     mean: Tensor
 

@@ -1,25 +1,33 @@
-"""Learned filters themselves: sampling draws from the source kernels with replacement."""
+"""The empirical distribution of learned kernels, to sample from with replacement."""
+
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import EmpiricalSettings
 
 
-@register("empirical")
+@register
 class Empirical(Prior):
-    """The kernels of the source nets, as a distribution to draw from."""
+    """The empirical distribution of the source networks' kernels; it has no density.
 
-    fitted = True
+    Args:
+        kernel_size: k.
+        kernels: how many it holds.
+    """
+
+    settings_class = EmpiricalSettings
+
+    kernels: Tensor
 
     def __init__(self, kernel_size: int, kernels: int = 1) -> None:
         super().__init__(kernel_size, kernels=kernels)
         self.register_buffer("kernels", torch.zeros(kernels, 1, kernel_size, kernel_size))
 
     @classmethod
-    def fit(
-        cls, train: Tensor, test: Tensor, settings: dict, **training: object
-    ) -> tuple["Empirical", list[dict]]:
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
         """Keep the training kernels."""
         prior = cls(train.shape[-1], kernels=len(train), **settings)
         prior.kernels.copy_(train)

@@ -1,55 +1,52 @@
-"""A normalising flow over kernels: an exact density as flexible as its network."""
+"""A normalising flow over kernels, with an exact density."""
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import extra
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import FlowSettings
 
-# Below a standard deviation of 0.001 a flow would only be fitting rounding.
+# Lower bound on the standard deviations: below it the flow would fit rounding.
 SCALE_FLOOR = 1e-3
 BINS = 8
 
 
-@register("flow")
+@register
 class Flow(Prior):
     """A coupling flow over the k² weights of a kernel, each standardised, to N(0, I).
 
-    Every transformation leaves the weights on the fields of one colour of a checkerboard
-    (of an even k: every other column) and moves the others by an amount that a network of
-    two hidden layers makes of them; the colours take turns.
+    Each transformation keeps the weights on one colour of a checkerboard (for an even k: every
+    other column) and transforms the others, with parameters that a network with two hidden layers
+    computes from the kept ones. The colours alternate.
 
     Args:
         kernel_size: k, from 2.
-        transforms: coupling transformations, from 2, lest some weights stay as they are.
+        transforms: coupling transformations, from 2, so that every weight is transformed.
         hidden: units in each hidden layer.
         coupling: 'affine' (RealNVP, Dinh et al. 2017) or 'spline' (rational-quadratic with
             8 bins over five standard deviations on either side, Durkan et al. 2019).
     """
 
-    options: ClassVar = {
-        "transforms": {"type": "integer", "minimum": 2, "description": "a whole number from 2"},
-        "hidden": {"$ref": "#/$defs/count"},
-        "coupling": {"enum": ["affine", "spline"], "description": "affine or spline"},
-    }
-    fitted = True
-    trained = True
+    settings_class = FlowSettings
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
-        self, kernel_size: int, transforms: int = 6, hidden: int = 128, coupling: str = "affine"
+        self,
+        kernel_size: int,
+        transforms: int = FlowSettings.transforms,
+        hidden: int = FlowSettings.hidden,
+        coupling: str = FlowSettings.coupling,
     ) -> None:
         super().__init__(kernel_size, transforms=transforms, hidden=hidden, coupling=coupling)
-        self.check_size(kernel_size)
-        if transforms < 2:
-            raise InputError(f"flow: transforms is {transforms}; expected a whole number from 2")
-        if coupling not in ("affine", "spline"):
-            raise InputError(f"flow: coupling {coupling!r} is not known; use affine or spline")
-        # Here, so that only who uses a flow waits for it.
-        import zuko
+        with extra("flow", "flow"):
+            import zuko
 
         univariate = {}
         if coupling == "spline":
@@ -62,18 +59,10 @@ class Flow(Prior):
         self.register_buffer("scale", torch.ones(kernel_size**2))
 
     @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for 1×1: a single weight leaves nothing to condition on."""
-        if kernel_size < 2:
-            raise InputError(f"flow: kernel size {kernel_size} cannot be built; it takes sizes from 2")
-
-    @classmethod
-    def fit(
-        cls, train: Tensor, test: Tensor, settings: dict, **training: object
-    ) -> tuple["Flow", list[dict]]:
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple["Flow", list[dict]]:
         """Maximise the likelihood of training kernels; record that of held-out ones each epoch.
 
-        See `Prior.fit`. Matrix products are in the kernels' precision, whatever the schedule's.
+        See `Prior.fit`. Matrix products are in the kernels' precision; that of the schedule is ignored.
         """
 
         def build(kernels: Tensor, settings: dict) -> Flow:
@@ -90,14 +79,14 @@ class Flow(Prior):
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""
-        # In bfloat16 the map back would not be the inverse of the map, nor this its density.
+        # In bfloat16 `inv` would not be the inverse, and this not the density of the samples.
         with torch.autocast(w.device.type, enabled=False):
             x = (at_least_float32(w).flatten(1) - self.mean) / self.scale
             return self.flow().log_prob(x) - self.scale.log().sum()
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k]; there is no noise for `mean` to leave out."""
+        """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         noise = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype)
         x = self.flow().transform.inv(noise.to(self.mean.device))
         return (self.mean + self.scale * x).view(n, 1, self.kernel_size, self.kernel_size).cpu()

@@ -1,26 +1,29 @@
-"""A Gaussian over whole kernels, its full covariance fitted to learned ones."""
-
-import math
+"""A Gaussian over kernels with a full covariance."""
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
+from dwp.nn.precision import at_least_float32
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import KLEstimator, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import GaussianSettings
 
 
-@register("gaussian")
+@register
 class Gaussian(Elliptical):
-    """N(μ, Σ) over the k² weights of a kernel (Trockman et al. 2023 draw filters from such a one).
+    """N(μ, Σ) over the k² weights of a kernel, as in Trockman et al. 2023.
 
-    Σ is the covariance of the training kernels, shrunk towards the sphere of their mean variance
-    as that of Ledoit & Wolf (2004) is, but as strongly as cross-validation says: their
-    intensity is too high for heavy tails.
+    Σ is the covariance of the training kernels, shrunk towards a sphere of their mean variance like
+    the estimate of Ledoit & Wolf (2004). Cross-validation chooses the strength, since their
+    formula shrinks too strongly for heavy tails.
 
     Args:
         kernel_size: k.
     """
+
+    settings_class = GaussianSettings
 
     def maximise(self, w: Tensor, strength: float) -> None:
         """Set mean and covariance; see `Elliptical.maximise`."""
@@ -35,17 +38,17 @@ class Gaussian(Elliptical):
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""
-        constant = self.log_determinant() + len(self.mean) * math.log(2 * math.pi)
-        return -0.5 * (self.squared_distance(w) + constant)
+        distribution = MultivariateNormal(self.mean, scale_tril=self.factor, validate_args=False)
+        return distribution.log_prob(at_least_float32(w).flatten(1))
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k]; there is no noise for `mean` to leave out."""
+        """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         location, factor = self.mean.cpu(), self.factor.cpu()
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return the closed form, in nats, summed; `estimator` is not needed."""
+        """Return the closed form, in nats, summed; `estimator` is ignored."""
         trace = (q.log_variance.flatten(1).exp() * self.precisions()).sum()
         distance = self.squared_distance(q.mean).sum()
         log_determinant = len(q) * self.log_determinant()

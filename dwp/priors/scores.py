@@ -1,4 +1,4 @@
-"""What held-out kernels say of every prior: their mean log density, exact or bounded, in one table."""
+"""Held-out log density of each prior, exact or a lower bound."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
 
 COLUMNS = ("size", "prior", "kind", "exact", "samples", "kernels", "mean", "standard_error")
 
 CODES = 4096
-"""Kernels times samples (K) scored at a time, which bounds memory."""
+"""Codes to decode at a time (kernels times K), which bounds memory."""
 
 
 def held_out(w: Tensor, most: int) -> Tensor:
-    """Return at most so many of the kernels [n, 1, k, k], drawn without replacement, the same each time."""
+    """Return at most `most` of the kernels [n, 1, k, k], drawn without replacement, the same in each call."""
     return w[torch.randperm(len(w), generator=torch.Generator().manual_seed(0))[:most]]
 
 
@@ -23,15 +24,15 @@ def score(priors: Mapping[str, Prior], w: Tensor, samples: Iterable[int]) -> lis
     """Return the mean log density of the same kernels under each prior, with fixed noise.
 
     Args:
-        priors: by name, all of the kernels' size and on their device, each with a density.
+        priors: priors with a density by name, of the kernels' size and on their device.
         w: held-out kernels [n, 1, k, k].
-        samples: values of K. A prior whose `log_prob` is a lower bound is scored for each, by
-            the importance-weighted bound, which in expectation grows with K towards log p(w);
-            an exact one once.
+        samples: values of K. A prior with a lower bound is scored once for each, by the
+            importance-weighted bound, whose expectation grows with K towards log p(w); a prior with
+            an exact density is scored once.
 
     Returns:
-        A row of COLUMNS for each prior and K: `exact`, whether the mean is that of log p(w)
-        itself; `mean` and its `standard_error` over kernels (NaN for a single one), in nats per kernel.
+        A row of COLUMNS for each prior and K: `exact` (not a lower bound), `mean` and its
+        `standard_error` over kernels (NaN for a single one), in nats per kernel.
     """
     rows = []
     for name, prior in priors.items():
@@ -56,7 +57,6 @@ def score(priors: Mapping[str, Prior], w: Tensor, samples: Iterable[int]) -> lis
 
 @torch.no_grad()
 def _log_prob(prior: Prior, w: Tensor, samples: int) -> Tensor:
-    with torch.random.fork_rng([w.device] if w.device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, w.device):
         parts = [prior.log_prob(part, samples) for part in w.split(max(1, CODES // samples))]
     return torch.cat(parts).cpu().double()

@@ -1,7 +1,6 @@
-"""The standard normal prior: every weight independent, N(0, scale²)."""
+"""The standard normal prior, N(0, scale²) for each weight."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,17 +8,21 @@ from torch import Tensor
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import KLEstimator, Prior, register
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.settings import StandardNormalSettings
 
 
-@register("standard_normal")
+@register
 class StandardNormal(Prior):
-    """N(0, scale²) for each weight; the KL to a Gaussian is in closed form."""
+    """Independent N(0, scale²) for each weight; the KL of a Gaussian is in closed form.
 
-    options: ClassVar = {
-        "scale": {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"}
-    }
+    Args:
+        kernel_size: k.
+        scale: the standard deviation.
+    """
 
-    def __init__(self, kernel_size: int, scale: float = 1.0) -> None:
+    settings_class = StandardNormalSettings
+
+    def __init__(self, kernel_size: int, scale: float = StandardNormalSettings.scale) -> None:
         super().__init__(kernel_size, scale=scale)
         self.scale = scale
 
@@ -34,7 +37,7 @@ class StandardNormal(Prior):
         return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return the closed form, in nats, summed; `estimator` is not needed."""
+        """Return the closed form, in nats, summed; `estimator` is ignored."""
         ratio = (q.log_variance - 2 * math.log(self.scale)).exp()
         squares = (q.mean / self.scale).square()
         return 0.5 * (ratio + squares - 1 - q.log_variance + 2 * math.log(self.scale)).sum()

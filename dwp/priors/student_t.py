@@ -1,36 +1,43 @@
-"""A Student's t distribution over whole kernels: correlated weights with heavy tails."""
+"""A multivariate Student's t distribution over kernels: correlated weights with heavy tails."""
 
 import logging
 import math
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dwp.errors import extra
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import register
+from dwp.priors.settings import StudentTSettings
 
 logger = logging.getLogger(__name__)
 
-# Degrees of freedom between which the likelihood is maximised: from Cauchy to as good as Gaussian.
+# Range of the degrees of freedom: from Cauchy to practically Gaussian.
 LOWEST, HIGHEST = 1.0, 1000.0
 
-# Objective, in nats per kernel, by which the last iteration of a fit may raise it, or rounding lower it.
+# Nats per kernel: an iteration that raises the objective by less is the last; a decrease of less is rounding.
 TOLERANCE = 1e-7
 ITERATIONS = 1000
 
 
-@register("student_t")
+@register
 class StudentT(Elliptical):
-    """The multivariate t_ν(μ, Σ) over the k² weights of a kernel; all three are fitted.
+    """The multivariate t_ν(μ, Σ) over the k² weights of a kernel; ν, μ and Σ are fitted.
 
-    Weights of trained networks are heavier tailed than Gaussian, and correlated in
-    convolutions (Fortuin et al. 2022). The variance s² of the sphere that Σ is shrunk towards is
-    fitted along: one that did not fit would pass for heavier tails.
+    Weights of trained networks have heavier tails than a Gaussian, and those of a convolution are
+    correlated (Fortuin et al. 2022). The variance s² of the sphere that Σ is shrunk towards is
+    fitted as well: a wrong one would be compensated by heavier tails.
 
     Args:
         kernel_size: k.
     """
+
+    settings_class = StudentTSettings
+
+    freedom: Tensor
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)
@@ -44,18 +51,18 @@ class StudentT(Elliptical):
 
             mean log p(w) - κ/2n · (log |Σ| + d·log(tr Σ⁻¹/d)) - f/2 · tr Σ⁻¹.
 
-        The first penalty is that of an inverse Wishart density of the likeliest scale, s² = d/tr Σ⁻¹;
-        it is 0 for a sphere of any size. No step of the ECME algorithm (Liu & Rubin 1995) lowers
-        the objective: one maximises over μ and Σ given a weight of each kernel, one over the size
-        of Σ, which saves nine in ten iterations, one over ν.
+        The first penalty is that of an inverse Wishart density with its most likely scale, s² = d/tr Σ⁻¹;
+        it is 0 for any sphere. An iteration of the ECME algorithm (Liu & Rubin 1995) maximises over μ
+        and Σ given a weight of each kernel, then over the scale of Σ, which saves nine in ten
+        iterations, then over ν. None of these steps lowers the objective.
 
         Raises:
-            FloatingPointError: a step did lower the objective.
+            FloatingPointError: an iteration lowered the objective.
         """
         x = w.flatten(1)
         n, dimensions = x.shape
         share = strength / (n + strength)
-        # A start that no outlier moves.
+        # A start that is robust against outliers.
         self.mean.copy_(torch.from_numpy(np.median(x, 0)))
         variance = float(np.median((x - self.mean).square().mean(1)))
         least = floor(variance)
@@ -100,13 +107,17 @@ class StudentT(Elliptical):
         return constant - 0.5 * (freedom + dimensions) * torch.log1p(distance / freedom)
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k]; there is no noise for `mean` to leave out."""
+        """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         location, factor, freedom = self.mean.cpu(), self.factor.cpu(), self.freedom.cpu()
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
-        # Alone among PyTorch's ways to draw a gamma variable it takes a generator.
+        # The only way to draw a gamma variable in PyTorch that takes a generator.
         chi_squared = 2 * torch._standard_gamma((freedom / 2).expand(n), generator=generator)
         noise = noise * (freedom / chi_squared).sqrt()[:, None]
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
+
+
+def _scipy() -> AbstractContextManager[None]:
+    return extra("workflow", "fit of student_t")
 
 
 def _shrunk(scatter: Tensor, share: float) -> Tensor:
@@ -114,42 +125,46 @@ def _shrunk(scatter: Tensor, share: float) -> Tensor:
 
     Σ maximises -log |Σ| - tr(S·Σ⁻¹) - ρ/(1 - ρ) · (log |Σ| + d·log tr Σ⁻¹).
     """
-    # Here, as below, so that reading a configuration does not wait for it.
-    from scipy.optimize import brentq
+    with _scipy():
+        from scipy.optimize import brentq
 
     eigenvalues = torch.linalg.eigvalsh(scatter).numpy()
 
     def excess(variance: float) -> float:
-        return np.mean(variance / ((1 - share) * eigenvalues + share * variance)) - 1
+        return float(np.mean(variance / ((1 - share) * eigenvalues + share * variance))) - 1
 
-    # It grows with s² and is zero between the extreme eigenvalues; the margin is for equal ones.
+    # It increases with s² and has its zero between the extreme eigenvalues; the margin is for equal ones.
     variance = brentq(excess, 0.9 * eigenvalues[0], 1.1 * eigenvalues[-1])
     return plus_sphere((1 - share) * scatter, share * variance)
 
 
 def _size(distance: Tensor, dimensions: int, freedom: float, penalty: float) -> float:
-    """Return the factor on Σ of the greatest objective.
+    """Return the factor on Σ that maximises the objective.
 
     Args:
         distance: squared distances of kernels, [n].
+        dimensions: d.
+        freedom: ν.
         penalty: f·tr Σ⁻¹, which the factor divides.
     """
-    from scipy.optimize import brentq
+    with _scipy():
+        from scipy.optimize import brentq
 
     squares = distance.numpy()
 
     def slope(log_size: float) -> float:
         size = math.exp(log_size)
         weighted = (freedom + dimensions) * np.mean(squares / (freedom * size + squares))
-        return weighted + penalty / size - dimensions
+        return float(weighted + penalty / size - dimensions)
 
     return math.exp(brentq(slope, -50, 50))
 
 
 def _freedom(distance: Tensor, dimensions: int) -> float:
-    """Return the degrees of freedom of the greatest likelihood, given squared distances [n]."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma
+    """Return the degrees of freedom that maximise the likelihood, given squared distances [n]."""
+    with _scipy():
+        from scipy.optimize import brentq
+        from scipy.special import digamma
 
     squares = distance.numpy()
 
@@ -159,7 +174,7 @@ def _freedom(distance: Tensor, dimensions: int) -> float:
         ratio = squares / freedom
         terms = (freedom + dimensions) * ratio / (freedom + squares) - np.log1p(ratio)
         gammas = digamma((freedom + dimensions) / 2) - digamma(freedom / 2)
-        return gammas - dimensions / freedom + terms.mean()
+        return float(gammas - dimensions / freedom + terms.mean())
 
     low, high = math.log(LOWEST), math.log(HIGHEST)
     if slope(high) >= 0:

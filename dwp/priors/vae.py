@@ -1,71 +1,66 @@
-"""The variational autoencoder over kernels: the deep weight prior itself."""
+"""The deep weight prior: a variational autoencoder over kernels."""
 
 import itertools
 import math
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, ConvTranspose2d
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.settings import VAESettings
 
-# Below a standard deviation of 0.001 a decoder would only be fitting rounding.
+# Lower bound on variances, a standard deviation of 0.001: below it a decoder would fit rounding.
 VARIANCE_FLOOR = 1e-6
 
-# Codes decoded at a time: of 5×5 kernels with hidden 64, some 0.7 GB of activations.
+# Codes to decode at a time: about 0.7 GB of activations for 5×5 kernels with hidden 64.
 CODES = 16_384
 
 
-@register("vae")
+@register
 class VAE(Prior):
     """p(w) = ∫ p(w|z) p(z) dz with convolutional encoder and decoder (paper, section 4 and appendix F).
 
-    One rule gives the architecture for any k: convolutions without padding, 3×3 on an
-    odd size and 2×2 on an even one, bring the kernel down to one pixel, with stride 2
-    while it is above 7×7. The first has `hidden` channels, the rest twice as many; kernels
-    of 5×5 and below pass two padded 3×3 convolutions of `hidden` channels first, and have
-    twice as many from there. 1×1 convolutions give mean and variance; the decoder mirrors
-    it with transposed convolutions. ELU throughout. On 7×7 and 5×5 this is the paper's.
+    One rule gives the architecture for any k. Convolutions without padding, 3×3 on an odd size and
+    2×2 on an even one, reduce the kernel to one pixel, with stride 2 above 7×7. The first has `hidden`
+    channels, the others twice as many. For kernels up to 5×5, two padded 3×3 convolutions of `hidden`
+    channels come first, and all others have twice as many. 1×1 convolutions give mean and variance.
+    The decoder mirrors the encoder with transposed convolutions. Activations are ELU. For 7×7 and 5×5
+    this is the architecture of the paper.
 
     The prior over codes is N(0, I), or a VampPrior (Tomczak & Welling 2018):
-    p(z) = 1/U Σ_u r(z|w_u), where the pseudo-kernels w_u are learned along.
+    p(z) = 1/U Σ_u r(z|w_u) with learned pseudo-kernels w_u.
 
     Args:
         kernel_size: k, from 2.
         hidden: channels of the first convolution.
         latent: dimensions of z.
         code_prior: 'standard_normal' or 'vamp'.
-        pseudo_inputs: U; of no effect without 'vamp'.
+        pseudo_inputs: U, for 'vamp'.
     """
 
-    options: ClassVar = {
-        **{name: {"$ref": "#/$defs/count"} for name in ("hidden", "latent", "pseudo_inputs")},
-        "code_prior": {"enum": ["standard_normal", "vamp"], "description": "standard_normal or vamp"},
-    }
-    fitted = True
-    trained = True
+    settings_class = VAESettings
     exact = False
+
+    pseudo: nn.Parameter
+    _fixed: Tensor | None
 
     def __init__(
         self,
         kernel_size: int,
         hidden: int,
         latent: int,
-        code_prior: str = "standard_normal",
-        pseudo_inputs: int = 50,
+        code_prior: str = VAESettings.code_prior,
+        pseudo_inputs: int = VAESettings.pseudo_inputs,
     ) -> None:
         settings = {"hidden": hidden, "latent": latent, "code_prior": code_prior}
         super().__init__(kernel_size, **settings, pseudo_inputs=pseudo_inputs)
-        self.check_size(kernel_size)
-        if code_prior not in ("standard_normal", "vamp"):
-            raise InputError(f"vae: code_prior {code_prior!r} is not known; use standard_normal or vamp")
         self.latent = latent
         steps = list(_down_to_one(kernel_size))
         padded = [1, hidden, hidden] if kernel_size <= 5 else [1]
@@ -87,13 +82,7 @@ class VAE(Prior):
         self.register_buffer("_fixed", None, persistent=False)
 
     @classmethod
-    def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for 1×1: a single weight has no structure to encode."""
-        if kernel_size < 2:
-            raise InputError(f"vae: kernel size {kernel_size} cannot be built; it takes sizes from 2")
-
-    @classmethod
-    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: object) -> tuple["VAE", list[dict]]:
+    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple["VAE", list[dict]]:
         """Maximise the ELBO of training kernels; record the held-out ELBO each epoch. See `Prior.fit`."""
 
         def build(kernels: Tensor, settings: dict) -> VAE:
@@ -127,7 +116,7 @@ class VAE(Prior):
         return mean, functional.softplus(raw) + VARIANCE_FLOOR
 
     def code_log_prob(self, z: Tensor) -> Tensor:
-        """Return log p(z) of codes [n, latent], exact, [n], in nats."""
+        """Return the exact log p(z) of codes [n, latent], [n], in nats."""
         if not self.vamp:
             return _log_normal(z, torch.zeros_like(z), torch.ones_like(z)).sum(1)
         mean, variance = self._components()
@@ -136,11 +125,12 @@ class VAE(Prior):
     def code_kl(self, mean: Tensor, variance: Tensor, z: Tensor | None = None) -> Tensor:
         """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats.
 
-        In closed form for the standard normal, for the VampPrior an estimate without bias.
+        It is in closed form for the standard normal, and an unbiased estimate for the VampPrior.
 
         Args:
-            mean: [n, latent]; `variance` likewise.
-            z: one sample of each code, at which to estimate; None draws it.
+            mean: [n, latent].
+            variance: [n, latent].
+            z: a sample of each code for the estimate, [n, latent]; None draws it.
         """
         if not self.vamp:
             return 0.5 * (variance + mean.square() - 1 - variance.log()).sum(1)
@@ -159,7 +149,10 @@ class VAE(Prior):
         return mean[chosen] + variance[chosen].sqrt() * noise
 
     def _components(self) -> tuple[Tensor, Tensor]:
-        return self.encode(self.pseudo) if self._fixed is None else self._fixed
+        if self._fixed is None:
+            return self.encode(self.pseudo)
+        mean, variance = self._fixed
+        return mean, variance
 
     def elbo_terms(self, w: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(w|z) for one z ~ r(z|w), and KL(r(z|w) || p(z)); each [n], in nats."""
@@ -169,11 +162,11 @@ class VAE(Prior):
         return _log_normal(w, *self.decode(z)).flatten(1).sum(1), self.code_kl(mean, variance, z)
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
-        """Return a lower bound on log p(w) in expectation, [n], in nats.
+        """Return an unbiased estimate of a lower bound on log p(w), [n], in nats.
 
-        For K = 1 it is the ELBO, for more the importance-weighted bound
+        For K = 1 it is the ELBO, for a larger K the importance-weighted bound
         log 1/K Σ_k p(w|z_k) p(z_k) / r(z_k|w) with z_k ~ r(z|w) (Burda et al. 2016).
-        Where K·n is more than is decoded at a time, the backward pass computes activations again.
+        Above `CODES` codes (K·n), the backward pass recomputes activations.
         """
         parts = w.split(max(1, CODES // samples))
         if len(parts) == 1:
@@ -193,7 +186,7 @@ class VAE(Prior):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k]: decoder means, with the decoder's noise unless `mean`."""
+        """Draw kernels [n, 1, k, k]: decoder means, plus the decoder's noise unless `mean`."""
         location, variance = (moment.cpu() for moment in self.decode(self.sample_codes(n, generator)))
         if mean:
             return location
@@ -202,15 +195,15 @@ class VAE(Prior):
         )
 
     def reverse_model(self) -> nn.Module:
-        """Return r(z|w): the tighter it is, the tighter the bound on log p(w) (paper, eq. 9)."""
+        """Return the encoder r(z|w); training it tightens the bound on log p(w) (paper, eq. 9)."""
         if self.vamp:
-            # It makes p(z) as well, which is a part of the prior and has to stay as it was fitted.
+            # The encoder also defines p(z), which is part of the prior and must stay as fitted.
             self._fixed = torch.stack(list(self._components())).detach()
         return self.encoder
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, chunk: int = 8192) -> dict[str, float]:
-        """Return held-out ELBO, log-likelihood and KL, means over kernels, in nats (fixed noise)."""
+        """Return ELBO, log-likelihood and KL, means over kernels [n, 1, k, k], in nats, with fixed noise."""
         generator = torch.Generator().manual_seed(0)
         terms = [self.elbo_terms(part, generator) for part in w.split(chunk)]
         log_likelihood = torch.cat([pair[0] for pair in terms]).cpu().double().mean().item()
@@ -219,7 +212,7 @@ class VAE(Prior):
 
 
 class _ELU(nn.ELU):
-    """`nn.ELU` that keeps its result for the gradient, as the next layer does, instead of its input."""
+    """`nn.ELU` that saves its output for the gradient, which the next layer saves anyway, not its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x to the same shape."""
@@ -228,19 +221,19 @@ class _ELU(nn.ELU):
 
 class _ELUByResult(torch.autograd.Function):
     @staticmethod
-    def forward(context: object, x: Tensor) -> Tensor:
+    def forward(context: Any, x: Tensor) -> Tensor:
         y = functional.elu(x)
         context.save_for_backward(y)
         return y
 
     @staticmethod
-    def backward(context: object, dy: Tensor) -> Tensor:
+    def backward(context: Any, dy: Tensor) -> Tensor:
         (y,) = context.saved_tensors
         return torch.ops.aten.elu_backward(dy, 1.0, 1.0, 1.0, True, y)
 
 
 def _down_to_one(size: int) -> Iterator[dict[str, int]]:
-    """Yield the convolutions without padding that bring size×size down to 1×1, each covering it exactly."""
+    """Yield kernel sizes and strides of convolutions that reduce size×size to 1×1 without a remainder."""
     while size > 1:
         kernel, stride = (3 if size % 2 else 2), (2 if size > 7 else 1)
         yield {"kernel_size": kernel, "stride": stride}

@@ -1,29 +1,17 @@
-"""Which tables and figures a report holds: known from names alone, before anything runs."""
+"""Which tables, pages and figures a report holds: one list, known before anything runs.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+An item names the function that makes it, so that planning imports neither PyTorch nor
+Matplotlib. What a report shows of an experiment, the experiment declares.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dwp.errors import InputError
-from dwp.experiments import base as experiments_module
-from dwp.priors.base import find
-
-TITLES = {
-    "few_shot": "Few-shot classification",
-    "convergence": "Convergence from different initialisations",
-    "random_features": "Random features: convolutions fixed, the rest trained",
-    "image_vae": "VAE over images from different initialisations",
-    "kl_importance": "KL estimates by importance samples",
-    "kl_subset": "KL estimates by subset of kernels",
-    "kl_profile": "KL around learned kernels, scaled",
-}
-# Experiments about the course of training, with the metrics that their one figure shows by step.
-BY_STEP = {
-    "convergence": ("accuracy", "nll"),
-    "image_vae": ("lower_bound", "reconstruction", "code_kl"),
-}
-# Experiments that say how sure their predictions are, and what training and predicting cost.
-PREDICTIVE = ("few_shot",)
+from dwp.experiments import base
+from dwp.priors.settings import find
 
 
 @dataclass(frozen=True)
@@ -37,37 +25,130 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a report is about.
+
+    Attributes:
+        experiments: their names, each with those of its boolean settings that are true.
+        sizes: kernel sizes.
+        priors: kind of each fitted prior, by name and size.
+        nets: whether source networks were trained here.
+        scores: whether priors were scored on held-out kernels.
+    """
+
+    experiments: Mapping[str, Sequence[str]]
+    sizes: Sequence[int]
+    priors: Mapping[str, Mapping[int, str]]
+    nets: bool = True
+    scores: bool = False
+
+
+@dataclass(frozen=True)
 class Item:
-    """A table or figure in its formats; `name` is its path without the suffix."""
+    """A table, page or figure in its formats.
+
+    Attributes:
+        name: its path in the report's folder without the suffix: 'figures/…', 'tables/…', 'pages/…'.
+        category: the heading that it is listed under.
+        label: what it shows.
+        caption: file in `workflow/report`, without its suffix.
+        make: the name of a function of `dwp.report.figures`, `.tables` or `.pages`, whichever the
+            folder says, or a function; see `dwp.report.build`.
+        each: what there is one for: '' (the run), 'size', 'latent prior'; or a condition,
+            'priors', 'scores' or 'nets', without which there is none.
+        options: further arguments of the function.
+        experiment: the experiment whose results it is about; '' for those of the whole run.
+    """
 
     name: str
     category: str
     label: str
     caption: str
-    formats: tuple[str, ...]
+    make: str | Callable[..., Any]
+    each: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    experiment: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Return 'figures', 'tables' or 'pages'."""
+        return self.name.partition("/")[0]
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Return the suffixes of its files."""
+        return {"figures": ("png", "pdf"), "tables": ("csv",), "pages": ("html",)}[self.folder]
+
+    def of(self, options: Mapping[str, Any]) -> "Item":
+        """Return the item of one size or prior: `options` fill its name and label, and are its own."""
+        name, label = self.name.format(**options), self.label.format(**options)
+        return Item(name, self.category, label, self.caption, self.make, options=options)
 
 
-def report_files(
-    experiments: Iterable[str],
-    sizes: Iterable[int],
-    priors: Mapping[str, Mapping[int, str]],
-    *,
-    nets: bool = True,
-    scores: bool = False,
-    outliers: Collection[str] = (),
-) -> list[Output]:
-    """Return every file that `report.make` writes, in order, without reading anything.
+_SCORES = "Held-out kernels under each prior"
 
-    Args:
-        experiments: their names; those that the report has no figure for get a general one.
-        sizes: kernel sizes.
-        priors: kind of each fitted prior, by name and size.
-        nets: whether source nets were trained here.
-        scores: whether priors were scored on held-out kernels.
-        outliers: the experiments that told the source data set's images from the target's.
+ITEMS = (
+    Item(
+        "figures/kernels-{size}x{size}",
+        "Priors",
+        "Kernels and samples, {size}×{size}",
+        "kernels",
+        "kernels",
+        "size",
+    ),
+    Item(
+        "figures/latent_space-{prior}-{size}x{size}",
+        "Priors",
+        "Latent space of {prior}, {size}×{size}",
+        "latent_space",
+        "latent_space",
+        "latent prior",
+    ),
+    Item(
+        "figures/prior_training",
+        "Priors",
+        "Training of the priors",
+        "prior_training",
+        "prior_training",
+        "priors",
+    ),
+    Item("tables/priors", "Priors", "Fitted priors", "priors_table", "priors", "priors"),
+    Item("figures/scores", "Priors", _SCORES, "scores", "scores", "scores"),
+    Item("pages/scores", "Priors", f"{_SCORES}, table", "scores", "scores", "scores"),
+    Item("tables/scores", "Priors", _SCORES, "scores_table", "scores", "scores"),
+    Item("figures/norms", "Source kernels", "Norms and pruning", "norms", "norms"),
+    Item("tables/kernels", "Source kernels", "Pruning", "kernels_table", "kernels"),
+    Item(
+        "figures/source_nets",
+        "Source kernels",
+        "Accuracy of the source nets",
+        "source_nets",
+        "source_nets",
+        "nets",
+    ),
+    Item("tables/source_nets", "Source kernels", "Source nets", "source_nets_table", "source_nets", "nets"),
+)
+"""What a report holds beside the figures and tables of its experiments."""
+
+
+def items(contents: Contents) -> Iterator[Item]:
+    """Yield every table, page and figure of a report, in order, without reading anything.
 
     Raises:
-        InputError: a kind of prior is not known.
+        InputError: an experiment or a kind of prior is not known.
+    """
+    for name, switches in contents.experiments.items():
+        yield from _of_experiment(name, switches)
+    for item in ITEMS:
+        for options in _cases(item.each, contents):
+            yield item.of(options)
+
+
+def report_files(contents: Contents) -> list[Output]:
+    """Return every file that `build.make` writes, in order, without reading anything.
+
+    Raises:
+        InputError: an experiment or a kind of prior is not known.
     """
     return [
         Output(
@@ -76,7 +157,7 @@ def report_files(
             {"shows": item.label, "format": suffix.upper()},
             f"{item.caption}.rst",
         )
-        for item in items(experiments, sizes, priors, nets=nets, scores=scores, outliers=outliers)
+        for item in items(contents)
         for suffix in item.formats
     ]
 
@@ -90,69 +171,37 @@ def check_captions(captions: Iterable[str], folder: str | Path) -> None:
             )
 
 
-def items(
-    experiments: Iterable[str],
-    sizes: Iterable[int],
-    priors: Mapping[str, Mapping[int, str]],
-    *,
-    nets: bool,
-    scores: bool,
-    outliers: Collection[str],
-) -> Iterator[Item]:
-    """Yield what `report_files` lists, each table and figure once."""
-    sizes = list(sizes)
-    for name in experiments:
-        label = TITLES.get(name, name.replace("_", " ").capitalize()).split(":")[0]
-        caption = name if name in TITLES else "experiment"
-        yield _figure(name, "Experiments", label, caption)
-        if name not in (*BY_STEP, "random_features") and _trains(name):
-            yield _figure(f"{name}_curves", "Experiments", f"{label}, by step", f"{caption}_curves")
-        if name in PREDICTIVE:
-            yield _figure(f"{name}_reliability", "Experiments", f"{label}, reliability", "reliability")
-            if name in outliers:
-                yield _figure(f"{name}_outliers", "Experiments", f"{label}, outliers", "outliers")
-            yield _figure(f"{name}_cost", "Experiments", f"{label}, accuracy by cost", "cost")
-        yield Item(f"pages/{name}", "Experiments", f"{label}, table", "experiment_page", ("html",))
-        yield _table(name, "Experiments", f"{label}, end of training", "experiment_table")
-        if _trains(name):
-            yield _table(f"{name}_curves", "Experiments", f"{label}, all steps", "experiment_curves_table")
-        if name in PREDICTIVE:
-            yield _table(f"{name}_reliability", "Experiments", f"{label}, reliability", "reliability_table")
-    for size in sizes:
-        yield _figure(f"kernels-{size}x{size}", "Priors", f"Kernels and samples, {size}×{size}", "kernels")
-    for name, kinds in priors.items():
-        for size, kind in kinds.items():
-            if _has_codes(find(kind)):
-                label = f"Latent space of {name}, {size}×{size}"
-                yield _figure(f"latent_space-{name}-{size}x{size}", "Priors", label, "latent_space")
-    if priors:
-        yield _figure("prior_training", "Priors", "Training of the priors", "prior_training")
-        yield _table("priors", "Priors", "Fitted priors", "priors_table")
-    if scores:
-        yield _figure("scores", "Priors", "Held-out kernels under each prior", "scores")
-        yield Item("pages/scores", "Priors", "Held-out kernels under each prior, table", "scores", ("html",))
-        yield _table("scores", "Priors", "Held-out kernels under each prior", "scores_table")
-    yield _figure("norms", "Source kernels", "Norms and pruning", "norms")
-    yield _table("kernels", "Source kernels", "Pruning", "kernels_table")
-    if nets:
-        yield _figure("source_nets", "Source kernels", "Accuracy of the source nets", "source_nets")
-        yield _table("source_nets", "Source kernels", "Source nets", "source_nets_table")
+def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
+    experiment = base.find(name)
+    title = experiment.title.partition(":")[0]
+
+    def item(
+        folder: str, suffix: str, label: str, caption: str, make: str | Callable, **options: Any
+    ) -> Item:
+        path = f"{folder}/{name}_{suffix}" if suffix else f"{folder}/{name}"
+        heading = f"{title}, {label}" if label else title
+        return Item(path, "Experiments", heading, caption, make, options=options, experiment=name)
+
+    for figure in experiment.figures:
+        if not figure.requires or figure.requires in switches:
+            yield item("figures", figure.suffix, figure.label, figure.caption, figure.draw, **figure.options)
+    yield item("pages", "", "table", "experiment_page", "experiment")
+    yield item("tables", "", "end of training", "experiment_table", "summary")
+    if experiment.trains:
+        yield item("tables", "curves", "all steps", "experiment_curves_table", "curves")
+    for table in experiment.tables:
+        yield item("tables", table.suffix, table.label, table.caption, table.make)
 
 
-def _trains(experiment: str) -> bool:
-    try:
-        return experiments_module.trains(experiment)
-    except InputError:
-        return True
-
-
-def _figure(name: str, category: str, label: str, caption: str) -> Item:
-    return Item(f"figures/{name}", category, label, caption, ("png", "pdf"))
-
-
-def _table(name: str, category: str, label: str, caption: str) -> Item:
-    return Item(f"tables/{name}", category, label, caption, ("csv",))
-
-
-def _has_codes(prior: object) -> bool:
-    return hasattr(prior, "encode") and hasattr(prior, "decode")
+def _cases(each: str, contents: Contents) -> list[dict[str, Any]]:
+    """Return the options of every item that there is of a kind, see `Item.each`."""
+    if each == "size":
+        return [{"size": size} for size in contents.sizes]
+    if each == "latent prior":
+        return [
+            {"prior": name, "size": size}
+            for name, kinds in contents.priors.items()
+            for size, kind in kinds.items()
+            if find(kind).has_codes
+        ]
+    return [{}] if not each or getattr(contents, each) else []

@@ -1,1 +1,1 @@
-"""The one fit loop, with schedules, checkpoints, devices and signals."""
+"""The training loop, with schedules, checkpoints, devices and signals."""

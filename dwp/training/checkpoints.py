@@ -1,4 +1,4 @@
-"""Progress of long work, kept so that what is killed goes on where it was."""
+"""Checkpoints, from which a killed job resumes."""
 
 import io
 import logging
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """A place to save progress at an interval; torn or foreign files are set aside.
+    """A file to save progress to at an interval; damaged or foreign files are set aside.
 
     Args:
         path: the file; it is written whole or not at all.
-        identity: what is being trained; a file that says otherwise is not resumed from.
-        seconds: the least time between two saves.
+        identity: what is being trained; a file with another identity is not resumed from.
+        seconds: the shortest time between two saves.
     """
 
     def __init__(self, path: str | Path, identity: str, seconds: float = 60.0) -> None:
@@ -29,7 +29,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def of(self, part: int) -> "Checkpoint":
-        """Return the checkpoint of a part (a seed, say) of what this one is for."""
+        """Return the checkpoint of a part of the work, such as a seed."""
         path = self.path.with_name(f"{self.path.stem}-{part}{self.path.suffix}")
         return Checkpoint(path, f"{self.identity}/{part}", self.seconds)
 
@@ -38,18 +38,23 @@ class Checkpoint:
         return time.monotonic() - self._last >= self.seconds
 
     def save(self, state: dict) -> None:
-        """Write the state, replacing the file at once when it is complete."""
-        # Opened here, since of a full disk PyTorch would say that the file has an invalid name.
+        """Write the state; it replaces the file when it is complete.
+
+        Raises:
+            StorageError: see `files.atomic_write`.
+        """
+        # Opened here, since on a full disk PyTorch would report an invalid file name.
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             torch.save({"identity": self.identity, **state}, file)
         self._last = time.monotonic()
 
     def load(self) -> dict | None:
-        """Return the saved state, or None where there is none of this identity."""
+        """Return the saved state, or None if there is none of this identity."""
         remove_stale(self.path)
         if not self.path.exists():
             return None
-        content = io.BytesIO(self.path.read_bytes())  # what fails here says nothing of the file
+        # Outside the block: an error of the disk does not mean that the file is damaged.
+        content = io.BytesIO(self.path.read_bytes())
         try:
             # Onto the CPU first: the device may be another one than before.
             state = torch.load(content, map_location="cpu", weights_only=True)
@@ -66,7 +71,7 @@ class Checkpoint:
         return None
 
     def remove(self) -> None:
-        """Delete the file, and those of its parts; their work is done."""
+        """Delete the file and those of its parts, when the work is done."""
         part = re.compile(re.escape(self.path.stem) + r"(-\d+)?" + re.escape(self.path.suffix))
         for path in self.path.parent.glob(f"*{self.path.suffix}"):
             if part.fullmatch(path.name):

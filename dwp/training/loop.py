@@ -1,26 +1,24 @@
-"""The one fit loop: everything that is trained here is trained by `fit`.
+"""The training loop `fit`, which trains source networks, priors, Bayesian and ordinary networks.
 
-Source nets, priors, Bayesian and ordinary networks share it, so that schedule,
-precision, checkpoints, progress and checks for numbers gone wrong exist once.
-Data are tensors that already sit on the device; there is no DataLoader.
+Schedule, precision, checkpoints, progress and the check for values that are not finite are here.
+Data are tensors that are already on the device; there is no DataLoader.
 """
 
-import contextlib
 import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from dwp.errors import InputError
 from dwp.nn.precision import autocast
+from dwp.nn.seeding import derived_seed, rng_state, seeded, set_rng_state
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
+from dwp.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -28,42 +26,6 @@ Terms = dict[str, Tensor]
 Rows = list[dict]
 
 SECONDS_BETWEEN_LOG_LINES = 15.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how fast and in what precision to train.
-
-    Exactly one of `steps` and `epochs` is given. `batch` None is the full batch.
-    The learning rate `lr` of Adam falls linearly to zero ('linear') or stays ('constant').
-    """
-
-    lr: float
-    steps: int | None = None
-    epochs: int | None = None
-    batch: int | None = None
-    decay: str = "linear"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise InputError(
-                f"schedule: give steps or epochs, one of them; got {self.steps} and {self.epochs}"
-            )
-        if self.decay not in ("linear", "constant"):
-            raise InputError(f"schedule: decay {self.decay!r} is not known; use linear or constant")
-
-    def total_steps(self, examples: int) -> int:
-        """Return the number of steps for a training set of that many examples."""
-        return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(examples)
-
-    def steps_per_epoch(self, examples: int) -> int:
-        """Return the steps that see every example once (the last batch may be smaller)."""
-        return math.ceil(examples / (self.batch or examples))
-
-    def rate(self, step: int, total: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return self.lr * (1 - step / total) if self.decay == "linear" else self.lr
 
 
 def fit(
@@ -87,22 +49,23 @@ def fit(
             minimise and named terms of it, which are recorded at every evaluation.
         data: tensors of equal length, drawn without replacement in each epoch.
         schedule: steps, batch, learning rate, precision.
-        seed: of minibatches and of all noise drawn while training; the global
-            generators are left as they were found.
-        evaluate: metrics to record every `every` steps, after the last, and, if
+        seed: seed of the minibatches and of all noise drawn while training; the state of the global
+            generators is restored.
+        evaluate: returns metrics, recorded after every `every` steps, after the last, and, if
             `every` > 0, before the first.
-        best: a metric of `evaluate`; after the last step the model goes back to the evaluation
-            at which it was highest. None leaves the model as the last step made it.
-        checkpoint: where to save progress and resume from; None keeps none. What is
-            finished stays there too, until whoever made the checkpoint removes it.
-        label: what to call this in logs, progress bars and errors.
+        every: steps between evaluations; 0: only after the last.
+        best: a metric of `evaluate`; in the end the model gets the parameters of the evaluation at
+            which it was highest. None: those of the last step.
+        checkpoint: where to save progress and resume from; None saves none. The caller removes it,
+            also after the last step.
+        label: name of this training in logs, progress bars and errors.
 
     Returns:
         Rows {step, metric, value}, in order of step.
 
     Raises:
-        FloatingPointError: a term is not finite; names the step, term and seed.
-        Stopped: SIGTERM came (see `dwp.training.signals`); a step was finished and saved before.
+        FloatingPointError: a term is not finite; the message names step, term and seed.
+        Stopped: on SIGTERM (see `dwp.training.signals`), after the current step is finished and saved.
     """
     examples = len(data[0])
     total = schedule.total_steps(examples)
@@ -117,29 +80,27 @@ def fit(
         nonlocal kept
         _record(rows, step, metrics)
         if best in metrics and metrics[best] > kept.get("value", -math.inf):
-            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            kept = {"step": step, "value": metrics[best], "model": state}
+            copy = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            kept = {"step": step, "value": metrics[best], "model": copy}
 
-    def save(done: int) -> None:
-        checkpoint.save(
-            {
-                "step": done,
-                "rows": rows,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "kept": kept,
-                "rng": _get_rng_state(device),
-            }
-        )
+    def state(done: int) -> dict:
+        return {
+            "step": done,
+            "rows": rows,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "kept": kept,
+            "rng": rng_state(device),
+        }
 
-    with _seeded(seed, device), signals.deferred(label):
+    with seeded(seed, device), signals.deferred(label):
         if checkpoint and (saved := checkpoint.load()):
             start = saved["step"]
             rows = saved["rows"]
             kept = saved["kept"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
-            _set_rng_state(saved["rng"], device)
+            set_rng_state(saved["rng"], device)
             logger.info("%s: resumed at step %d of %d", label, start, total)
         elif evaluate and every:
             report(0, evaluate())
@@ -164,7 +125,7 @@ def fit(
                     report(done, evaluate())
             progress.update(done)
             if checkpoint and (done == total or checkpoint.due() or signals.requested()):
-                save(done)
+                checkpoint.save(state(done))
             if signals.requested():
                 break
         progress.close()
@@ -175,16 +136,17 @@ def fit(
 
 
 class Progress:
-    """A bar with rate and remaining time on a terminal, plain lines in the log."""
+    """Rate and remaining time: lines in the log, and a bar on a terminal where tqdm is installed."""
 
     def __init__(self, label: str, start: int, total: int) -> None:
         self.label, self.start, self.total = label, start, total
-        self._bar = tqdm(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
+        self._bar = _bar(desc=label, initial=start, total=total, unit="step", leave=False, disable=None)
         self._began = self._logged = time.monotonic()
 
     def update(self, done: int) -> None:
-        """Say that `done` steps of the total are finished."""
-        self._bar.update(1)
+        """Report that `done` steps are finished."""
+        if self._bar is not None:
+            self._bar.update(1)
         now = time.monotonic()
         if now - self._logged >= SECONDS_BETWEEN_LOG_LINES or done == self.total:
             self._logged = now
@@ -195,8 +157,18 @@ class Progress:
             )
 
     def close(self) -> None:
-        """End the bar."""
-        self._bar.close()
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(**options: Any) -> Any:
+    """Return a bar of tqdm, or None where it is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    return tqdm(**options)
 
 
 def _record(rows: Rows, step: int, metrics: dict[str, float]) -> None:
@@ -224,31 +196,7 @@ def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int
 
 @functools.lru_cache(maxsize=1)
 def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
-    # A function of (seed, epoch) alone, so that a resumed run sees the same minibatches;
-    # the last one is kept, since every step of an epoch asks for it.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    # A function of seed and epoch only, so that a resumed run sees the same minibatches. The last
+    # result is cached, since every step of an epoch needs it.
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     return torch.randperm(examples, generator=generator)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=True):
-        torch.manual_seed(seed)
-        yield
-
-
-def _get_rng_state(device: torch.device) -> list[Tensor]:
-    state = [torch.get_rng_state()]
-    if device.type == "cuda":
-        state.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        state.append(torch.mps.get_rng_state())
-    return state
-
-
-def _set_rng_state(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state[1])

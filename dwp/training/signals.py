@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it: what can be saved is saved, then the work ends."""
+"""SIGTERM, as schedulers send it: progress is saved, then the work ends."""
 
 import contextlib
 import signal
@@ -9,22 +9,22 @@ _deferred: list[str] = []
 
 
 class Stopped(Exception):
-    """The work was asked to stop; started again it goes on."""
+    """The work was stopped by SIGTERM; when started again it resumes."""
 
 
 def on_sigterm() -> None:
-    """Let SIGTERM raise `Stopped` in this process: at once, or at the end of a `deferred` block."""
+    """Make SIGTERM raise `Stopped` in this process: at once, or at the end of a `deferred` block."""
     signal.signal(signal.SIGTERM, _stop)
 
 
 def requested() -> bool:
-    """Return whether SIGTERM has come."""
+    """Return whether SIGTERM was received."""
     return _requested
 
 
 @contextlib.contextmanager
 def deferred(label: str) -> Iterator[None]:
-    """Keep `Stopped` back until the block ends, which should then be soon; `label` says what was stopped."""
+    """Defer `Stopped` to the end of the block, which should then come soon; `label` names the work."""
     _deferred.append(label)
     try:
         yield

@@ -3,12 +3,12 @@
 
 rule data:
     output:
-        dataset="results/data/{version}/{name}.safetensors",
-        manifest="results/data/{version}/{name}.manifest.json",
+        dataset=f"{paths.DATA}.safetensors",
+        manifest=f"{paths.DATA}.manifest.json",
     log:
-        "results/data/{version}/{name}.log",
+        f"{paths.DATA}.log",
     benchmark:
-        "results/data/{version}/{name}.benchmark.tsv"
+        f"{paths.DATA}.benchmark.tsv"
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -16,6 +16,6 @@ rule data:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/build_data.py"

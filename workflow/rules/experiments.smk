@@ -6,15 +6,15 @@ rule experiment:
     input:
         unpack(lambda wildcards: plan.cell_inputs(wildcards.version, wildcards.shard)),
     output:
-        rows="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.csv",
-        manifest="results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.manifest.json",
+        rows=f"{paths.CELL}.csv",
+        manifest=f"{paths.CELL}.manifest.json",
     log:
-        "results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.log",
+        f"{paths.CELL}.log",
     benchmark:
-        "results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}.benchmark.tsv"
+        f"{paths.CELL}.benchmark.tsv"
     wildcard_constraints:
-        experiment="|".join(plan.config["experiments"]),
-        setting=r"[\d.e+-]+|all",
+        experiment="|".join(plan.config.experiments),
+        axis="|".join(plan.axes),
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -22,6 +22,6 @@ rule experiment:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/run_experiment.py"

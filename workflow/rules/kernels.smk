@@ -5,12 +5,12 @@ rule kernels:
     input:
         files=plan.kernels_from(),
     output:
-        store="results/kernels/{version}/kernels-{size}x{size}.h5",
-        manifest="results/kernels/{version}/kernels-{size}x{size}.manifest.json",
+        store=f"{paths.KERNELS}.h5",
+        manifest=f"{paths.KERNELS}.manifest.json",
     log:
-        "results/kernels/{version}/kernels-{size}x{size}.log",
+        f"{paths.KERNELS}.log",
     benchmark:
-        "results/kernels/{version}/kernels-{size}x{size}.benchmark.tsv"
+        f"{paths.KERNELS}.benchmark.tsv"
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -18,6 +18,6 @@ rule kernels:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/collect_kernels.py"

@@ -5,13 +5,13 @@ rule prior:
     input:
         kernels=lambda wildcards: plan.kernels_file(int(wildcards.size)),
     output:
-        prior="results/priors/{version}/{name}-{size}x{size}.safetensors",
-        history="results/priors/{version}/{name}-{size}x{size}.csv",
-        manifest="results/priors/{version}/{name}-{size}x{size}.manifest.json",
+        prior=f"{paths.PRIOR}.safetensors",
+        history=f"{paths.PRIOR}.csv",
+        manifest=f"{paths.PRIOR}.manifest.json",
     log:
-        "results/priors/{version}/{name}-{size}x{size}.log",
+        f"{paths.PRIOR}.log",
     benchmark:
-        "results/priors/{version}/{name}-{size}x{size}.benchmark.tsv"
+        f"{paths.PRIOR}.benchmark.tsv"
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -19,6 +19,6 @@ rule prior:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/fit_prior.py"

@@ -14,7 +14,7 @@ rule report:
             )
             for item in plan.report_files()
         ],
-        manifest=plan.report.path("manifest.json"),
+        manifest=plan.report.path(paths.MANIFEST),
     log:
         plan.report.path("report.log"),
     benchmark:
@@ -26,6 +26,6 @@ rule report:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        spec=lambda wildcards: plan.report.spec,
+        spec=lambda wildcards, threads: plan.report.spec,
     script:
         "../scripts/make_report.py"

@@ -5,12 +5,12 @@ rule scores:
     input:
         unpack(lambda wildcards: plan.score_inputs(int(wildcards.size))),
     output:
-        scores="results/scores/{version}/scores-{size}x{size}.csv",
-        manifest="results/scores/{version}/scores-{size}x{size}.manifest.json",
+        scores=f"{paths.SCORES}.csv",
+        manifest=f"{paths.SCORES}.manifest.json",
     log:
-        "results/scores/{version}/scores-{size}x{size}.log",
+        f"{paths.SCORES}.log",
     benchmark:
-        "results/scores/{version}/scores-{size}x{size}.benchmark.tsv"
+        f"{paths.SCORES}.benchmark.tsv"
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -18,6 +18,6 @@ rule scores:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/score_priors.py"

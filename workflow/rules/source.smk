@@ -3,16 +3,16 @@
 
 rule source:
     input:
-        dataset=plan.dataset_file(plan.config["data"]["source"]),
+        dataset=plan.dataset_file(plan.config.data.source),
     output:
-        nets="results/source/{version}/nets-{shard}.safetensors",
-        table="results/source/{version}/nets-{shard}.csv",
-        seconds="results/source/{version}/nets-{shard}.seconds.tsv",
-        manifest="results/source/{version}/nets-{shard}.manifest.json",
+        nets=f"{paths.NETS}.safetensors",
+        table=f"{paths.NETS}.csv",
+        seconds=f"{paths.NETS}.seconds.tsv",
+        manifest=f"{paths.NETS}.manifest.json",
     log:
-        "results/source/{version}/nets-{shard}.log",
+        f"{paths.NETS}.log",
     benchmark:
-        "results/source/{version}/nets-{shard}.benchmark.tsv"
+        f"{paths.NETS}.benchmark.tsv"
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
@@ -20,6 +20,6 @@ rule source:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        spec=lambda wildcards: plan.spec(wildcards.version),
+        spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/train_source.py"

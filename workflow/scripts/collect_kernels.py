@@ -1,23 +1,7 @@
 """Collect, prune and store the kernels of one size."""
 
-import logging
-
-from dwp.kernels import store
-from dwp.pipeline.job import Job
-
-
-def main(job: Job) -> None:
-    params = job.params
-    counts = store.collect(
-        job.input.files,
-        params["size"],
-        job.output.store,
-        threshold=params["threshold"],
-        test_fraction=params["test_fraction"],
-    )
-    logging.getLogger("dwp").info("%s", counts)
-
+from dwp.pipeline.job import run
+from dwp.pipeline.stages.kernels import main
 
 if __name__ == "__main__":
-    with Job(snakemake) as job:  # noqa: F821
-        main(job)
+    run(main, snakemake)  # noqa: F821

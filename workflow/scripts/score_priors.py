@@ -1,26 +1,7 @@
-"""Score every prior of one kernel size on the same held-out kernels."""
+"""Score all priors of one kernel size."""
 
-import pandas as pd
-
-from dwp.files import atomic_write
-from dwp.kernels import store
-from dwp.pipeline.job import Job
-from dwp.priors import scores
-from dwp.priors.base import collection
-
-
-def main(job: Job) -> None:
-    params, size = job.params, int(job.wildcards.size)
-    priors = collection(job.input.get("priors", []), params["priors"], [size])
-    found = scores.score(
-        {name: sizes[size] for name, sizes in priors.items()},
-        scores.held_out(store.load(job.input.kernels, "test"), params["kernels"]),
-        params["samples"],
-    )
-    with atomic_write(job.output.scores) as temporary:
-        pd.DataFrame(found, columns=scores.COLUMNS).to_csv(temporary, index=False)
-
+from dwp.pipeline.job import run
+from dwp.pipeline.stages.scores import main
 
 if __name__ == "__main__":
-    with Job(snakemake) as job:  # noqa: F821
-        main(job)
+    run(main, snakemake)  # noqa: F821

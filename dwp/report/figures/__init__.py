@@ -1,12 +1,10 @@
-"""Every plot, from tidy tables and tensors; each function returns a Matplotlib Figure.
+"""Every figure, as a function (results, plot, **options) -> Matplotlib figure.
 
-`style` is a dict: `font_size` (points), `palette` (colours, taken in turn) and `methods`
-(all methods of the report, so that one has the same colour in every figure); `dpi` is for
-whoever saves. No pyplot and no global settings, so figures can be drawn in any thread.
+Of an experiment, `results` are its `ExperimentResults`; otherwise they are those of the whole run.
 """
 
 from dwp.report.figures.experiments import by_setting, by_step
-from dwp.report.figures.predictions import cost, outliers, reliability
+from dwp.report.figures.predictions import cost, reliability
 from dwp.report.figures.priors import kernels, latent_space, prior_training, scores
 from dwp.report.figures.source import norms, source_nets
 
@@ -17,7 +15,6 @@ __all__ = [
     "kernels",
     "latent_space",
     "norms",
-    "outliers",
     "prior_training",
     "reliability",
     "scores",

@@ -1,103 +1,127 @@
-"""Figures of any experiment: metrics by setting, metrics by step."""
+"""Figures of any experiment: metrics by setting, metrics by training step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dwp.report.figures import plotting
+from dwp.report.figures.plotting import Plot
+from dwp.report.results import ExperimentResults
 
-FIRST = ("accuracy", "nll", "ece")
+PANELS = 3
+"""At most so many metrics are shown where a figure names none."""
 
 
 def by_setting(
-    summary: pd.DataFrame,
-    paper: pd.DataFrame,
-    style: dict,
+    results: ExperimentResults,
+    plot: Plot,
     *,
-    title: str,
-    axis: str,
-    panels: int = 3,
-    change_from: float | None = None,
+    metrics: Sequence[str] = (),
+    about: str = "",
+    change_from: Callable[[Iterable[float]], float] | None = None,
+    chance: float | None = None,
 ) -> Figure:
     """Plot metrics at the end of training against the setting: means over seeds, bars of one std.
 
+    The paper's values are drawn hollow and dashed in the method's colour. With a single
+    setting, methods stand on the axis instead.
+
     Args:
-        summary: one experiment's rows of `tables.summarise`.
-        paper: `paper.published`, drawn hollow and dashed in the method's colour; may be empty.
-        axis: what the setting is. With a single setting, methods stand on the axis instead.
-        panels: at most so many metrics: accuracy, NLL and ECE where there are any, then others.
-        change_from: a setting; what is shown of each method is the change from its mean there.
+        metrics: one panel for each, and for each part of it; none: the first of the experiment.
+        about: what to add to the title.
+        change_from: chooses one of the settings; what is drawn of each method is the change
+            from its mean there.
+        chance: the value of a guess, drawn as a dashed line.
     """
+    summary, axis = results.summary, results.axis_label
     settings = sorted(summary["setting"].unique())
-    changes = change_from is not None and len(settings) > 1
-    if changes:
-        at = summary[summary["setting"] == change_from].set_index(["method", "metric"])["mean"]
-        there = at.reindex(pd.MultiIndex.from_frame(summary[["method", "metric"]])).to_numpy()
+    reference = change_from(settings) if change_from and len(settings) > 1 else None
+    if reference is not None:
+        key = ["method", "metric", "part"]
+        at = summary[summary["setting"] == reference].set_index(key)["mean"]
+        there = at.reindex(pd.MultiIndex.from_frame(summary[key])).to_numpy()
         summary = summary.assign(mean=summary["mean"] - there)
-    found = summary["metric"].drop_duplicates().tolist()
-    metrics = [*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)][
-        :panels
-    ]
-    paper = paper[paper["step"].isna()]
-    figure, axes = plotting.canvas(1, max(1, len(metrics)), 3.9, 3.9, first=1.4)
-    look = plotting.looks(style, summary["method"])
-    for ax, metric in zip(axes.flat, metrics, strict=False):
-        chosen, published = (table[table["metric"] == metric] for table in (summary, paper))
+    panels = _panels(summary, metrics) if metrics else _panels(summary, results.metric_names)[:PANELS]
+    paper = results.published[results.published["step"].isna()]
+    paper = paper[paper["metric"].isin([metric for metric, _ in panels])]
+    figure, axes = plot.canvas(1, max(1, len(panels)), 3.9, 3.9, first=1.4)
+    look = plot.looks(summary["method"])
+    for ax, (metric, part) in zip(axes.flat, panels, strict=False):
+        values = summary[(summary["metric"] == metric) & (summary["part"] == part)]
+        published = paper[paper["metric"] == metric]
+        title = results.metric_title(metric, part)
         if len(settings) == 1:
-            published = published[published["setting"] == settings[0]]
-            plotting.dots(ax, chosen, published, look)
-            plotting.label(ax, style, x=plotting.name(metric))
+            plot.dots(ax, values, published[published["setting"] == settings[0]], look)
+            plot.label(ax, x=title)
         else:
-            plotting.lines(ax, chosen, published, look, settings)
-            plotting.label(ax, style, x=axis, y=f"{'change of ' * changes}{plotting.name(metric)}")
-            if changes:
-                plotting.symmetric_log(ax, chosen["mean"])
-    at = f", {axis} = {plotting.number(settings[0])}" if len(settings) == 1 else ""
-    at = f", change from {axis} = {plotting.number(change_from)}" if changes else at
-    plotting.title(figure, style, f"{title}{at} (mean ± std of {plotting.count(summary)})")
-    plotting.legend(figure, style, look, paper, named=len(settings) > 1)
+            plot.lines(ax, values, published, look, settings)
+            plot.label(ax, x=axis, y=title if reference is None else f"change of {title}")
+            if reference is not None:
+                plot.symmetric_log(ax, values["mean"])
+        if chance is not None:
+            line = ax.axhline if len(settings) > 1 else ax.axvline
+            line(chance, color="0.45", linestyle="--", linewidth=0.9, zorder=0)
+    heading = f"{results.title}: {about}" if about else results.title
+    if len(settings) == 1:
+        heading += f", {axis} = {plot.number(settings[0])}"
+    elif reference is not None:
+        heading += f", change from {axis} = {plot.number(reference)}"
+    plot.title(figure, f"{heading} (mean ± std of {plot.count(summary)})")
+    plot.legend(figure, look, paper, named=len(settings) > 1)
     return figure
 
 
 def by_step(
-    curves: pd.DataFrame, paper: pd.DataFrame, style: dict, *, title: str, axis: str, metrics: Sequence[str]
+    results: ExperimentResults, plot: Plot, *, metrics: Sequence[str] = (), first_setting: bool = False
 ) -> Figure:
-    """Plot metrics by training step: means over seeds in bands of one std, for each setting.
+    """Plot metrics by training step: means over seeds in bands of one std.
+
+    The paper's values by step are drawn hollow, its final ones are not. Of several settings,
+    each has its column of panels.
 
     Args:
-        curves: one experiment's rows of `tables.curves`.
-        paper: `paper.published`; its values by step are drawn hollow, its final ones are not.
-        axis: what the setting is; each setting has its column of panels.
-        metrics: those to show, where there are any.
+        metrics: those to show, where there are any; none: the first of the experiment.
+        first_setting: show the smallest setting alone.
     """
-    metrics = [name for name in metrics if name in set(curves["metric"])]
+    curves, axis = results.curves, results.axis_label
+    if first_setting:
+        curves = curves[curves["setting"] == curves["setting"].min()]
     settings = sorted(curves["setting"].unique())
+    rows = _panels(curves, metrics) if metrics else _panels(curves, results.metric_names)[:PANELS]
+    paper = results.published[results.published["metric"].isin([metric for metric, _ in rows])]
     paper = paper[paper["setting"].isin(settings) & (paper["step"] <= curves["step"].max())]
-    cells = [(metric, setting) for metric in metrics for setting in settings]
-    columns = len(settings) if len(settings) > 1 else max(1, len(metrics))
-    figure, axes = plotting.canvas(max(1, math.ceil(len(cells) / columns)), columns, 4.6, 3.4)
-    look = plotting.looks(style, curves["method"])
-    for ax, (metric, setting) in zip(axes.flat, cells, strict=False):
-        panel = curves[(curves["metric"] == metric) & (curves["setting"] == setting)]
-        for method, rows in panel.groupby("method", sort=False):
+    panels = [(metric, part, setting) for metric, part in rows for setting in settings]
+    columns = len(settings) if len(settings) > 1 else max(1, len(rows))
+    figure, axes = plot.canvas(max(1, math.ceil(len(panels) / columns)), columns, 4.6, 3.4)
+    look = plot.looks(curves["method"])
+    for ax, (metric, part, setting) in zip(axes.flat, panels, strict=False):
+        panel = curves[
+            (curves["metric"] == metric) & (curves["part"] == part) & (curves["setting"] == setting)
+        ]
+        for method, course in panel.groupby("method", sort=False):
             line = {key: look[method][key] for key in ("color", "linestyle")}
             # A single step makes no line.
-            ax.plot(rows["step"], rows["mean"], **line, marker="o" if len(rows) == 1 else "")
-            low, high = (rows["mean"] + sign * rows["std"].fillna(0) for sign in (-1, 1))
-            ax.fill_between(rows["step"], low, high, color=look[method]["color"], alpha=0.15, linewidth=0)
+            ax.plot(course["step"], course["mean"], **line, marker="o" if len(course) == 1 else "")
+            low, high = (course["mean"] + sign * course["std"].fillna(0) for sign in (-1, 1))
+            ax.fill_between(course["step"], low, high, color=look[method]["color"], alpha=0.15, linewidth=0)
         published = paper[(paper["metric"] == metric) & (paper["setting"] == setting)]
-        for method, rows in published.groupby("method", sort=False):
-            ax.plot(rows["step"], rows["value"], **plotting.hollow(look, method))
+        for method, values in published.groupby("method", sort=False):
+            ax.plot(values["step"], values["value"], **plot.hollow(look, method))
         # What a hardly trained network scores would squeeze everything after it.
         trained = panel[panel["step"] >= 0.1 * panel["step"].max()] if metric != "kl" else panel
         ax.set_xlim(left=0)
         bands = [trained["mean"] + sign * trained["std"].fillna(0) for sign in (-1, 1)]
-        plotting.limit(ax, [*bands, published["value"]])
-        at = f"{axis} = {plotting.number(setting)}" if len(settings) > 1 else ""
-        plotting.label(ax, style, x="training step", y=plotting.name(metric), title=at)
-    at = f", {axis} = {plotting.number(settings[0])}" if len(settings) == 1 else ""
-    plotting.title(figure, style, f"{title}{at} (mean ± std of {plotting.count(curves)})")
-    plotting.legend(figure, style, look, paper, markers=False)
+        plot.limit(ax, [*bands, published["value"]])
+        at = f"{axis} = {plot.number(setting)}" if len(settings) > 1 else ""
+        plot.label(ax, x="training step", y=results.metric_title(metric, part), title=at)
+    at = f", {axis} = {plot.number(settings[0])}" if len(settings) == 1 else ""
+    plot.title(figure, f"{results.title}{at} (mean ± std of {plot.count(curves)})")
+    plot.legend(figure, look, paper, markers=False)
     return figure
+
+
+def _panels(table: pd.DataFrame, metrics: Iterable[str]) -> list[tuple[str, str]]:
+    """Return metric and part of each panel, of the metrics that a table holds."""
+    parts = table.drop_duplicates(["metric", "part"])
+    return [(name, part) for name in metrics for part in parts.loc[parts["metric"] == name, "part"]]

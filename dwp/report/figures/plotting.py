@@ -1,12 +1,14 @@
 """What the figures share: colours, canvases, labels, legends, panels of kernels."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps, ticker
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -21,229 +23,231 @@ DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
 BESIDE = {"fraction": 0.046, "pad": 0.03}
 PAPER = (0, (2, 2))
 ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "mc", "vae")
-NAMES = {
-    "accuracy": "test accuracy",
-    "nll": "test NLL [nats]",
-    "ece": "calibration error (ECE)",
-    "brier": "Brier score",
-    "mean_accuracy": "test accuracy of the posterior mean",
-    "train_nll": "training NLL [nats]",
-    "kl": "KL(q‖p) [nats]",
-    "auroc_entropy": "AUROC of the predictive entropy",
-    "auroc_mutual_information": "AUROC of the mutual information",
-    "train_flops": "training [FLOPs]",
-    "predict_flops": "prediction of one image [FLOPs]",
-    "lower_bound": "test lower bound [nats per image]",
-    "train_lower_bound": "training lower bound [nats per image]",
-    "reconstruction": "log p(x|z) [nats per image]",
-    "code_kl": "KL(q(z|x)‖p(z)) [nats per image]",
-}
 
 
-def name(metric: str) -> str:
-    """Return what an axis calls a metric, with its unit."""
-    if match := re.fullmatch(r"kl_(\d+)x\1", metric):
-        return f"KL(q‖p) [nats per {match[1]}×{match[1]} kernel]"
-    return NAMES.get(metric, metric.replace("_", " "))
+@dataclass(frozen=True)
+class Plot:
+    """The look that all figures share, and what they are drawn with.
 
+    No pyplot and no global settings, so figures can be drawn in any thread.
 
-def method_name(method: str) -> str:
-    """Return what a legend calls a method: its name in the configuration, with acronyms in capitals."""
-    return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
+    Attributes:
+        methods: all methods of the report, so that one has the same colour in every figure.
+        font_size: in points.
+        palette: colours, taken in turn.
+    """
 
+    methods: Sequence[str] = ()
+    font_size: float = 10
+    palette: Sequence[str] = PALETTE
 
-def number(value: float) -> str:
-    """Return a setting as people write it: 50, 0.3, 1/16."""
-    inverse = 1 / value if value else 0
-    if 0 < value < 1 and math.isclose(inverse, round(inverse)):
-        return f"1/{round(inverse)}"
-    return f"{value:g}"
+    @staticmethod
+    def method_name(method: str) -> str:
+        """Return what readers call a method: its name in the configuration, acronyms in capitals."""
+        return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
 
+    @staticmethod
+    def number(value: float) -> str:
+        """Return a setting as people write it: 50, 0.3, 1/16."""
+        inverse = 1 / value if value else 0
+        if 0 < value < 1 and math.isclose(inverse, round(inverse)):
+            return f"1/{round(inverse)}"
+        return f"{value:g}"
 
-def count(table: pd.DataFrame) -> str:
-    """Return how many seeds the means of a table are over, in words."""
-    low, high = (int(table["n"].min()), int(table["n"].max())) if len(table) else (0, 0)
-    return f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
+    @staticmethod
+    def count(table: pd.DataFrame) -> str:
+        """Return how many seeds the means of a table are over, in words."""
+        low, high = (int(table["n"].min()), int(table["n"].max())) if len(table) else (0, 0)
+        return f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
 
+    @staticmethod
+    def canvas(
+        rows: int, columns: int, width: float, height: float, *, first: float = 1.0
+    ) -> tuple[Figure, np.ndarray]:
+        """Return a figure and axes [rows, columns] of width × height inches each, the first column wider."""
+        ratios = [first] + [1.0] * (columns - 1)
+        figure = Figure(figsize=(max(5.0, width * sum(ratios)), height * rows + 0.7), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
 
-def size(style: dict) -> float:
-    """Return the font size in points."""
-    return style.get("font_size", 10)
+    def label(self, ax: Axes, *, x: str = "", y: str = "", title: str = "", frame: bool = True) -> None:
+        """Give axes their labels, title and text size; `frame` is for plots, not for images."""
+        ax.set_xlabel(x, size=self.font_size)
+        ax.set_ylabel(y, size=self.font_size)
+        ax.set_title(title, size=self.font_size)
+        ax.tick_params(labelsize=self.font_size * 0.9)
+        if frame:
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(alpha=0.25, linewidth=0.6)
+            ax.set_axisbelow(True)
 
+    def title(self, figure: Figure, text: str) -> None:
+        """Give a figure its title."""
+        figure.suptitle(text, size=self.font_size * 1.15)
 
-def canvas(
-    rows: int, columns: int, width: float, height: float, *, first: float = 1.0
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure and axes [rows, columns], each `width` × `height` inches, the first column wider."""
-    ratios = [first] + [1.0] * (columns - 1)
-    figure = Figure(figsize=(max(5.0, width * sum(ratios)), height * rows + 0.7), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
-
-
-def label(ax: Axes, style: dict, *, x: str = "", y: str = "", title: str = "", frame: bool = True) -> None:
-    """Give axes their labels, title and text size; `frame` draws the axes of a plot, not of an image."""
-    ax.set_xlabel(x, size=size(style))
-    ax.set_ylabel(y, size=size(style))
-    ax.set_title(title, size=size(style))
-    ax.tick_params(labelsize=size(style) * 0.9)
-    if frame:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.set_axisbelow(True)
-
-
-def title(figure: Figure, style: dict, text: str) -> None:
-    """Give a figure its title."""
-    figure.suptitle(text, size=size(style) * 1.15)
-
-
-def looks(style: dict, methods: Iterable[str]) -> dict[str, dict]:
-    """Return colour, marker and line style of each method: its place in `style['methods']` decides."""
-    wanted = list(dict.fromkeys(methods))
-    order = list(dict.fromkeys([*style.get("methods", ()), *wanted]))
-    palette = style.get("palette") or PALETTE
-    return {
-        method: {
-            "color": palette[order.index(method) % len(palette)],
-            "marker": MARKERS[order.index(method) % len(MARKERS)],
-            "linestyle": DASHES[order.index(method) // len(palette) % len(DASHES)],
+    def looks(self, methods: Iterable[str]) -> dict[str, dict]:
+        """Return colour, marker and line style of each method: its place in `methods` decides."""
+        wanted = list(dict.fromkeys(methods))
+        order = list(dict.fromkeys([*self.methods, *wanted]))
+        colours = len(self.palette)
+        return {
+            method: {
+                "color": self.palette[order.index(method) % colours],
+                "marker": MARKERS[order.index(method) % len(MARKERS)],
+                "linestyle": DASHES[order.index(method) // colours % len(DASHES)],
+            }
+            for method in wanted
         }
-        for method in wanted
-    }
 
+    def hollow(self, look: dict[str, dict], method: str) -> dict:
+        """Return the look of the paper's numbers for a method: its colour, or grey if this run lacks it."""
+        mine = self.counterpart(look, method)
+        colour, marker = (look[mine]["color"], look[mine]["marker"]) if mine else ("0.55", "o")
+        return {
+            "color": colour,
+            "marker": marker,
+            "linestyle": PAPER,
+            "markerfacecolor": "white",
+            "alpha": 0.85,
+        }
 
-def hollow(look: dict[str, dict], method: str) -> dict:
-    """Return how the paper's numbers for a method are drawn: in its colour, or grey if this run lacks it."""
-    mine = counterpart(look, method)
-    colour, marker = (look[mine]["color"], look[mine]["marker"]) if mine else ("0.55", "o")
-    return {"color": colour, "marker": marker, "linestyle": PAPER, "markerfacecolor": "white", "alpha": 0.85}
+    @staticmethod
+    def counterpart(methods: Iterable[str], method: str) -> str | None:
+        """Return the method of this run that is the paper's, or a variant of it (`dwp_sample` of `dwp`)."""
+        methods = list(methods)
+        variants = [name for name in methods if name.startswith(f"{method}_")]
+        return method if method in methods else variants[0] if variants else None
 
+    def lines(
+        self,
+        ax: Axes,
+        summary: pd.DataFrame,
+        paper: pd.DataFrame,
+        look: dict[str, dict],
+        settings: Sequence[float],
+    ) -> None:
+        """Draw means with error bars by setting, methods side by side; a wide range on a log axis."""
+        log = settings[0] > 0 and settings[-1] / settings[0] >= 4
+        gap = min(np.diff(np.log(settings) if log else settings))
+        for index, (method, style) in enumerate(look.items()):
+            shift = (index - (len(look) - 1) / 2) * gap * min(0.06, 0.4 / len(look))
+            rows = summary[summary["method"] == method]
+            x = rows["setting"] * math.exp(shift) if log else rows["setting"] + shift
+            ax.errorbar(
+                x, rows["mean"], rows["std"].fillna(0), **style, capsize=2.5, markersize=5, linewidth=1.5
+            )
+        for method, rows in paper.groupby("method", sort=False):
+            ax.plot(
+                rows["setting"],
+                rows["value"],
+                **self.hollow(look, method),
+                markersize=6,
+                linewidth=1.2,
+                zorder=1.9,
+            )
+        if log:
+            ax.set_xscale("log")
+        ax.xaxis.set_minor_locator(ticker.NullLocator())
+        ticks = sorted({*settings, *paper["setting"]})
+        ax.set_xticks(ticks, [self.number(value) for value in ticks])
 
-def counterpart(methods: Iterable[str], method: str) -> str | None:
-    """Return the method of this run that is the paper's, or a variant of it (`dwp_sample` of `dwp`)."""
-    methods = list(methods)
-    variants = [name for name in methods if name.startswith(f"{method}_")]
-    return method if method in methods else variants[0] if variants else None
+    def dots(self, ax: Axes, summary: pd.DataFrame, paper: pd.DataFrame, look: dict[str, dict]) -> None:
+        """Draw means with error bars, one row for each method, for a single setting."""
+        places = {method: -index for index, method in enumerate(look)}
+        for row in summary.itertuples():
+            spread = 0 if np.isnan(row.std) else row.std
+            options = {key: look[row.method][key] for key in ("color", "marker")}
+            ax.errorbar(row.mean, places[row.method], xerr=spread, **options, capsize=3, markersize=7)
+        for row in paper.itertuples():
+            if mine := self.counterpart(look, row.method):
+                ax.plot(row.value, places[mine], **self.hollow(look, row.method), markersize=8, zorder=1.9)
+        ax.set_yticks(list(places.values()), [self.method_name(method) for method in places])
+        ax.set_ylim(0.6 - len(places), 0.4 if len(places) == 1 else 0.6)
 
+    @staticmethod
+    def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
+        """Fit the vertical axis to these values, logarithmic if allowed and they span more than 30-fold."""
+        finite = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
+        finite = finite[np.isfinite(finite)]
+        if not len(finite) or finite.min() == finite.max():
+            return
+        low, high = finite.min(), finite.max()
+        if log and low > 0 and high / low >= 30:
+            ax.set_yscale("log")
+            ax.set_ylim(low / 1.3, high * 1.3)
+        else:
+            margin = 0.06 * (high - low)
+            ax.set_ylim(low - margin, high + margin)
+            ax.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=True)
 
-def lines(
-    ax: Axes, summary: pd.DataFrame, paper: pd.DataFrame, look: dict[str, dict], settings: Sequence[float]
-) -> None:
-    """Draw means with error bars by setting, methods side by side; a wide range of settings on a log axis."""
-    log = settings[0] > 0 and settings[-1] / settings[0] >= 4
-    gap = min(np.diff(np.log(settings) if log else settings))
-    for index, (method, style) in enumerate(look.items()):
-        shift = (index - (len(look) - 1) / 2) * gap * min(0.06, 0.4 / len(look))
-        rows = summary[summary["method"] == method]
-        x = rows["setting"] * math.exp(shift) if log else rows["setting"] + shift
-        ax.errorbar(x, rows["mean"], rows["std"].fillna(0), **style, capsize=2.5, markersize=5, linewidth=1.5)
-    for method, rows in paper.groupby("method", sort=False):
-        ax.plot(
-            rows["setting"], rows["value"], **hollow(look, method), markersize=6, linewidth=1.2, zorder=1.9
+    @staticmethod
+    def symmetric_log(ax: Axes, changes: pd.Series) -> None:
+        """Where changes go beyond ±30, make the axis linear within ±1 and logarithmic outside."""
+        if changes.abs().max() > 30:
+            ax.set_yscale("symlog", linthresh=1)
+
+    @staticmethod
+    def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:
+        """Draw up to side² kernels [n, 1, k, k] row by row, zero white, ±limit dark blue and dark red."""
+        k = kernels.shape[-1]
+        # A grey pixel between kernels; drawn larger, so that all gaps come out alike.
+        sheet = np.full((side * (k + 1) + 1, side * (k + 1) + 1), np.nan, dtype=np.float32)
+        for index, kernel in enumerate(kernels[: side * side, 0].numpy()):
+            top, left = (place * (k + 1) + 1 for place in divmod(index, side))
+            sheet[top : top + k, left : left + k] = kernel
+        colours = colormaps["RdBu_r"].with_extremes(bad="0.8")
+        if extent is None:
+            ax.set_axis_off()
+        return ax.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
+
+    def colorbar(self, image: ScalarMappable, ax: Axes | np.ndarray, text: str, **options: Any) -> None:
+        """Put a labelled colour bar beside axes, by default at the height of a square image."""
+        figure = (ax if isinstance(ax, Axes) else ax.flat[0]).figure
+        bar = figure.colorbar(image, ax=ax, **(options if "location" in options else BESIDE | options))
+        bar.set_label(text, size=self.font_size)
+        bar.ax.tick_params(labelsize=self.font_size * 0.9)
+
+    def legend(
+        self,
+        figure: Figure,
+        look: dict[str, dict],
+        paper: pd.DataFrame,
+        *,
+        markers: bool = True,
+        named: bool = True,
+    ) -> None:
+        """List the methods below the panels, unless an axis names them, and explain the paper's marks."""
+        handles = [
+            Line2D([], [], color=one["color"], linestyle=one["linestyle"], label=self.method_name(method))
+            for method, one in look.items()
+        ]
+        for handle, one in zip(handles, look.values(), strict=True):
+            handle.set_marker(one["marker"] if markers else "")
+        handles = handles if named else []
+        drawn = paper.drop_duplicates("method")
+        missing = [row.label for row in drawn.itertuples() if self.counterpart(look, row.method) is None]
+        if len(drawn) > len(missing):
+            read = ", read off a plot" if paper["from_plot"].all() else ""
+            text = f"the paper (same colour{read})"
+            handles.append(
+                Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle=PAPER, label=text)
+            )
+        if missing and named:
+            text = f"the paper: {', '.join(missing)}"
+            handles.append(Line2D([], [], **self.hollow(look, missing[0]) | {"color": "0.55"}, label=text))
+        self.place(figure, handles)
+
+    def place(self, figure: Figure, handles: Sequence[Artist]) -> None:
+        """Put a legend below the panels, in as many columns as the width takes."""
+        if not handles:
+            return
+        # One row where it fits, else columns as wide as the longest name; letters are half as wide as high.
+        room = figure.get_figwidth() * 72 / (self.font_size * 0.52)
+        lengths = [len(str(handle.get_label())) + 9 for handle in handles]
+        columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))
+        figure.legend(
+            handles=handles,
+            ncols=max(1, min(columns, len(handles))),
+            loc="outside lower center",
+            frameon=False,
+            fontsize=self.font_size * 0.95,
         )
-    if log:
-        ax.set_xscale("log")
-    ax.xaxis.set_minor_locator(ticker.NullLocator())
-    shown = sorted({*settings, *paper["setting"]})
-    ax.set_xticks(shown, [number(value) for value in shown])
-
-
-def dots(ax: Axes, summary: pd.DataFrame, paper: pd.DataFrame, look: dict[str, dict]) -> None:
-    """Draw means with error bars, one row for each method, for a single setting."""
-    places = {method: -index for index, method in enumerate(look)}
-    for row in summary.itertuples():
-        spread = 0 if np.isnan(row.std) else row.std
-        options = {key: look[row.method][key] for key in ("color", "marker")}
-        ax.errorbar(row.mean, places[row.method], xerr=spread, **options, capsize=3, markersize=7)
-    for row in paper.itertuples():
-        if mine := counterpart(look, row.method):
-            ax.plot(row.value, places[mine], **hollow(look, row.method), markersize=8, zorder=1.9)
-    ax.set_yticks(list(places.values()), [method_name(method) for method in places])
-    ax.set_ylim(0.6 - len(places), 0.4 if len(places) == 1 else 0.6)
-
-
-def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
-    """Fit the vertical axis to these values, on a log scale if allowed and they span more than 30-fold."""
-    values = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
-    values = values[np.isfinite(values)]
-    if not len(values) or values.min() == values.max():
-        return
-    low, high = values.min(), values.max()
-    if log and low > 0 and high / low >= 30:
-        ax.set_yscale("log")
-        ax.set_ylim(low / 1.3, high * 1.3)
-    else:
-        margin = 0.06 * (high - low)
-        ax.set_ylim(low - margin, high + margin)
-        ax.ticklabel_format(axis="y", scilimits=(-4, 5), useMathText=True)
-
-
-def symmetric_log(ax: Axes, changes: pd.Series) -> None:
-    """Where changes go beyond ±30, draw them on an axis that is linear within ±1 and logarithmic outside."""
-    if changes.abs().max() > 30:
-        ax.set_yscale("symlog", linthresh=1)
-
-
-def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:
-    """Draw up to side² kernels [n, 1, k, k] row by row, zero white, ±limit dark blue and dark red."""
-    k = kernels.shape[-1]
-    # A grey pixel between kernels; drawn larger, so that all gaps come out alike.
-    sheet = np.full((side * (k + 1) + 1, side * (k + 1) + 1), np.nan, dtype=np.float32)
-    for index, kernel in enumerate(kernels[: side * side, 0].numpy()):
-        top, left = (place * (k + 1) + 1 for place in divmod(index, side))
-        sheet[top : top + k, left : left + k] = kernel
-    colours = colormaps["RdBu_r"].with_extremes(bad="0.8")
-    if extent is None:
-        ax.set_axis_off()
-    return ax.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
-
-
-def colorbar(image: ScalarMappable, ax: Axes | np.ndarray, style: dict, text: str, **options: object) -> None:
-    """Put a labelled colour bar beside axes, by default at the height of a square image."""
-    figure = np.ravel(ax)[0].figure
-    bar = figure.colorbar(image, ax=ax, **(options if "location" in options else BESIDE | options))
-    bar.set_label(text, size=size(style))
-    bar.ax.tick_params(labelsize=size(style) * 0.9)
-
-
-def legend(
-    figure: Figure,
-    style: dict,
-    look: dict[str, dict],
-    paper: pd.DataFrame,
-    *,
-    markers: bool = True,
-    named: bool = True,
-) -> None:
-    """List the methods below the panels, unless an axis names them, and explain the paper's marks."""
-    handles = [
-        Line2D([], [], color=one["color"], linestyle=one["linestyle"], label=method_name(method))
-        for method, one in look.items()
-    ]
-    for handle, one in zip(handles, look.values(), strict=True):
-        handle.set_marker(one["marker"] if markers else "")
-    handles = handles if named else []
-    drawn = paper.drop_duplicates("method")
-    missing = [row.label for row in drawn.itertuples() if counterpart(look, row.method) is None]
-    if len(drawn) > len(missing):
-        read = ", read off a plot" if paper["from_plot"].all() else ""
-        text = f"the paper (same colour{read})"
-        handles.append(
-            Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle=PAPER, label=text)
-        )
-    if missing and named:
-        text = f"the paper: {', '.join(missing)}"
-        handles.append(Line2D([], [], **hollow(look, missing[0]) | {"color": "0.55"}, label=text))
-    place(figure, style, handles)
-
-
-def place(figure: Figure, style: dict, handles: list[Line2D]) -> None:
-    """Put a legend below the panels, in as many columns as the width takes."""
-    if not handles:
-        return
-    # One row where it fits, else columns as wide as the longest name; letters are about half as wide as high.
-    room = figure.get_figwidth() * 72 / (size(style) * 0.52)
-    lengths = [len(str(handle.get_label())) + 9 for handle in handles]
-    columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))
-    options = {"loc": "outside lower center", "frameon": False, "fontsize": size(style) * 0.95}
-    figure.legend(handles=handles, ncols=max(1, min(columns, len(handles))), **options)

@@ -1,4 +1,4 @@
-"""Figures of predictions: are they as sure as they are right, of what are they unsure, what do they cost."""
+"""Figures of predictions: how well they are calibrated, and what they cost."""
 
 import math
 from collections.abc import Sequence
@@ -12,29 +12,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dwp.metrics import ECE_BINS
-from dwp.report.figures import plotting
-from dwp.report.figures.experiments import by_setting
+from dwp.report import aggregation
+from dwp.report.figures.plotting import Plot
+from dwp.report.results import ExperimentResults
 
 FEW = 0.02
 """A bin with a smaller share of the images is drawn hollow: its accuracy is that of a handful."""
 GAP = "#D55E00"
 
 
-def reliability(table: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
-    """Plot accuracy against confidence for each method, at the smallest and the largest setting.
-
-    Args:
-        table: one experiment's rows of `tables.reliability`.
-        axis: what the setting is.
-    """
+def reliability(results: ExperimentResults, plot: Plot) -> Figure:
+    """Plot accuracy against confidence for each method, at the smallest and the largest setting."""
+    table, axis = aggregation.reliability(results.rows), results.axis_label
     settings = sorted({table["setting"].min(), table["setting"].max()})
     methods = list(dict.fromkeys(table["method"]))
     # Blocks side by side, so that the figure is about as wide as high.
     blocks = math.ceil(math.sqrt(1.2 * len(methods) / len(settings)))
     rows = math.ceil(len(methods) / blocks)
     blocks = math.ceil(len(methods) / rows)
-    figure, axes = plotting.canvas(rows, blocks * len(settings), 2.5, 2.5)
-    look = plotting.looks(style, methods)
+    figure, axes = plot.canvas(rows, blocks * len(settings), 2.5, 2.5)
+    look = plot.looks(methods)
     for index, method in enumerate(methods):
         block, row = divmod(index, rows)
         for column, setting in enumerate(settings):
@@ -42,13 +39,12 @@ def reliability(table: pd.DataFrame, style: dict, *, title: str, axis: str) -> F
             chosen = table[(table["method"] == method) & (table["setting"] == setting)]
             _diagram(ax, chosen, look[method]["color"])
             last = row == rows - 1 or index == len(methods) - 1
-            at = f"{plotting.method_name(method)}\n{axis} = {plotting.number(setting)}"
-            labels = {"x": "confidence" if last else "", "y": "accuracy" if column == 0 else ""}
-            plotting.label(ax, style, **labels, title=at)
+            at = f"{plot.method_name(method)}\n{axis} = {plot.number(setting)}"
+            plot.label(ax, x="confidence" if last else "", y="" if column else "accuracy", title=at)
     for index in range(len(methods), rows * blocks):
         for column in range(len(settings)):
             axes[index % rows, index // rows * len(settings) + column].set_axis_off()
-    plotting.title(figure, style, f"{title}: reliability ({plotting.count(table)} pooled)")
+    plot.title(figure, f"{results.title}: reliability ({plot.count(table)} pooled)")
     few = f"accuracy in a bin with under {FEW:.0%} of the images"
     handles = [
         Line2D([], [], color="0.3", marker="o", linestyle="", label="accuracy in a bin (± std over seeds)"),
@@ -56,7 +52,7 @@ def reliability(table: pd.DataFrame, style: dict, *, title: str, axis: str) -> F
         Patch(color=GAP, alpha=0.35, label="gap to the confidence"),
         Patch(color="0.75", label="share of the images"),
     ]
-    plotting.place(figure, style, handles)
+    plot.place(figure, handles)
     return figure
 
 
@@ -84,36 +80,17 @@ def _diagram(ax: Axes, bins: pd.DataFrame, colour: str) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def outliers(summary: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
-    """Plot how well uncertainty tells another data set's images from those of the target.
-
-    Args:
-        summary: one experiment's rows of `tables.summarise`, among them those of the metrics
-            auroc_entropy and auroc_mutual_information.
-        axis: what the setting is.
-    """
-    chosen = summary[summary["metric"].str.startswith("auroc_")]
-    none = pd.DataFrame(columns=["method", "setting", "step", "metric", "value", "label", "from_plot"])
-    figure = by_setting(chosen, none, style, title=f"{title}: outliers", axis=axis, panels=2)
-    for ax in figure.axes:
-        draw = ax.axhline if chosen["setting"].nunique() > 1 else ax.axvline
-        draw(0.5, color="0.45", linestyle="--", linewidth=0.9, zorder=0)
-    return figure
-
-
-def cost(summary: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure:
+def cost(results: ExperimentResults, plot: Plot) -> Figure:
     """Plot accuracy against what training costs, and against what one prediction costs, in FLOPs.
 
-    Args:
-        summary: one experiment's rows of `tables.summarise`, among them those of the metrics
-            accuracy, train_flops and predict_flops.
-        axis: what the setting is; the larger, the larger the mark.
+    The metrics are accuracy, train_flops and predict_flops; the larger the setting, the larger the mark.
     """
+    summary, axis = results.summary, results.axis_label
     settings = sorted(summary["setting"].unique())
     keys = ["method", "setting"]
     accuracy = summary[summary["metric"] == "accuracy"].set_index(keys)[["mean", "std", "n"]]
-    look = plotting.looks(style, summary["method"])
-    figure, axes = plotting.canvas(1, 2, 5.0, 4.2)
+    look = plot.looks(summary["method"])
+    figure, axes = plot.canvas(1, 2, 5.0, 4.2)
     for ax, metric in zip(axes.flat, ("train_flops", "predict_flops"), strict=True):
         flops = summary[summary["metric"] == metric].set_index(keys)["mean"]
         table = accuracy.join(flops.rename("flops"), how="inner").reset_index()
@@ -129,9 +106,9 @@ def cost(summary: pd.DataFrame, style: dict, *, title: str, axis: str) -> Figure
         ax.set_xscale("log")
         ax.set_xlim(table["flops"].min() / 2, table["flops"].max() * 2)
         ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-        plotting.label(ax, style, x=plotting.name(metric), y=plotting.name("accuracy"))
-    plotting.title(figure, style, f"{title}: accuracy by cost (mean ± std of {plotting.count(accuracy)})")
-    _legend(figure, style, look, settings, axis)
+        plot.label(ax, x=results.metric_title(metric), y=results.metric_title("accuracy"))
+    plot.title(figure, f"{results.title}: accuracy by cost (mean ± std of {plot.count(accuracy)})")
+    _legend(figure, plot, look, settings, axis)
     return figure
 
 
@@ -146,12 +123,12 @@ def _beside(flops: pd.Series) -> dict[str, float]:
     return factors
 
 
-def _legend(figure: Figure, style: dict, look: dict, settings: Sequence[float], axis: str) -> None:
+def _legend(figure: Figure, plot: Plot, look: dict, settings: Sequence[float], axis: str) -> None:
     handles = [
-        Line2D([], [], **{key: one[key] for key in ("color", "marker")}, label=plotting.method_name(method))
+        Line2D([], [], **{key: one[key] for key in ("color", "marker")}, label=plot.method_name(method))
         for method, one in look.items()
     ]
     if len(settings) > 1:
-        text = f"small to large: {axis} = {', '.join(map(plotting.number, settings))}"
+        text = f"small to large: {axis} = {', '.join(map(plot.number, settings))}"
         handles.append(Line2D([], [], linestyle="", label=text))
-    plotting.place(figure, style, handles)
+    plot.place(figure, handles)

@@ -1,7 +1,9 @@
 """Figures of priors: what they draw, their codes, their training, what held-out kernels say of them."""
 
 import math
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from torch import Tensor
 
 from dwp.kernels.store import norms as norms_of
-from dwp.priors.base import Prior
-from dwp.report.figures import plotting
-from dwp.report.tables import draw, kept_step, median_norm
+from dwp.priors.base import PriorWithCodes
+from dwp.report.figures.plotting import Plot
+from dwp.report.fitted import draw, kept_step, median_norm
+from dwp.report.results import Results
 
 BOUND = {
     "log_prob": "log p(w)",
@@ -25,97 +27,98 @@ BOUND = {
 }
 
 
-def kernels(learned: Tensor, priors: dict[str, Prior], style: dict, *, side: int = 8) -> Figure:
+def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure:
     """Show learned kernels beside samples, noiseless samples and reconstructions of each prior.
 
     Args:
-        learned: held-out kernels [n, 1, k, k].
-        priors: by name, all of this size; those that cannot be sampled from are left out.
+        size: of the kernels. Priors that cannot be sampled from are left out.
         side: each panel is of side × side kernels, fewer where there are fewer.
     """
+    learned = results.learned(size)
     side = min(side, math.isqrt(len(learned)))
-    count, size = side * side, learned.shape[-1]
+    count = side * side
     chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:count]
     shown = learned[chosen]
     panels = [("learned kernels, held out", shown, median_norm(learned))]
-    for name, prior in priors.items():
-        if hasattr(prior, "encode") and hasattr(prior, "decode"):
+    for name, prior in results.priors_of(size).items():
+        if isinstance(prior, PriorWithCodes):
             with torch.no_grad():
                 rebuilt = prior.decode(prior.encode(shown)[0])[0]
             panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
-        if many is None:
+        if many is None or means is None:
             continue
         panels.append((f"{name}: samples", many[:count], median_norm(many)))
         if not torch.equal(many, means):
             panels.append((f"{name}: samples, means only", means[:count], median_norm(means)))
     columns = min(3 if len(panels) <= 6 else 4, len(panels))
-    figure, axes = plotting.canvas(math.ceil(len(panels) / columns), columns, 2.9, 3.15)
+    figure, axes = plot.canvas(math.ceil(len(panels) / columns), columns, 2.9, 3.15)
     limit = float(np.quantile(learned.abs().numpy(), 0.995))
     for ax, (title, tensor, norm) in zip(axes.flat, panels, strict=False):
-        image = plotting.mosaic(ax, tensor.cpu(), side, limit)
-        plotting.label(ax, style, title=f"{title}\n(median norm {norm:.2f})", frame=False)
+        image = plot.mosaic(ax, tensor.cpu(), side, limit)
+        plot.label(ax, title=f"{title}\n(median norm {norm:.2f})", frame=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     options = {"location": "bottom", "aspect": 50, "shrink": 0.5, "extend": "both"}
-    plotting.colorbar(image, axes, style, "weight, one scale for all panels", **options)
-    plotting.title(figure, style, f"{size}×{size} kernels")
+    plot.colorbar(image, axes, "weight, one scale for all panels", **options)
+    plot.title(figure, f"{size}×{size} kernels")
     return figure
 
 
 @torch.no_grad()
-def latent_space(prior: Prior, learned: Tensor, style: dict, *, name: str = "vae", side: int = 15) -> Figure:
+def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: int = 15) -> Figure:
     """Show the codes of held-out kernels and what the decoder makes of a grid of codes.
 
     Args:
-        prior: with `encode` and `decode`. Of more than two latent dimensions, those two are
-            shown along which the means of the codes vary most; the others are held at zero.
-        learned: held-out kernels [n, 1, k, k].
+        prior: name of one with `encode` and `decode`. Of more than two latent dimensions, those two
+            are shown along which the means of the codes vary most; the others are held at zero.
+        size: of the kernels.
+        side: the grid is of side × side codes.
     """
-    learned = learned[:20_000]
-    codes = torch.cat([prior.encode(part)[0] for part in learned.split(4096)])
+    name, coded = prior, results.priors[prior][size]
+    assert isinstance(coded, PriorWithCodes)
+    learned = results.learned(size)[:20_000]
+    codes = torch.cat([coded.encode(part)[0] for part in learned.split(4096)])
     shown = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
     # A code of one dimension is shown on the diagonal.
     first, second = (shown * 2)[:2]
     extent = max(2.5, float(codes[:, shown].abs().quantile(0.995)))
-    figure, axes = plotting.canvas(1, 2, 5.6, 4.3)
+    figure, axes = plot.canvas(1, 2, 5.6, 4.3)
     left, right = axes[0]
-    size = plotting.size(style)
     norm = norms_of(learned.numpy())
     options = {"s": 7, "vmax": np.quantile(norm, 0.995), "linewidths": 0, "rasterized": True}
     points = left.scatter(codes[:, first], codes[:, second], c=norm, **options)
     behind = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
     for radius in (1, 2):
         left.add_patch(Circle((0, 0), radius, fill=False, edgecolor="0.35", linestyle="--", linewidth=0.9))
-        left.text(0, radius, f"{radius}σ of p(z)", ha="center", va="center", size=size * 0.8, bbox=behind)
+        left.text(
+            0, radius, f"{radius}σ of p(z)", ha="center", va="center", size=plot.font_size * 0.8, bbox=behind
+        )
     left.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
-    plotting.colorbar(points, left, style, "norm of the kernel")
+    plot.colorbar(points, left, "norm of the kernel")
     grid = torch.linspace(-2.5, 2.5, side)
     z = torch.zeros(side * side, codes.shape[1])
     z[:, second], z[:, first] = (axis.flatten() for axis in torch.meshgrid(grid.flip(0), grid, indexing="ij"))
-    decoded = prior.decode(z)[0]
+    decoded = coded.decode(z)[0]
     half = 2.5 + 2.5 / (side - 1)
     limit = float(np.quantile(decoded.abs().numpy(), 0.995))
-    image = plotting.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
-    plotting.colorbar(image, right, style, "weight", extend="both")
+    image = plot.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
+    plot.colorbar(image, right, "weight", extend="both")
     labels = {"x": f"$z_{{{first + 1}}}$", "y": f"$z_{{{second + 1}}}$"}
     more = codes.shape[1] - len(shown)
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
-    plotting.label(
-        left, style, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False
-    )
-    plotting.label(right, style, **labels, title=f"decoder means{held}", frame=False)
-    plotting.title(figure, style, f"{name}: latent space of {learned.shape[-1]}×{learned.shape[-1]} kernels")
+    plot.label(left, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False)
+    plot.label(right, **labels, title=f"decoder means{held}", frame=False)
+    plot.title(figure, f"{name}: latent space of {size}×{size} kernels")
     return figure
 
 
-def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.DataFrame, style: dict) -> Figure:
+def prior_training(results: Results, plot: Plot) -> Figure:
     """Plot how priors were fitted: held-out metrics (solid) and training metrics (dotted) by step.
 
-    Args:
-        histories: by name and size, columns step, metric, value; those of a single step are left out.
-        paper: `paper.published("priors", …)`: a dashed line each; may be empty.
+    Histories of a single step are left out; published numbers are a dashed line each.
     """
+    histories, paper = results.histories, results.published
     rows = [
         table.assign(name=name, size=size, held=~table["metric"].str.startswith("train_"))
         for name, sizes in histories.items()
@@ -132,11 +135,11 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     rows = rows[~validation]
     sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
     metrics = sorted(found, key=[*BOUND, *found].index)[:4]
-    figure, axes = plotting.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
-    look = plotting.looks({**style, "methods": list(histories)}, rows["name"])
+    figure, axes = plot.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
+    look = replace(plot, methods=list(histories)).looks(rows["name"])
     if not len(rows):
         axes[0, 0].set_axis_off()
-        axes[0, 0].text(0.5, 0.5, "No prior of this run was trained.", ha="center", size=plotting.size(style))
+        axes[0, 0].text(0.5, 0.5, "No prior of this run was trained.", ha="center", size=plot.font_size)
     for ax, (size, metric) in zip(axes.flat, product(sizes, metrics), strict=False):
         panel = rows[(rows["size"] == size) & (rows["metric"] == metric)]
         values = []
@@ -150,10 +153,10 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
             ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
             values.append(pd.Series([line.value]))
         # The first steps, many nats below the rest, would hide it.
-        plotting.limit(ax, values, log=False)
-        text = f"{BOUND.get(metric) or plotting.name(metric)}\n[nats per kernel]"
-        plotting.label(ax, style, x="training step", y=text, title=f"{size}×{size}")
-    plotting.title(figure, style, "Fitting the priors")
+        plot.limit(ax, values, log=False)
+        text = f"{BOUND.get(metric) or metric.replace('_', ' ')}\n[nats per kernel]"
+        plot.label(ax, x="training step", y=text, title=f"{size}×{size}")
+    plot.title(figure, "Fitting the priors")
     handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in look]
     if not rows["held"].all():
         handles.append(Line2D([], [], color="0.3", linestyle=":", label="on training kernels"))
@@ -163,20 +166,18 @@ def prior_training(histories: dict[str, dict[int, pd.DataFrame]], paper: pd.Data
     if paper["setting"].isin(sizes).any():
         text = "published VAE on its own kernels"
         handles.append(Line2D([], [], color="0.45", linestyle=(0, (6, 3)), label=text))
-    plotting.place(figure, style, handles)
+    plot.place(figure, handles)
     return figure
 
 
-def scores(table: pd.DataFrame, style: dict) -> Figure:
-    """Plot the mean log density of held-out kernels under each prior; lower bounds as arrows along K.
-
-    Args:
-        table: rows of `dwp.priors.scores.score`, of one size or several.
-    """
+def scores(results: Results, plot: Plot) -> Figure:
+    """Plot the mean log density of held-out kernels under each prior; lower bounds as arrows along K."""
+    table, plot = results.scores, replace(plot, methods=list(results.priors))
+    assert table is not None
     sizes = list(dict.fromkeys(table["size"]))
-    look = plotting.looks(style, table["prior"])
+    look = plot.looks(table["prior"])
     most = table.groupby("size")["prior"].nunique().max()
-    figure, axes = plotting.canvas(1, len(sizes), 5.2, 0.9 + 0.55 * most)
+    figure, axes = plot.canvas(1, len(sizes), 5.2, 0.9 + 0.55 * most)
     for ax, size in zip(axes.flat, sizes, strict=True):
         panel = table[table["size"] == size]
         names = list(dict.fromkeys(panel["prior"]))
@@ -186,18 +187,18 @@ def scores(table: pd.DataFrame, style: dict) -> Figure:
         ax.set_xlim(low - margin, high + margin)
         for place, name in enumerate(names):
             rows = panel[panel["prior"] == name].sort_values("samples")
-            _score(ax, rows, -place, look[name]["color"], plotting.size(style) * 0.85)
+            _score(ax, rows, -place, look[name]["color"], plot.font_size * 0.85)
         ax.set_ylim(0.4 - len(names), 0.7)
-        ax.set_yticks([-place for place in range(len(names))], [plotting.method_name(name) for name in names])
+        ax.set_yticks([-place for place in range(len(names))], [plot.method_name(name) for name in names])
         count = f"{panel['kernels'].iloc[0]:,} held-out kernels of {size}×{size}"
-        plotting.label(ax, style, x="log p(w) [nats per kernel]", title=count)
-    plotting.title(figure, style, "Held-out kernels under each prior (mean ± standard error)")
+        plot.label(ax, x="log p(w) [nats per kernel]", title=count)
+    plot.title(figure, "Held-out kernels under each prior (mean ± standard error)")
     handles = [Line2D([], [], color="0.3", marker="o", linestyle="", label="exact")]
     if not table["exact"].all():
         counts = ", ".join(f"{count:,}" for count in sorted(table.loc[~table["exact"], "samples"].unique()))
         text = f"lower bound, K = {counts} samples from left to right; the density is above"
         handles.append(Line2D([], [], color="0.3", marker=">", markerfacecolor="white", label=text))
-    plotting.place(figure, style, handles)
+    plot.place(figure, handles)
     return figure
 
 
@@ -213,7 +214,13 @@ def _range(panel: pd.DataFrame) -> tuple[float, float]:
 
 def _score(ax: Axes, rows: pd.DataFrame, place: float, colour: str, size: float) -> None:
     exact = bool(rows["exact"].iloc[0])
-    options = {"color": colour, "markersize": 7, "capsize": 3, "elinewidth": 1, "linewidth": 1.2}
+    options: dict[str, Any] = {
+        "color": colour,
+        "markersize": 7,
+        "capsize": 3,
+        "elinewidth": 1,
+        "linewidth": 1.2,
+    }
     means, errors = rows["mean"].to_numpy(), rows["standard_error"].fillna(0).to_numpy()
     text = ("" if exact else "≥ ") + " → ".join(f"{mean:.1f}" for mean in means)
     left, right = ax.get_xlim()

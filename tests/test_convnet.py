@@ -2,26 +2,25 @@
 
 import pytest
 import torch
+from network_samples import described
 from torch import nn
 
 from dwp.bayes.objectives import cross_entropy
 from dwp.errors import InputError
-from dwp.nn.convnet import build, convolutions, kernel_layers, kernel_sizes, size_needed, squared_norm
-from dwp.training.loop import Schedule, fit
+from dwp.nn.convnet import build, convolutions, kernel_layers, squared_norm
+from dwp.training.loop import fit
+from dwp.training.schedule import Schedule
 
-MNIST = {
-    "layers": [{"conv": 32, "kernel": 7, "pool": 2}, {"conv": 128, "kernel": 5, "pool": 2}],
-    "batch_norm": False,
-}
-CIFAR = {
-    "layers": [
+MNIST = described([{"conv": 32, "kernel": 7, "pool": 2}, {"conv": 128, "kernel": 5, "pool": 2}])
+CIFAR = described(
+    [
         {"conv": 12, "kernel": 7, "pool": 2},
         {"conv": 25, "kernel": 5},
         {"conv": 26, "kernel": 5, "pool": 2},
         {"linear": 512},
     ],
-    "batch_norm": True,
-}
+    batch_norm=True,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ CIFAR = {
     [
         (MNIST, (1, 28, 28), 10, [(128 * 9, 10)]),
         (CIFAR, (3, 32, 32), 7, [(26 * 4, 512), (512, 7)]),
-        ({"layers": [{"linear": 5}, {"linear": 4}]}, (3, 8, 8), 2, [(192, 5), (5, 4), (4, 2)]),
+        (described([{"linear": 5}, {"linear": 4}]), (3, 8, 8), 2, [(192, 5), (5, 4), (4, 2)]),
     ],
 )
 def test_shapes(network, image, classes, linears):
@@ -38,11 +37,11 @@ def test_shapes(network, image, classes, linears):
     found = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert [(module.in_features, module.out_features) for module in found] == linears
     convs = [(c.in_channels, c.out_channels, *c.kernel_size) for _, c in convolutions(model)]
-    layers = [layer for layer in network["layers"] if "conv" in layer]
-    assert [(c[1], c[2], c[3]) for c in convs] == [(x["conv"], x["kernel"], x["kernel"]) for x in layers]
-    assert [c[0] for c in convs] == [image[0], *[x["conv"] for x in layers]][: len(convs)]
+    layers = [layer for _, layer in network.convolutions()]
+    assert [(c[1], c[2], c[3]) for c in convs] == [(x.conv, x.kernel, x.kernel) for x in layers]
+    assert [c[0] for c in convs] == [image[0], *[x.conv for x in layers]][: len(convs)]
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert norms == (len(layers) if network.get("batch_norm") else 0)
+    assert norms == (len(layers) if network.batch_norm else 0)
 
 
 @pytest.mark.parametrize(
@@ -92,21 +91,20 @@ def test_pooling_before_the_activation_changes_nothing(network, image):
 )
 def test_layers_that_do_not_fit_are_named(layers, message):
     with pytest.raises(InputError, match=message):
-        build({"layers": layers}, (1, 8, 8), 10)
+        build(described(layers), (1, 8, 8), 10)
 
 
 def test_a_kernel_as_large_as_the_image_fits():
-    model = build({"layers": [{"conv": 2, "kernel": 8}]}, (1, 8, 8), 10)
+    model = build(described([{"conv": 2, "kernel": 8}]), (1, 8, 8), 10)
     assert model(torch.rand(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_kernel_sizes_are_unique_and_in_order():
-    assert kernel_sizes(MNIST) == [7, 5]
-    assert kernel_sizes(CIFAR) == [7, 5]
-    assert kernel_sizes({"layers": [{"conv": 1, "kernel": 3}, {"conv": 1, "kernel": 5}, {"linear": 3}]}) == [
-        3,
-        5,
-    ]
+    assert MNIST.kernel_sizes() == [7, 5]
+    assert CIFAR.kernel_sizes() == [7, 5]
+    layers = [{"conv": 1, "kernel": 3}, {"conv": 1, "kernel": 5}, {"linear": 3}]
+    assert described(layers).kernel_sizes() == [3, 5]
+    assert CIFAR.layer_sizes() == {"conv1": 7, "conv2": 5, "conv3": 5}
 
 
 def test_convolutions_of_a_nested_model_have_their_full_names():
@@ -117,7 +115,7 @@ def test_convolutions_of_a_nested_model_have_their_full_names():
 
 
 def test_a_net_with_16x16_kernels_learns():
-    model = build({"layers": [{"conv": 4, "kernel": 16, "pool": 2}, {"linear": 8}]}, (1, 28, 28), 2)
+    model = build(described([{"conv": 4, "kernel": 16, "pool": 2}, {"linear": 8}]), (1, 28, 28), 2)
     assert tuple(model.conv1.weight.shape) == (4, 1, 16, 16)
     # Upper half bright or lower half bright.
     labels = torch.arange(20) % 2
@@ -159,10 +157,7 @@ def test_the_squared_norm_counts_convolution_kernels_only():
     ],
 )
 def test_cropping_changes_nothing_but_the_work(layers, size):
-    network = {
-        "layers": [{"conv": 3, "kernel": kernel, "pool": pool} for kernel, pool in layers],
-        "batch_norm": False,
-    }
+    network = described([{"conv": 3, "kernel": kernel, "pool": pool} for kernel, pool in layers])
     torch.manual_seed(0)
     whole = build(network, (1, size, size), 4, crop=False).double()
     cropped = build(network, (1, size, size), 4).double()
@@ -172,7 +167,7 @@ def test_cropping_changes_nothing_but_the_work(layers, size):
     last = size
     for kernel, pool in layers:
         last = (last - kernel + 1) // pool
-    needed = size_needed(network, last)
+    needed = network.rows_needed(last)
     assert hasattr(cropped, "crop") == (needed < size)
     # Not a row too many: the last one that is kept matters.
     x.requires_grad_()
@@ -182,5 +177,5 @@ def test_cropping_changes_nothing_but_the_work(layers, size):
 
 
 def test_batch_norm_sees_the_whole_image():
-    network = {"layers": [{"conv": 3, "kernel": 4, "pool": 2}], "batch_norm": True}
+    network = described([{"conv": 3, "kernel": 4, "pool": 2}], batch_norm=True)
     assert not hasattr(build(network, (1, 10, 10), 4), "crop")

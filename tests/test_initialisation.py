@@ -6,19 +6,19 @@ import math
 import pytest
 import scipy.stats
 import torch
+from network_samples import described
 from torch import nn
 
 from dwp import init_
 from dwp.errors import InputError
-from dwp.initialisation import classical_, load_, start
+from dwp.initialisation import build_initialised, classical_, load_
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 
-NETWORK = {
-    "layers": [{"conv": 6, "kernel": 5, "pool": 2}, {"conv": 8, "kernel": 3}, {"linear": 9}],
-    "batch_norm": True,
-}
+NETWORK = described(
+    [{"conv": 6, "kernel": 5, "pool": 2}, {"conv": 8, "kernel": 3}, {"linear": 9}], batch_norm=True
+)
 
 
 def seeded(seed=0):
@@ -153,9 +153,7 @@ def test_transposed_convolutions_are_filled_too():
 
 
 def test_unknown_rules_are_refused():
-    with pytest.raises(
-        InputError, match="'lecun' is not known; use one of xavier, he or the name of a prior"
-    ):
+    with pytest.raises(InputError, match="'lecun' is not known; use one of xavier, he, the name of a prior"):
         classical_(Users(), "lecun")
 
 
@@ -164,7 +162,7 @@ def test_unknown_rules_are_refused():
 
 def begin(seed, conv1="xavier", conv2="xavier", **arguments):
     origins = {"conv1": conv1, "conv2": conv2}
-    return start(NETWORK, (1, 16, 16), 4, seed, origins=origins, **arguments).state_dict()
+    return build_initialised(NETWORK, (1, 16, 16), 4, seed, origins=origins, **arguments).state_dict()
 
 
 def test_start_is_a_function_of_the_seed():
@@ -209,11 +207,11 @@ def test_each_convolution_has_its_own_origin():
 
 
 def test_a_pretrained_network_is_taken_over_without_its_classifier():
-    trained = start(NETWORK, (1, 16, 16), 4, seed=1)
+    trained = build_initialised(NETWORK, (1, 16, 16), 4, seed=1)
     with torch.no_grad():
         for tensor in trained.state_dict().values():
             tensor.add_(1)
-    model = start(NETWORK, (1, 16, 16), 4, seed=2)
+    model = build_initialised(NETWORK, (1, 16, 16), 4, seed=2)
     before = copy.deepcopy(model.state_dict())
     names = load_(model, trained.state_dict())
     assert set(before) - set(names) == {"classifier.weight", "classifier.bias"}
@@ -223,8 +221,8 @@ def test_a_pretrained_network_is_taken_over_without_its_classifier():
 
 
 def test_a_pretrained_network_of_other_layers_is_refused():
-    model = start(NETWORK, (1, 16, 16), 4, seed=2)
-    state = start(NETWORK, (1, 16, 16), 4, seed=1, width=0.5).state_dict()
+    model = build_initialised(NETWORK, (1, 16, 16), 4, seed=2)
+    state = build_initialised(NETWORK, (1, 16, 16), 4, seed=1, width=0.5).state_dict()
     message = r"pretrained network: conv1.weight is \[6, 1, 5, 5\] here; there it is \[3, 1, 5, 5\]"
     with pytest.raises(InputError, match=message):
         load_(model, state)

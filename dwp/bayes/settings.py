@@ -1,0 +1,44 @@
+"""The forms of approximate posteriors by name, and what each needs of a prior; read without PyTorch."""
+
+from typing import NamedTuple
+
+from dwp.errors import InputError, unknown
+from dwp.priors.settings import PriorSettings
+
+
+class Form(NamedTuple):
+    """What a form of posterior needs.
+
+    Attributes:
+        fact: the fact of `PriorSettings` that must hold of its prior.
+        refusal: what is said of a prior of which it does not.
+    """
+
+    fact: str
+    refusal: str
+
+    def check(self, prior: type[PriorSettings]) -> None:
+        """Raise InputError for a kind of prior that the form cannot be used with."""
+        if not getattr(prior, self.fact):
+            raise InputError(f"{prior.kind} {self.refusal}")
+
+
+_DENSITY = "has no density; use another"
+
+FORMS = {
+    "additive": Form("has_kl", _DENSITY),
+    "truncated_alpha": Form("has_kl", _DENSITY),
+    "point": Form("has_density", _DENSITY),
+    "latent": Form("has_codes", "has no latent code; use a vae"),
+}
+
+
+def find(form: str) -> Form:
+    """Return what a form needs.
+
+    Raises:
+        InputError: there is no such form.
+    """
+    if form not in FORMS:
+        raise unknown("posterior", form, FORMS)
+    return FORMS[form]

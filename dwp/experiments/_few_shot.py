@@ -1,0 +1,125 @@
+"""Few-shot classification: training and judging the networks of one task."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dwp import metrics
+from dwp.bayes import last_layer_laplace, layers
+from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
+from dwp.experiments.task import Task
+from dwp.nn.noise import stochastic_layers
+from dwp.nn.precision import autocast
+from dwp.nn.seeding import seeded
+from dwp.priors.base import KLEstimator
+
+if TYPE_CHECKING:
+    from dwp.experiments.few_shot import Method, Settings
+
+
+def run(task: "Task[Settings, Method]") -> list[dict]:
+    """Train one network, or several that vote; return rows, see `few_shot.run`."""
+    settings, device = task.settings, task.device
+    data = task.training_examples(int(task.setting))
+    images, labels = task.dataset.images("test", device), task.dataset.labels("test", device)
+    models = nn.ModuleList(_model(task, member) for member in range(task.method.members))
+    loss = together([_loss(task, model, len(data[0])) for model in models])
+    predicted = torch.empty(0)
+
+    def evaluate() -> dict[str, float]:
+        nonlocal predicted
+        with autocast(device, settings.schedule.precision):
+            mean = torch.cat([layers.predict(model, images, samples=0) for model in models]).mean(0)
+            predicted = _ensemble(task, models, data, images)
+        return {
+            **metrics.summary(predicted.mean(0), labels),
+            "mean_accuracy": metrics.accuracy(mean, labels),
+        }
+
+    along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
+    trained = nn.ModuleList([*models, *along])
+    rows = task.fit(trained, loss, data, evaluate)
+    if not len(predicted):
+        # Resumed from what was finished already.
+        evaluate()
+    last = rows[-1]["step"]
+    diagram = metrics.reliability(predicted.mean(0), labels)
+    once: dict[str, float] = {}
+    with autocast(device, settings.schedule.precision):
+        if task.outliers:
+            outside = _ensemble(task, models, data, task.outliers.images("test", device))
+            once |= _outliers(predicted, outside)
+        once |= _flops(task, models, loss, data, last)
+    return [
+        *rows,
+        *(
+            {"step": last, "metric": f"bin_{name}", "part": str(part.index), "value": getattr(part, name)}
+            for part in diagram
+            for name in ("confidence", "accuracy", "fraction")
+        ),
+        *({"step": last, "metric": name, "value": value} for name, value in once.items()),
+    ]
+
+
+def _model(task: "Task[Settings, Method]", member: int) -> nn.Module:
+    model, method = task.start(member=member), task.method
+    if method.is_bayesian:
+        model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
+    return model
+
+
+def _loss(task: "Task[Settings, Method]", model: nn.Module, examples: int) -> Loss:
+    if not task.method.is_bayesian:
+        return cross_entropy(model, task.method.l2)
+    settings = task.settings
+    estimator = KLEstimator(settings.kernel_subset, settings.posterior_samples, settings.importance_samples)
+    return elbo(model, examples, estimator)
+
+
+def _ensemble(
+    task: "Task[Settings, Method]", models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
+) -> Tensor:
+    """Return the class probabilities of every member, [members, n, classes]."""
+    samples = task.settings.ensemble
+    if task.method.laplace:
+        return torch.cat([last_layer_laplace.predict(model, *data, images, samples) for model in models])
+    if not stochastic_layers(models):
+        samples = 0
+    return torch.cat([layers.predict(model, images, samples) for model in models])
+
+
+def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return how well uncertainty tells the source data set's test images from the target's.
+
+    Args:
+        predicted: predictions of the target's test images, [members, n, classes].
+        outside: those of the source's.
+    """
+    scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
+    return {
+        f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
+    }
+
+
+def _flops(
+    task: "Task[Settings, Method]", models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+) -> dict[str, float]:
+    """Return floating-point operations of all training steps, and of predicting one image."""
+    images = task.dataset.images("test", task.device)
+    batch = [tensor[: task.settings.schedule.batch] for tensor in data]
+    # Counted are PyTorch's own convolutions, so that the numbers are the same on every device.
+    with seeded(task.seed, task.device):
+        with FlopCounterMode(display=False) as training:
+            loss(*batch)[0].backward()
+        predictions = []
+        for count in (10, 20):
+            with FlopCounterMode(display=False) as prediction:
+                _ensemble(task, models, data, images[:count])
+            predictions.append(prediction.get_total_flops())
+    return {
+        "train_flops": float(training.get_total_flops() * steps),
+        # The difference, since what is done once for all images is not a cost of each.
+        "predict_flops": (predictions[1] - predictions[0]) / 10,
+    }

@@ -1,0 +1,36 @@
+"""What the experiments on KL(q || prior) declare alike."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dwp.experiments import base
+from dwp.experiments.base import ExperimentSettings, Metric, Names
+from dwp.settings import setting
+
+KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    """The Gaussian q around every kernel, the prior that it is held against, and where kernels start."""
+
+    posterior: Literal["additive", "truncated_alpha"] = setting("posterior q around each kernel")
+    prior: Names = setting(
+        "prior over kernels: the name of one, or names by kernel size or layer, "
+        "such as {7x7: vae, conv2: standard_normal}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneNetworkMethod(Method):
+    """A method where all seeds are of one network: then there is no source network for each."""
+
+    pretrained: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ExperimentSettings):
+    """The settings of every experiment on the KL."""
+
+    std: float = setting("standard deviation of an additive posterior; truncated_alpha has its own", gt=0)
+    posterior_samples: int = setting("samples of each kernel in one estimate", ge=1)

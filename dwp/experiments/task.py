@@ -1,0 +1,158 @@
+"""What one run of an experiment is given, and running it: one method with one seed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dwp.data.dataset import Dataset
+from dwp.data.splits import few_shot
+from dwp.experiments import base, methods
+from dwp.experiments.base import ExperimentSettings, Method, Names, TrainingSettings
+from dwp.initialisation import build_initialised, load_
+from dwp.nn.convnet import build
+from dwp.nn.seeding import derived_seed
+from dwp.nn.spec import RULES
+from dwp.priors.base import Prior
+from dwp.training.checkpoints import Checkpoint
+from dwp.training.loop import fit
+
+S = TypeVar("S", bound=ExperimentSettings, covariant=True)
+M = TypeVar("M", bound=Method, covariant=True)
+
+
+@dataclass(frozen=True)
+class Task(Generic[S, M]):
+    """One method at one setting with one seed.
+
+    Attributes:
+        setting: a value of the experiment's axis.
+        seed: of everything that is drawn.
+        settings: the experiment's; `seeds`, `shard` and `methods` change nothing here.
+        method: the settings of the method.
+        dataset: the target data set.
+        priors: those the method needs, by name and then by kernel size.
+        device: where to compute.
+        outliers: the source data set, where `settings` has `outliers`.
+        pretrained: state dicts of source networks by seed, for methods that start from them.
+        checkpoint: where to save progress and resume from; None keeps none. `run` uses it for a
+            single setting only.
+        label: what logs and progress bars call it.
+    """
+
+    setting: float
+    seed: int
+    settings: S
+    method: M
+    dataset: Dataset
+    priors: Mapping[str, Mapping[int, Prior]]
+    device: torch.device
+    outliers: Dataset | None = None
+    pretrained: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    label: str = ""
+
+    def training_examples(self, count: int | None) -> tuple[Tensor, Tensor]:
+        """Return `count` training images [n, c, h, w] and their labels [n], drawn by the seed; None: all.
+
+        Raises:
+            InputError: a class has too few examples.
+        """
+        images = self.dataset.images("train", self.device)
+        labels = self.dataset.labels("train", self.device)
+        if count is None:
+            return images, labels
+        chosen = few_shot(labels, count, self.seed).to(self.device)
+        return images[chosen], labels[chosen]
+
+    def start(
+        self, width: float = 1.0, member: int = 0, build: Callable[..., nn.Module] = build
+    ) -> nn.Module:
+        """Return the network before training, initialised as the method says, on the device.
+
+        Args:
+            width: factor on the channels.
+            member: of an ensemble; members differ in all that is drawn.
+            build: as in `initialisation.build_initialised`.
+        """
+        network, init = self.settings.network, self.method.init
+        dropout = getattr(self.method, "dropout", None)
+        model = build_initialised(
+            network if dropout is None else replace(network, dropout=dropout),
+            self.dataset.image_shape,
+            self.dataset.classes,
+            # Of the first member it is the seed itself.
+            derived_seed(member, self.seed),
+            width=width,
+            origins={} if self.pretrained else self.by_layer(init.origin),
+            mean=init.draw == "mean",
+            build=build,
+        )
+        if self.pretrained:
+            load_(model, self.pretrained[self.seed])
+        return model.to(self.device)
+
+    def priors_by_layer(self, choice: Names | None) -> dict[int | str, Prior | None]:
+        """Return the prior that a choice names for each convolution, by layer."""
+        chosen = self.by_layer(choice or {})
+        return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
+
+    def by_layer(self, choice: Names) -> dict[str, Prior | str]:
+        """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
+        network = self.settings.network
+        sizes = network.layer_sizes()
+        return {
+            layer: name if name in RULES else self.priors[name][sizes[layer]]
+            for layer, name in methods.by_layer(choice, network).items()
+        }
+
+    def fit(
+        self: "Task[TrainingSettings, Method]",
+        model: nn.Module,
+        loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        data: tuple[Tensor, ...],
+        evaluate: Callable[[], dict[str, float]],
+    ) -> list[dict]:
+        """Train under the experiment's schedule; return rows {step, metric, value}, see `training.fit`."""
+        return fit(
+            model,
+            loss,
+            data,
+            self.settings.schedule,
+            seed=self.seed,
+            evaluate=evaluate,
+            every=self.settings.every,
+            checkpoint=self.checkpoint,
+            label=self.label,
+        )
+
+
+def run(experiment: str, method: str, task: Task[Any, Any], seed: int) -> list[dict]:
+    """Run one method with one seed, at each of the values that `task.settings` has of the axis.
+
+    Args:
+        experiment, method: their names, for the rows.
+        task: what all seeds and settings share; its own `setting` and `seed` do not count.
+        seed: what it yields does not depend on any other.
+
+    Returns:
+        Rows with all of `base.COLUMNS`.
+    """
+    declared = base.find(experiment)
+    settings = [float(setting) for setting in getattr(task.settings, declared.axis)]
+    # Networks of several settings would resume from each other's.
+    checkpoint = task.checkpoint.of(seed) if task.checkpoint and len(settings) == 1 else None
+    rows = []
+    for setting in settings:
+        one = replace(
+            task,
+            setting=setting,
+            seed=seed,
+            checkpoint=checkpoint,
+            label=f"{experiment} {method} {declared.axis} {setting:g} seed {seed}",
+        )
+        cell = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
+        rows += [{**cell, "step": None, "metric": None, "part": "", **row} for row in declared.run(one)]
+    return rows

@@ -1,0 +1,89 @@
+"""What a network is made of: its layers, read and checked without PyTorch. `convnet.build` builds it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dwp.errors import InputError
+from dwp.settings import setting
+
+RULES = ("xavier", "he")
+"""Classical rules by which the kernels of a network may start; `dwp.initialisation` has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """A convolution without padding, then max-pooling and a leaky ReLU."""
+
+    conv: int = setting("output channels", ge=1)
+    kernel: int = setting("rows, and columns, of a kernel", ge=1)
+    pool: int = setting("rows, and columns, that max-pooling turns into one", 1, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A linear layer, then a leaky ReLU."""
+
+    linear: int = setting("output units", ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """An ordinary convolutional network; its classifier is added when it is built."""
+
+    layers: tuple[Conv | Linear, ...] = setting(
+        "convolutions, {conv, kernel, pool}, then linear layers, {linear}", min_length=1
+    )
+    batch_norm: bool = setting("batch normalisation after each convolution")
+    dropout: float = setting("rate of dropout after each activation", 0.0, ge=0, lt=1)
+
+    def convolutions(self) -> Iterator[tuple[str, Conv]]:
+        """Yield each convolution after its name in a built network."""
+        for number, layer in enumerate(self.layers, start=1):
+            if isinstance(layer, Conv):
+                yield f"conv{number}", layer
+
+    def layer_sizes(self) -> dict[str, int]:
+        """Return the kernel size of each convolution by the layer's name."""
+        return {name: layer.kernel for name, layer in self.convolutions()}
+
+    def kernel_sizes(self) -> list[int]:
+        """Return the kernel sizes, each once, in order of their first layer."""
+        return list(dict.fromkeys(self.layer_sizes().values()))
+
+    def check(self, image_shape: tuple[int, int, int]) -> int:
+        """Refuse a network that does not fit images of a shape (channels, height, width).
+
+        Returns:
+            How many rows, and columns, the last convolution leaves after pooling.
+
+        Raises:
+            InputError: a kernel or pool does not fit the image that reaches its layer, or a
+                convolution follows a linear layer.
+        """
+        size, flat = image_shape[1], False
+        for number, layer in enumerate(self.layers):
+            where = f"network.layers[{number}]"
+            if isinstance(layer, Linear):
+                flat = True
+                continue
+            if flat:
+                raise InputError(f"{where}: a convolution cannot follow a linear layer")
+            if layer.kernel > size:
+                raise InputError(
+                    f"{where}: kernel {layer.kernel} does not fit the {size}×{size} image that reaches it"
+                )
+            size = (size - layer.kernel + 1) // layer.pool
+            if size < 1:
+                raise InputError(f"{where}: pool {layer.pool} leaves nothing of the image")
+        return size
+
+    def rows_needed(self, size: int) -> int:
+        """Return how many rows of an image make `size` rows of what `check` returns."""
+        for _, layer in reversed(list(self.convolutions())):
+            size = size * layer.pool + layer.kernel - 1
+        return size
+
+
+def size_label(size: int) -> str:
+    """Return what a configuration calls a kernel size: '7x7'."""
+    return f"{size}x{size}"

@@ -1,0 +1,119 @@
+"""Which choices of a method go together, with its experiment, its priors and the source networks."""
+
+from collections.abc import Iterable, Mapping
+
+from dwp.bayes.settings import FORMS
+from dwp.bayes.settings import find as find_form
+from dwp.errors import InputError
+from dwp.experiments.base import ExperimentSettings, Method, Names
+from dwp.experiments.methods import PRETRAINED, STARTS, by_layer, is_pretrained
+from dwp.nn.spec import RULES, size_label
+from dwp.pipeline.config import Config, PriorChoice
+
+Priors = Mapping[str, PriorChoice]
+
+
+def check(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+    """Refuse choices that do not go together.
+
+    Args:
+        where: the method's path in the configuration.
+        method: its settings.
+        settings: those of its experiment.
+        config: the whole configuration.
+
+    Raises:
+        InputError: names the key's path, the value, and what is allowed.
+    """
+    _check_prior(where, method, settings, config.priors)
+    _check_start(f"{where}.init.from", method, settings, config)
+    for key in ("laplace", "dropout", "l2"):
+        if method.is_bayesian and (value := getattr(method, key, None)):
+            raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
+    if getattr(method, "laplace", False) and (dropout := getattr(method, "dropout", None)):
+        raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
+
+
+def _form(method: Method) -> str:
+    return getattr(method, "posterior", "none")
+
+
+def _check_prior(where: str, method: Method, settings: ExperimentSettings, priors: Priors) -> None:
+    prior, form = getattr(method, "prior", None), _form(method)
+    if not method.is_bayesian:
+        if prior is not None:
+            raise InputError(
+                f"{where}.prior: {prior!r} needs a posterior; here it is {form!r}, "
+                f"use one of {', '.join(FORMS)}"
+            )
+        return
+    if prior is None:
+        raise InputError(f"{where}.prior: missing; a Bayesian method needs one of {', '.join(priors)}")
+    for name, size in _chosen(f"{where}.prior", prior, settings):
+        _check_known(f"{where}.prior", name, priors, size)
+        try:
+            find_form(form).check(priors[name].facts)
+        except InputError as error:
+            raise InputError(f"{where}.prior: {name!r} with posterior {form!r}: {error}") from None
+        try:
+            priors[name].of(size).check_posterior(form)
+        except InputError as error:
+            raise InputError(f"{where}.posterior: {form!r} with prior {name!r}: {error}") from None
+
+
+def _check_start(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+    starts = STARTS if method.pretrained else RULES
+    for name, size in _chosen(where, method.init.origin, settings):
+        if name in RULES:
+            continue
+        if name == PRETRAINED:
+            _check_pretrained(f"{where}: {PRETRAINED!r}", method, settings, config)
+            continue
+        _check_known(where, name, config.priors, size, starts)
+        facts = config.priors[name].facts
+        if not facts.has_samples:
+            raise InputError(f"{where}: {name!r} ({facts.kind}) cannot be sampled from; use another")
+
+
+def _chosen(where: str, choice: Names, settings: ExperimentSettings) -> Iterable[tuple[str, int]]:
+    """Return the name that a choice has for each convolution, with the size of its kernels."""
+    try:
+        names = by_layer(choice, settings.network)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    sizes = settings.network.layer_sizes()
+    return [(name, sizes[layer]) for layer, name in names.items()]
+
+
+def _check_known(where: str, name: str, priors: Priors, size: int, others: tuple[str, ...] = ()) -> None:
+    if name not in priors:
+        also = f"; it may also be {', '.join(others)}" if others else ""
+        raise InputError(f"{where}: {name!r} is not known; the priors are {', '.join(priors)}{also}")
+    if not priors[name].is_for(size):
+        raise InputError(
+            f"{where}: prior {name!r} is not fitted to {size_label(size)} kernels, which the network has; "
+            f"priors.{name}.sizes has {', '.join(priors[name].sizes)}"
+        )
+
+
+def _check_pretrained(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+    """Refuse a start from source networks; `where` ends in its name."""
+    if not method.pretrained:
+        raise InputError(f"{where} is not allowed; expected {', '.join(RULES)}, or priors by name")
+    if not is_pretrained(method):
+        raise InputError(f"{where} is for the whole network, not for single layers")
+    if not config.trains_source:
+        raise InputError(f"{where} needs source networks; with kernels.files none is trained")
+    mine, theirs = settings.network, config.source.network
+    if (mine.layers, mine.batch_norm) != (theirs.layers, theirs.batch_norm):
+        raise InputError(f"{where} needs the network of source.network; this one differs")
+    if settings.seeds > config.source.nets:
+        raise InputError(
+            f"{where} starts each seed from the source network of that number; there are "
+            f"{settings.seeds} seeds and source.nets is {config.source.nets}"
+        )
+    if (members := getattr(method, "members", 1)) > 1:
+        raise InputError(f"{where} gives all {members} members one start; use members: 1")
+    widths = getattr(settings, "width", ())
+    if any(width != 1 for width in widths):
+        raise InputError(f"{where} needs width 1; the experiment has {list(widths)}")

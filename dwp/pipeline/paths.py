@@ -1,0 +1,149 @@
+"""Every path under `results/`: where a file lies, what its name says. Only this module makes or parses one.
+
+results/<stage>/<version>/<stem>.<suffix>     a result; manifest, log and benchmark differ in the suffix
+results/<stage>/<version>/checkpoints/        progress of jobs
+results/latest/<stage>/<name>                 links to the versions of the last configuration that ran
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from string import Formatter
+
+FIELDS = {
+    "version": r"[0-9a-f]{8}",
+    "shard": r"\d+-\d+",
+    "size": r"\d+",
+    "setting": r"[\d.e+-]+|all",
+    "name": r"[^/.]+",
+    "method": r"\w+",
+    "axis": r"\w+",
+    "experiment": r"\w+",
+    "stage": r"\w+",
+}
+"""What a field may be, as a regular expression: constraints for Snakemake's wildcards of these names."""
+
+
+class Pattern(str):
+    """A path with fields in braces and without a suffix, which the rules take as a pattern of wildcards."""
+
+    def file(self, suffix: str = "", **fields: object) -> str:
+        """Return the path with all fields filled in, and a suffix such as 'csv' after it."""
+        return self.format(**fields) + (f".{suffix}" if suffix else "")
+
+    def parse(self, path: str | Path, **known: str) -> dict[str, str] | None:
+        """Return the fields of a path and its `suffix`; None if the path is not of this pattern.
+
+        Args:
+            path: relative to the working directory, or with anything before it.
+            known: fields that can have one value only, where the name alone could be read in two ways.
+        """
+        expression, seen = "", set()
+        for text, field, *_ in Formatter().parse(self):
+            expression += re.escape(text)
+            if field in seen:
+                expression += f"(?P={field})"
+            elif field:
+                allowed = re.escape(known[field]) if field in known else FIELDS[field]
+                expression += f"(?P<{field}>{allowed})"
+                seen.add(field)
+        found = re.fullmatch(rf"(?:.*/)?{expression}(?:\.(?P<suffix>[^/]+))?", str(path))
+        return found.groupdict(default="") if found else None
+
+    def fields(self, path: str | Path) -> dict[str, str]:
+        """Return the fields of a path that must be of this pattern; see `parse`."""
+        found = self.parse(path)
+        assert found is not None, f"{path} is not of the pattern {self}"
+        return found
+
+
+RESULTS = Path("results")
+LABEL = Pattern("{stage}/{version}")
+"""A version as manifests and people call it."""
+VERSION = Pattern("results/{stage}/{version}")
+DATA = Pattern("results/data/{version}/{name}")
+NETS = Pattern("results/source/{version}/nets-{shard}")
+KERNELS = Pattern("results/kernels/{version}/kernels-{size}x{size}")
+PRIOR = Pattern("results/priors/{version}/{name}-{size}x{size}")
+SCORES = Pattern("results/scores/{version}/scores-{size}x{size}")
+CELL = Pattern("results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}")
+"""Rows of one method of an experiment, at one setting of its axis, of a shard of seeds."""
+ALL_SETTINGS = {"axis": "settings", "setting": "all"}
+"""Fields of a CELL that holds all settings."""
+
+LATEST = RESULTS / "latest"
+LOCKS = RESULTS / ".locks"
+LOCAL_FILES = RESULTS / ".local_files.json"
+DOWNLOADS = RESULTS / "downloads"
+CHECKPOINTS = "checkpoints"
+
+MANIFEST = "manifest.json"
+LOGS = (".log", ".benchmark.tsv")
+SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".csv", ".h5")
+
+
+def label(path: str | Path) -> str:
+    """Return the LABEL of the version that a file or folder belongs to."""
+    return LABEL.format(**_version(path))
+
+
+def version(path: str | Path) -> str:
+    """Return the version that a file or folder belongs to."""
+    return _version(path)["version"]
+
+
+def _version(path: str | Path) -> dict[str, str]:
+    for folder in (Path(path), *Path(path).parents):
+        if found := VERSION.parse(folder):
+            return found
+    raise ValueError(f"{path} belongs to no version")
+
+
+def stem(path: str | Path) -> str:
+    """Return the name that all files of one job have before their suffixes; '' for the report's manifest."""
+    name = Path(path).name
+    if name == MANIFEST:
+        return ""
+    return name.removesuffix(next(filter(name.endswith, SUFFIXES), ""))
+
+
+def suffix(path: str | Path) -> str:
+    """Return what follows a file's `stem`, without the dot: 'seconds.tsv'."""
+    return Path(path).name.removeprefix(stem(path)).removeprefix(".")
+
+
+def manifest(path: str | Path) -> Path:
+    """Return where the manifest of a file is."""
+    return Path(path).with_name(f"{stem(path)}.{MANIFEST}")
+
+
+def logs(manifest: Path) -> list[Path]:
+    """Return where the log and the benchmark of the job with a manifest are."""
+    name = stem(manifest) or _version(manifest)["stage"]
+    return [manifest.with_name(name + suffix) for suffix in LOGS]
+
+
+def checkpoint(output: str | Path) -> Path:
+    """Return where a job keeps its progress, which Snakemake does not delete before a rerun."""
+    return Path(output).parent / CHECKPOINTS / f"{stem(output)}.pt"
+
+
+def is_byproduct(file: Path) -> bool:
+    """Return whether a file is no result: a log, a benchmark, a checkpoint, or a temporary file."""
+    return file.name.startswith(".") or file.name.endswith(LOGS) or file.parent.name == CHECKPOINTS
+
+
+def name(path: str | Path) -> str:
+    """Return what people call what a file holds: its stem without setting and shard."""
+    if cell := CELL.parse(path):
+        return cell["method"]
+    return "nets" if NETS.parse(path) else stem(path)
+
+
+def priors_by_name(files: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Return files of priors by the prior's name and kernel size."""
+    found: dict[str, dict[int, str]] = {}
+    for file in files:
+        fields = PRIOR.fields(file)
+        found.setdefault(fields["name"], {})[int(fields["size"])] = file
+    return found

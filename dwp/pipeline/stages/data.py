@@ -1,0 +1,16 @@
+"""Build one data set: embedded, downloaded, or from the user's folder."""
+
+from dwp.data import build, save
+from dwp.pipeline import paths
+from dwp.pipeline.job import Job
+
+
+def main(job: Job) -> None:
+    """Make a data set's file."""
+    dataset = build(
+        job.params["name"],
+        data_root=job.config["data_root"],
+        downloads=paths.DOWNLOADS,
+        options=job.params["options"],
+    )
+    save(dataset, job.output.dataset)

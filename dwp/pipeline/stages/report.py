@@ -1,0 +1,28 @@
+"""Make the tables and figures."""
+
+from pathlib import Path
+
+from dwp.pipeline import paths
+from dwp.pipeline.job import Job
+from dwp.report import build
+
+
+def main(job: Job) -> None:
+    """Make all tables and figures of a configuration."""
+    params = job.params
+    cells: dict[str, list[str]] = {}
+    for file in job.input.cells:
+        cells.setdefault(paths.CELL.fields(file)["experiment"], []).append(file)
+    build.make(
+        Path(job.output.manifest).parent,
+        experiments=cells,
+        stores={int(paths.KERNELS.fields(file)["size"]): file for file in job.input.stores},
+        priors=paths.priors_by_name(job.input.priors),
+        histories=paths.priors_by_name(job.input.histories),
+        nets=job.input.get("nets", []),
+        scored=job.input.get("scores", []),
+        switches=params["switches"],
+        source=params["source"],
+        target=params["target"],
+        style=params["style"],
+    )

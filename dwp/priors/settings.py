@@ -1,0 +1,186 @@
+"""Settings of every kind of prior, and what a plan must know of it; read without PyTorch.
+
+A kind that is not listed here may bring its own settings in its module, `dwp/priors/<kind>.py`.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import dwp.priors
+from dwp.errors import InputError, unknown
+from dwp.settings import setting
+from dwp.training.schedule import Schedule
+
+_kinds: dict[str, type["PriorSettings"]] = {}
+# Modules of the package that are no kinds.
+_OTHERS = ("base", "distributions", "scores", "settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """The settings of a prior without any; those of every kind extend it."""
+
+    kind: ClassVar[str] = ""
+    """What a configuration calls the kind, and the name of its module."""
+    fitted: ClassVar[bool] = False
+    """Whether it must see kernels before it can be used."""
+    trained: ClassVar[bool] = False
+    """Whether fitting is training by gradient descent, under a `schedule`."""
+    has_density: ClassVar[bool] = True
+    """Whether kernels can be scored: there is a log density, exact or a lower bound."""
+    has_kl: ClassVar[bool] = True
+    """Whether the KL divergence from a Gaussian can be had, be it up to a constant."""
+    has_samples: ClassVar[bool] = True
+    """Whether kernels can be drawn from it."""
+    has_codes: ClassVar[bool] = False
+    """Whether kernels have a latent code, which it encodes and decodes."""
+    smallest_size: ClassVar[int] = 1
+    """The smallest kernel size that it can be built for."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.kind:
+            _kinds[cls.kind] = cls
+
+    @classmethod
+    def check_size(cls, kernel_size: int) -> None:
+        """Raise InputError for a kernel size that this kind cannot be built for."""
+        if kernel_size < cls.smallest_size:
+            raise InputError(
+                f"{cls.kind}: kernel size {kernel_size} cannot be built; "
+                f"it takes sizes from {cls.smallest_size}"
+            )
+
+    def check_posterior(self, form: str) -> None:
+        """Raise InputError for a form of posterior that these settings do not go with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPriorSettings(PriorSettings):
+    """The settings of every prior that is fitted by gradient descent."""
+
+    fitted: ClassVar = True
+    trained: ClassVar = True
+
+    schedule: Schedule = setting("training schedule")
+    validation_fraction: float = setting(
+        "share of the training kernels set apart to choose the best epoch by; 0: the last epoch",
+        0.0,
+        ge=0,
+        lt=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESettings(TrainedPriorSettings):
+    """A variational autoencoder over kernels: the deep weight prior."""
+
+    kind: ClassVar = "vae"
+    has_codes: ClassVar = True
+    smallest_size: ClassVar = 2  # a single weight has no structure to encode
+
+    hidden: int = setting("channels of the hidden layers", ge=1)
+    latent: int = setting("dimensions of a kernel's code", ge=1)
+    code_prior: Literal["standard_normal", "vamp"] = setting(
+        "prior over the codes; vamp: a mixture of the codes of pseudo-inputs (VampPrior)", "standard_normal"
+    )
+    pseudo_inputs: int = setting("components of the VampPrior; without it of no effect", 50, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings(TrainedPriorSettings):
+    """A normalising flow over kernels."""
+
+    kind: ClassVar = "flow"
+    smallest_size: ClassVar = 2  # a single weight leaves nothing to condition on
+
+    transforms: int = setting("coupling transformations", 6, ge=2)
+    hidden: int = setting("units of each hidden layer", 128, ge=1)
+    coupling: Literal["affine", "spline"] = setting(
+        "affine couplings (RealNVP) or rational-quadratic splines", "affine"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmpiricalSettings(PriorSettings):
+    """The learned filters themselves, to draw from."""
+
+    kind: ClassVar = "empirical"
+    fitted: ClassVar = True
+    has_density: ClassVar = False
+    has_kl: ClassVar = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianSettings(PriorSettings):
+    """A Gaussian with mean and full covariance of the learned filters."""
+
+    kind: ClassVar = "gaussian"
+    fitted: ClassVar = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentTSettings(PriorSettings):
+    """A multivariate Student's t distribution, fitted to the learned filters."""
+
+    kind: ClassVar = "student_t"
+    fitted: ClassVar = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardNormalSettings(PriorSettings):
+    """Every weight independent and Gaussian around zero."""
+
+    kind: ClassVar = "standard_normal"
+
+    scale: float = setting("standard deviation of every weight", 1.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniformSettings(PriorSettings):
+    """The log-uniform prior of variational dropout, improper."""
+
+    kind: ClassVar = "log_uniform"
+    has_density: ClassVar = False
+    has_samples: ClassVar = False
+
+    approximation: Literal["kingma", "molchanov"] = setting(
+        "approximation of the KL: kingma goes with posterior truncated_alpha, molchanov with any", "kingma"
+    )
+
+    def check_posterior(self, form: str) -> None:
+        """Raise InputError for a posterior beyond the range of the approximation."""
+        if self.approximation == "kingma" and form != "truncated_alpha":
+            raise InputError(
+                "its approximation 'kingma' holds for α <= 1; "
+                "use truncated_alpha, or approximation: molchanov"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARDSettings(PriorSettings):
+    """Automatic relevance determination: the variance of each weight is optimised out."""
+
+    kind: ClassVar = "ard"
+    has_density: ClassVar = False
+    has_samples: ClassVar = False
+
+
+def known() -> list[str]:
+    """Return the names of all kinds."""
+    modules = [module.name for module in pkgutil.iter_modules(dwp.priors.__path__)]
+    return sorted({*_kinds, *(name for name in modules if name[0] != "_" and name not in _OTHERS)})
+
+
+def find(kind: str) -> type[PriorSettings]:
+    """Return the class of a kind's settings, from `dwp.priors.<kind>` if it is not listed here.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind not in _kinds and kind in known():
+        importlib.import_module(f"dwp.priors.{kind}")
+    if kind not in _kinds:
+        raise unknown("prior: kind", kind, known())
+    return _kinds[kind]

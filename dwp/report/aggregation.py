@@ -1,0 +1,107 @@
+"""Tidy tables over seeds: means and spreads by setting and by step, reliability diagrams.
+
+Spreads are sample standard deviations over seeds (ddof = 1), NaN for a single seed.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from dwp.errors import InputError
+from dwp.experiments.base import COLUMNS
+
+CELL = ["experiment", "method", "setting", "metric", "part"]
+
+
+def read(paths: Iterable[str | Path], columns: Iterable[str] = COLUMNS) -> pd.DataFrame:
+    """Concatenate CSV tables, in the order given.
+
+    Raises:
+        InputError: a file is missing or cannot be parsed, or lacks one of `columns`.
+    """
+    tables = []
+    for path in paths:
+        try:
+            table = pd.read_csv(path, float_precision="round_trip", dtype={"part": str})
+        except (OSError, ValueError) as error:
+            raise InputError(f"table: {path} cannot be read ({error})") from None
+        missing = [name for name in columns if name not in table]
+        if missing:
+            raise InputError(f"table: {path} has columns {', '.join(table)}; {', '.join(missing)} missing")
+        # A run that recorded nothing has only a header, which would turn number columns into objects.
+        if len(table):
+            tables.append(table.fillna({"part": ""}) if "part" in table else table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
+
+
+def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the last step of each experiment, method, setting, seed, metric and part."""
+    last = rows.groupby([*CELL, "seed"], sort=False)["step"].transform("max")
+    return rows[rows["step"] == last].reset_index(drop=True)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std and n over seeds of each metric at the end of training.
+
+    Args:
+        rows: columns `dwp.experiments.base.COLUMNS`.
+
+    Returns:
+        Columns experiment, method, setting, metric, part, mean, std, n; methods in the order in
+        which they are first seen, settings ascending.
+    """
+    return _over_seeds(last_steps(rows), CELL)
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std and n over seeds of each metric at each step, ordered as in `summarise`."""
+    return _over_seeds(rows, [*CELL, "step"])
+
+
+def reliability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the reliability diagram of each method and setting, its bins pooled over seeds.
+
+    Args:
+        rows: as for `summarise`; read are the metrics bin_confidence, bin_accuracy and bin_fraction,
+            whose `part` is the index of the bin, see `metrics.reliability`.
+
+    Returns:
+        Columns experiment, method, setting, bin, confidence, accuracy (of all images in the
+        bin, whatever their seed), fraction (of all images), accuracy_std (sample deviation over
+        the seeds that have images in the bin), n (of all seeds); ordered as in `summarise`.
+
+    Raises:
+        InputError: there are no such metrics.
+    """
+    metrics = {"bin_confidence": "confidence", "bin_accuracy": "accuracy", "bin_fraction": "fraction"}
+    diagrams = last_steps(rows[rows["metric"].isin(metrics)])
+    if not len(diagrams):
+        raise InputError(f"table: the rows have no metrics {', '.join(metrics)}")
+    cell = ["experiment", "method", "setting"]
+    diagrams = diagrams.assign(bin=diagrams["part"].astype(int), metric=diagrams["metric"].map(metrics))
+    bins = diagrams.pivot(index=[*cell, "seed", "bin"], columns="metric", values="value").reset_index()
+    bins["n"] = bins.groupby(cell)["seed"].transform("nunique")
+    weighted = bins.assign(**{name: bins[name] * bins["fraction"] for name in ("confidence", "accuracy")})
+    by = [*cell, "bin"]
+    table = weighted.groupby([*by, "n"])[["confidence", "accuracy", "fraction"]].sum().reset_index()
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["fraction"], axis=0)
+    table["fraction"] /= table["n"]
+    table["accuracy_std"] = bins.groupby(by)["accuracy"].std().to_numpy()
+    return _ordered(table[[*by, "confidence", "accuracy", "fraction", "accuracy_std", "n"]], by, rows)
+
+
+def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    table = rows.groupby(by, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    return _ordered(table.rename(columns={"count": "n"}), by, rows)
+
+
+def _ordered(table: pd.DataFrame, by: list[str], rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort by columns: names in the order in which `rows` has them, numbers ascending."""
+    names = ("experiment", "method", "metric", "part")
+    seen = {name: rows[name].drop_duplicates().tolist() for name in names}
+
+    def rank(column: pd.Series) -> pd.Series:
+        return column.map(seen[column.name].index) if column.name in seen else column
+
+    return table.sort_values(by, key=rank, kind="stable", ignore_index=True)

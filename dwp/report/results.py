@@ -1,0 +1,98 @@
+"""What the report is made of: the tidy tables of every experiment, and all else that a run left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from dwp.experiments.base import Experiment
+from dwp.kernels import store
+from dwp.priors.base import Prior
+from dwp.report import aggregation
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentResults:
+    """The results of one experiment, as its figures and tables get them.
+
+    Attributes:
+        name: of the experiment.
+        experiment: what it declares.
+        rows: all rows of its cells, columns `dwp.experiments.base.COLUMNS`.
+        published: the paper's numbers, columns `published.COLUMNS`; no rows on other data sets.
+    """
+
+    name: str
+    experiment: Experiment
+    rows: pd.DataFrame
+    published: pd.DataFrame
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Return mean, std and n over seeds at the end of training; see `aggregation.summarise`."""
+        return aggregation.summarise(self._averaged)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Return mean, std and n over seeds by step; see `aggregation.curves`."""
+        return aggregation.curves(self._averaged)
+
+    @property
+    def _averaged(self) -> pd.DataFrame:
+        others = [metric.name for metric in self.experiment.metrics if not metric.averaged]
+        return self.rows[~self.rows["metric"].isin(others)]
+
+    @property
+    def title(self) -> str:
+        """Return the experiment's title."""
+        return self.experiment.title
+
+    @property
+    def axis_label(self) -> str:
+        """Return what the setting is."""
+        return self.experiment.axis_label
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Return the names of the metrics: those declared, in that order, then others of the rows."""
+        return list(
+            dict.fromkeys([*(metric.name for metric in self.experiment.metrics), *self.rows["metric"]])
+        )
+
+    def metric_title(self, name: str, part: str = "") -> str:
+        """Return what an axis calls a metric, with its unit."""
+        return self.experiment.metric(name).title(part)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Everything that the report shows of a run.
+
+    Attributes:
+        experiments: results by name of the experiment.
+        stores: files of kernels, see `dwp.kernels.store`, by size.
+        priors: fitted priors by name and size.
+        histories: columns step, metric, value of their training, likewise.
+        published: what the paper's authors published of priors; see `published.published`.
+        nets: source networks, columns net, seed, accuracy, nll; None where none were trained.
+        scores: rows of `dwp.priors.scores.score`; None where no prior has a density.
+    """
+
+    experiments: Mapping[str, ExperimentResults]
+    stores: Mapping[int, str | Path]
+    priors: Mapping[str, Mapping[int, Prior]]
+    histories: Mapping[str, Mapping[int, pd.DataFrame]]
+    published: pd.DataFrame
+    nets: pd.DataFrame | None = None
+    scores: pd.DataFrame | None = None
+
+    def learned(self, size: int) -> Tensor:
+        """Return the held-out kernels of a size, [n, 1, size, size]."""
+        return store.load(self.stores[size], "test")
+
+    def priors_of(self, size: int) -> dict[str, Prior]:
+        """Return the fitted priors of a kernel size by name."""
+        return {name: sizes[size] for name, sizes in self.priors.items() if size in sizes}

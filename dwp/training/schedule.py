@@ -1,0 +1,49 @@
+"""How long, how fast and in what precision to train; read and checked without PyTorch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from dwp.errors import InputError
+from dwp.settings import check, setting
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Training by Adam; exactly one of `steps` and `epochs` is given."""
+
+    lr: float = setting("learning rate", gt=0)
+    steps: int | None = setting("number of steps; null: see epochs", None, ge=1)
+    epochs: int | None = setting("passes over the training set; null: see steps", None, ge=1)
+    batch: int | None = setting("examples in a step; null: all", None, ge=1)
+    decay: Literal["linear", "constant"] = setting(
+        "the learning rate falls linearly to zero, or stays constant", "linear"
+    )
+    precision: Precision = setting(
+        "of matrix products; auto: that of the whole configuration, or bfloat16 where the hardware has it",
+        "auto",
+    )
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError(
+                f"schedule: give steps or epochs, the other null; they are {self.steps} and {self.epochs}"
+            )
+        check("schedule", Schedule, vars(self))
+
+    def total_steps(self, examples: int) -> int:
+        """Return the number of steps for a training set of that many examples."""
+        if self.epochs is not None:
+            return self.epochs * self.steps_per_epoch(examples)
+        assert self.steps is not None
+        return self.steps
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Return the steps that see every example once (the last batch may be smaller)."""
+        return math.ceil(examples / (self.batch or examples))
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.lr * (1 - step / total) if self.decay == "linear" else self.lr

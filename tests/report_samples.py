@@ -1,0 +1,64 @@
+"""Results of experiments and scores of priors, made up, for tests of the report."""
+
+import numpy as np
+import pandas as pd
+
+from dwp.experiments import base
+from dwp.experiments.base import COLUMNS
+from dwp.priors import scores
+from dwp.report import published
+from dwp.report.results import ExperimentResults, Results
+
+
+def rows(*cells: tuple) -> pd.DataFrame:
+    """Return rows of (experiment, method, setting, seed, step, metric, value), or with `part` before it."""
+    return pd.DataFrame(
+        [(*cell[:6], *(cell[6:] if len(cell) == 8 else ("", cell[6]))) for cell in cells], columns=COLUMNS
+    )
+
+
+def results(table: pd.DataFrame, name: str = "", source: str = "", target: str = "") -> ExperimentResults:
+    """Return the results of an experiment, by default the one that the rows are of."""
+    name = name or table["experiment"].iloc[0]
+    return ExperimentResults(name, base.find(name), table, published.published(name, source, target))
+
+
+def run_results(**parts) -> Results:
+    """Return the results of a run that has these parts alone."""
+    nothing = {"experiments": {}, "stores": {}, "priors": {}, "histories": {}}
+    return Results(**nothing | {"published": published.published("priors", "", "")} | parts)
+
+
+def synthetic(experiment: str, methods: list[str], settings: list[float], seeds: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    last = ["auroc_entropy", "auroc_mutual_information", "train_flops", "predict_flops"]
+    last += [(f"bin_{name}", str(b)) for b in (9, 14) for name in ("confidence", "accuracy", "fraction")]
+    return rows(
+        *(
+            (experiment, method, setting, seed, step, *_part(metric), rng.uniform(0.2, 0.9))
+            for method in methods
+            for setting in settings
+            for seed in range(seeds)
+            for step in (0, 50, 100)
+            for metric in (
+                "accuracy",
+                "nll",
+                "ece",
+                "kl",
+                *(last if experiment == "few_shot" and step == 100 else ()),
+            )
+        )
+    )
+
+
+def _part(metric: str | tuple[str, str]) -> tuple[str, str]:
+    return (metric, "") if isinstance(metric, str) else metric
+
+
+def scored(size: int) -> pd.DataFrame:
+    """Scores of a VAE, a Gaussian, and a standard normal far below both."""
+    cells = [("vae", "vae", False, count, 48 + count / 10) for count in (1, 5)]
+    cells += [("gauss", "gaussian", True, 1, 46.5), ("standard_normal", "standard_normal", True, 1, -45.9)]
+    return pd.DataFrame(
+        [(size, *cell[:4], 100, cell[4], 0.25) for cell in cells], columns=list(scores.COLUMNS)
+    )

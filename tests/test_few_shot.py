@@ -1,0 +1,109 @@
+"""Few-shot classification: what is trained, on which examples, from which start, at what cost."""
+
+import pytest
+import torch
+from experiment_samples import (
+    METHODS,
+    SCHEDULE,
+    changed,
+    dataset,
+    fitted,
+    make_priors,
+    pretrained,
+    run,
+)
+
+from dwp.bayes import layers
+from dwp.bayes.layers import bayesian_layers
+from dwp.data import few_shot
+from dwp.errors import InputError
+from dwp.priors.standard_normal import StandardNormal
+from dwp.priors.vae import VAE
+
+__all__ = ["dataset", "fitted", "pretrained", "run"]
+
+
+@pytest.mark.parametrize("train_reverse_model", [False, True])
+def test_which_parts_of_the_vae_are_trained(run, fitted, train_reverse_model):
+    run("few_shot", "dwp", [0], train_reverse_model=train_reverse_model)
+    ((models, before, _),) = fitted
+    moved = {name.removeprefix("0.") for name in changed(models, before)}
+    # Beside the network, the reverse models of 7×7 and 5×5 kernels, in what is trained and checkpointed.
+    assert any(name.startswith("1.") for name in moved) == train_reverse_model
+    assert any(name.startswith("2.") for name in moved) == train_reverse_model
+    for held, given in zip(layers.priors(models[0]), make_priors()["vae"].values(), strict=True):
+        parts = {name.partition(".")[0] for name in changed(held, given.state_dict())}
+        assert parts == ({"encoder"} if train_reverse_model else set())
+    for layer in ("conv1", "conv2"):
+        assert {f"{layer}.posterior.mean", f"{layer}.posterior.log_variance", f"{layer}.bias"} <= moved
+
+
+def test_a_seed_that_trains_the_reverse_model_does_not_change_it_for_the_next(run):
+    rows = run("few_shot", "dwp", [0, 1], train_reverse_model=True)
+    assert run("few_shot", "dwp", [1], train_reverse_model=True) == [row for row in rows if row["seed"] == 1]
+
+
+def test_methods_of_one_seed_see_the_same_examples_and_start_from_the_same_classifier(run, fitted, dataset):
+    for method in METHODS["few_shot"]:
+        run("few_shot", method, [4])
+    images = dataset.images("train")[few_shot(dataset.labels("train"), 9, 4)]
+    for models, before, (_, data, _) in fitted:
+        assert torch.equal(data[0], images)
+        assert torch.equal(before["0.classifier.weight"], fitted[0][1]["0.classifier.weight"])
+        assert len(bayesian_layers(models)) in (0, 2)
+
+
+def test_members_of_an_ensemble_start_apart_and_train_as_if_alone(run, fitted):
+    run("few_shot", "ensemble", [4])
+    run("few_shot", "l2_xavier", [4])
+    (three, before, _), (one, _, _) = fitted
+    assert len(three) == 3
+    for layer in ("conv1", "classifier"):
+        starts = [before[f"{member}.{layer}.weight"] for member in range(3)]
+        assert not torch.equal(starts[0], starts[1])
+        assert not torch.equal(starts[1], starts[2])
+    torch.testing.assert_close(three[0].state_dict(), one[0].state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pretrained_start_is_the_source_network_of_that_seed(run, fitted, pretrained):
+    run("few_shot", "pretrained", [0, 3])
+    for seed, (_, before, _) in zip((0, 3), fitted, strict=True):
+        assert torch.equal(before["0.conv2.weight"], pretrained[seed]["conv2.weight"])
+
+
+def test_layers_have_the_priors_chosen_for_them(run, fitted):
+    run("few_shot", "mixed", [0])
+    first, second = bayesian_layers(fitted[0][0])
+    assert isinstance(first.posterior.prior, VAE)
+    assert isinstance(second.posterior.prior, StandardNormal)
+
+
+def test_uncertainty_does_not_tell_a_data_set_from_itself(run):
+    for row in run("few_shot", "standard_normal", [0]):
+        if row["metric"].startswith("auroc"):
+            assert row["value"] == pytest.approx(0.5)
+
+
+def test_costs_grow_as_the_work_does(run):
+    def costs(method, **settings):
+        rows = run("few_shot", method, [0], **settings)
+        return [row["value"] for row in rows if row["metric"] in ("train_flops", "predict_flops")]
+
+    one, three = costs("l2_xavier"), costs("ensemble")
+    assert three == pytest.approx([3 * cost for cost in one])
+    assert costs("l2_xavier", schedule=SCHEDULE | {"steps": 8})[0] == pytest.approx(2 * one[0])
+    few, many = costs("dwp"), costs("dwp", ensemble=9)
+    assert many[1] == pytest.approx(3 * few[1], rel=0.01)
+
+
+def test_the_loss_counts_the_examples_and_not_the_batch(run, fitted, dataset):
+    for batch in (None, 3):
+        run("few_shot", "standard_normal", [0], schedule=SCHEDULE | {"batch": batch})
+    for _, _, (loss, data, _) in fitted:
+        value, terms = loss(*data)
+        assert value.item() == pytest.approx(terms["train_nll"].item() + terms["kl"].item() / 9, rel=1e-5)
+
+
+def test_too_few_examples_are_refused(run):
+    with pytest.raises(InputError, match="n = 60 needs 20 examples of class 0, which has 10"):
+        run("few_shot", "plain", [0], setting=60)
