@@ -54,7 +54,7 @@ def test_a_dry_run_imports_nothing_that_computes(tmp_path):
     done = python("-X", "importtime", "-m", "snakemake", *DRY_RUN, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
-    assert {"dwp.pipeline.plan", "dwp.experiments.few_shot"} <= imported
+    assert "dwp.pipeline.plan" in imported
     # Pandas is imported by a plugin of Snakemake's for Slurm, where that is installed.
     assert imported.isdisjoint({*HEAVY} - {"pandas"})
     assert not (tmp_path / "results").exists()
