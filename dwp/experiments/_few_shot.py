@@ -7,14 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import metrics
 from dwp.bayes import last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
+from dwp.experiments.few_shot import Method, Settings
 from dwp.experiments.task import Task
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
-from dwp.priors.base import KLEstimator
+from dwp.priors.base import KLEstimator, Prior
 
 
-def run(task: Task) -> list[dict]:
+def run(task: Task[Settings, Method]) -> list[dict]:
     """Train one network, or several that vote; return rows, see `few_shot.run`."""
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
@@ -41,10 +42,11 @@ def run(task: Task) -> list[dict]:
         evaluate()
     last = rows[-1]["step"]
     diagram = metrics.reliability(predicted.mean(0), labels)
-    once = {}
+    once: dict[str, float] = {}
     with autocast(device, settings.schedule.precision):
         if task.outliers:
-            once |= _outliers(task, models, data, predicted)
+            outside = _ensemble(task, models, data, task.outliers.images("test", device))
+            once |= _outliers(predicted, outside)
         once |= _flops(task, models, loss, data, last)
     return [
         *rows,
@@ -57,14 +59,17 @@ def run(task: Task) -> list[dict]:
     ]
 
 
-def _model(task: Task, member: int) -> nn.Module:
+def _model(task: Task[Settings, Method], member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if method.is_bayesian:
-        model = layers.make_bayesian(model, task.by_layer(method.prior), method.posterior)
+        priors: dict[int | str, Prior | None] = {
+            layer: prior for layer, prior in task.priors_by_layer(method.prior).items()
+        }
+        model = layers.make_bayesian(model, priors, method.posterior)
     return model
 
 
-def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
+def _loss(task: Task[Settings, Method], model: nn.Module, examples: int) -> Loss:
     if not task.method.is_bayesian:
         return cross_entropy(model, task.method.l2)
     settings = task.settings
@@ -72,7 +77,9 @@ def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
     return elbo(model, examples, estimator)
 
 
-def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor) -> Tensor:
+def _ensemble(
+    task: Task[Settings, Method], models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
+) -> Tensor:
     """Return the class probabilities of every member, [members, n, classes]."""
     samples = task.settings.ensemble
     if task.method.laplace:
@@ -82,19 +89,14 @@ def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], im
     return torch.cat([layers.predict(model, images, samples) for model in models])
 
 
-def _outliers(
-    task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], predicted: Tensor
-) -> dict[str, float]:
-    """Return how well uncertainty tells the source data set's test images from the target's."""
-    outside = _ensemble(task, models, data, task.outliers.images("test", task.device))
+def _outliers(inside: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return how well uncertainty tells predictions for outliers from those for images of the target."""
     scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
-    return {
-        f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
-    }
+    return {f"auroc_{name}": metrics.auroc(score(inside), score(outside)) for name, score in scores.items()}
 
 
 def _flops(
-    task: Task, models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+    task: Task[Settings, Method], models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
 ) -> dict[str, float]:
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)

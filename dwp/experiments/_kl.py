@@ -5,13 +5,14 @@ configuration's precision.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from copy import deepcopy
 from dataclasses import replace
 
 import torch
 
 from dwp.bayes import posteriors
+from dwp.experiments._kl_settings import Method, Settings
 from dwp.experiments.task import Task
 from dwp.nn.convnet import convolutions
 from dwp.nn.seeding import derived_seed, seeded
@@ -20,7 +21,9 @@ from dwp.priors.base import KLEstimator
 
 
 @torch.no_grad()
-def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float = 1.0) -> list[dict]:
+def estimate(
+    task: Task[Settings, Method], estimator: KLEstimator, *, network: int, scale: float = 1.0
+) -> list[dict]:
     """Return one estimate of KL(q || prior), a row for each kernel size (`part`), in nats per kernel.
 
     Args:
@@ -29,10 +32,11 @@ def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float =
         network: seed of the kernels that q is around.
         scale: factor on them, which leaves the noise of an additive posterior as it is.
     """
-    model, chosen = replace(task, seed=network).start(), task.by_layer(task.method.prior)
+    model, chosen = replace(task, seed=network).start(), task.priors_by_layer(task.method.prior)
     copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
     sizes = task.settings.network.layer_sizes()
-    nats, kernels = Counter(), Counter()
+    nats: dict[int, float] = defaultdict(float)
+    kernels: Counter[int] = Counter()
     # Apart from the seeds of networks, whose kernels are drawn with the same generator.
     with seeded(derived_seed(task.seed + 1, 0), task.device):
         for name, layer in convolutions(model):

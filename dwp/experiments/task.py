@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dwp.bayes.objectives import Loss
 from dwp.data.dataset import Dataset
 from dwp.data.splits import few_shot
 from dwp.experiments import base, methods
-from dwp.experiments.base import ExperimentSettings, Method, Names
+from dwp.experiments.base import ExperimentSettings, Method, Names, TrainingSettings
 from dwp.initialisation import build_initialised, load_
 from dwp.nn.convnet import build
 from dwp.nn.seeding import derived_seed
@@ -19,9 +19,12 @@ from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import fit
 
+S = TypeVar("S", bound=ExperimentSettings, covariant=True)
+M = TypeVar("M", bound=Method, covariant=True)
+
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[S, M]):
     """One method at one setting with one seed.
 
     Attributes:
@@ -41,8 +44,8 @@ class Task:
 
     setting: float
     seed: int
-    settings: ExperimentSettings
-    method: Method
+    settings: S
+    method: M
     dataset: Dataset
     priors: Mapping[str, Mapping[int, Prior]]
     device: torch.device
@@ -100,10 +103,15 @@ class Task:
             for layer, name in methods.by_layer(choice, network).items()
         }
 
+    def priors_by_layer(self, choice: Names | None) -> dict[str, Prior]:
+        """Return the prior that a Bayesian method's choice names, for each convolution."""
+        chosen = self.by_layer(choice) if choice is not None else {}
+        return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
+
     def fit(
-        self,
+        self: "Task[TrainingSettings, Any]",
         model: nn.Module,
-        loss: Loss,
+        loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
         data: tuple[Tensor, ...],
         evaluate: Callable[[], dict[str, float]],
     ) -> list[dict]:

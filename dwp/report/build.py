@@ -16,7 +16,7 @@ from dwp.report.catalogue import Contents, Item, Output, items, report_files
 from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults, Results
 
-DPI = 150
+STYLE = {"dpi": 150.0, "font_size": 10.0}
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -70,8 +70,8 @@ def make(
             for name, files in priors.items()
         },
         published=published.published("priors", source, target),
-        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")) if nets else None,
-        scores=aggregation.read(scored, scores.COLUMNS) if scored else None,
+        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
+        scores=aggregation.read(scored, scores.COLUMNS),
     )
     contents = Contents(
         experiments={name: (switches or {}).get(name, ()) for name in experiments},
@@ -83,15 +83,14 @@ def make(
         nets=bool(nets),
         scores=bool(scored),
     )
-    style = dict(style or {})
-    dpi = style.pop("dpi", DPI)
+    style = STYLE | dict(style or {})
     methods = dict.fromkeys(name for one in results.experiments.values() for name in one.rows["method"])
-    plot = Plot(methods=tuple(methods), **style)
+    plot = Plot(methods=tuple(methods), font_size=style["font_size"])
     for item in items(contents):
-        content = _made(item, results, plot)
+        content = _content(item, results, plot)
         for suffix in item.formats:
             with atomic_write(Path(output) / f"{item.name}.{suffix}") as temporary:
-                _save(content, temporary, suffix, dpi)
+                _save(content, temporary, suffix, style["dpi"])
     return report_files(contents)
 
 
@@ -106,7 +105,7 @@ def _history(file: str | Path | None) -> pd.DataFrame:
     return aggregation.read(filter(None, [file]), ("step", "metric", "value"))
 
 
-def _made(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
+def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
     """Return what an item shows, of its experiment's results or of those of the whole run."""
     subject = results.experiments[item.experiment] if item.experiment else results
     functions = {"figures": figures, "tables": tables, "pages": pages}[item.folder]

@@ -1,6 +1,7 @@
 """Every page of the report, as a function of what a run came to: HTML tables to read in a browser."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -101,7 +102,7 @@ def scores(results: Results) -> str:
     return _TEMPLATE.render(title=title, sections=[{"table": table}], footnote=footnote)
 
 
-def _mean(row: tuple, paper: Mapping[tuple[str, str, float], float]) -> str:
+def _mean(row: Any, paper: Mapping[tuple[str, str, float], float]) -> str:
     spread = "" if np.isnan(row.std) else f" ± {_number(row.std)}"
     value = paper.get((row.metric, row.method, row.setting))
     return f"{_number(row.mean)}{spread}" + ("" if value is None else f" ({value:.3f})")

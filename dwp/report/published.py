@@ -4,6 +4,8 @@ They belong to its pairs of data sets and are shown beside no others. Methods be
 the names they have in the default configuration, so that a plot can pair them up.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 COLUMNS = ("experiment", "method", "label", "setting", "step", "metric", "value", "from_plot")
@@ -18,12 +20,15 @@ LABELS = {
     "vae": "published VAE, its kernels",
 }
 
+Pair = tuple[str, str]
+"""Names of a source and a target data set."""
+
 _MNIST = ("notmnist", "mnist")
 _CIFAR = ("cifar100", "cifar10")
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 # (experiment, metric, settings, whether read off a plot, values by method): the last step of training.
-_FINAL = {
+_FINAL: dict[Pair, list[tuple[str, str, Sequence[float], bool, dict[str, Sequence[float]]]]] = {
     _MNIST: [
         (
             "few_shot",
@@ -80,7 +85,7 @@ _FINAL = {
 }
 
 # (experiment, metric, steps, values by method): networks of full width, all read off plots.
-_CURVES = {
+_CURVES: dict[Pair, list[tuple[str, str, Sequence[int], dict[str, Sequence[float]]]]] = {
     _MNIST: [
         (
             "convergence",

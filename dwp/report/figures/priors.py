@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,16 +36,17 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     learned = results.learned(size)
     side = min(side, math.isqrt(len(learned)))
     count = side * side
-    chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:count]
-    shown = learned[chosen]
-    panels = [("learned kernels, held out", shown, median_norm(learned))]
+    order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))
+    examples = learned[order[:count]]
+    panels = [("learned kernels, held out", examples, median_norm(learned))]
     for name, prior in results.priors_of(size).items():
-        if hasattr(prior, "encode") and hasattr(prior, "decode"):
+        if prior.settings_class.has_codes:
+            coder: Any = prior
             with torch.no_grad():
-                rebuilt = prior.decode(prior.encode(shown)[0])[0]
+                rebuilt = coder.decode(coder.encode(examples)[0])[0]
             panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
-        if many is None:
+        if many is None or means is None:
             continue
         panels.append((f"{name}: samples", many[:count], median_norm(many)))
         if not torch.equal(many, means):
@@ -73,13 +75,13 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
         size: of the kernels.
         side: the grid is of side × side codes.
     """
-    name, prior = prior, results.priors[prior][size]
+    fitted: Any = results.priors[prior][size]
     learned = results.learned(size)[:20_000]
-    codes = torch.cat([prior.encode(part)[0] for part in learned.split(4096)])
-    shown = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
+    codes = torch.cat([fitted.encode(part)[0] for part in learned.split(4096)])
+    widest = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
     # A code of one dimension is shown on the diagonal.
-    first, second = (shown * 2)[:2]
-    extent = max(2.5, float(codes[:, shown].abs().quantile(0.995)))
+    first, second = (widest * 2)[:2]
+    extent = max(2.5, float(codes[:, widest].abs().quantile(0.995)))
     figure, axes = plot.canvas(1, 2, 5.6, 4.3)
     left, right = axes[0]
     norm = norms_of(learned.numpy())
@@ -96,17 +98,17 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     grid = torch.linspace(-2.5, 2.5, side)
     z = torch.zeros(side * side, codes.shape[1])
     z[:, second], z[:, first] = (axis.flatten() for axis in torch.meshgrid(grid.flip(0), grid, indexing="ij"))
-    decoded = prior.decode(z)[0]
+    decoded = fitted.decode(z)[0]
     half = 2.5 + 2.5 / (side - 1)
     limit = float(np.quantile(decoded.abs().numpy(), 0.995))
     image = plot.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
     plot.colorbar(image, right, "weight", extend="both")
     labels = {"x": f"$z_{{{first + 1}}}$", "y": f"$z_{{{second + 1}}}$"}
-    more = codes.shape[1] - len(shown)
+    more = codes.shape[1] - len(widest)
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
     plot.label(left, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False)
     plot.label(right, **labels, title=f"decoder means{held}", frame=False)
-    plot.title(figure, f"{name}: latent space of {size}×{size} kernels")
+    plot.title(figure, f"{prior}: latent space of {size}×{size} kernels")
     return figure
 
 
@@ -130,8 +132,8 @@ def prior_training(results: Results, plot: Plot) -> Figure:
     judged = rows[validation].groupby(["name", "size"]).groups
     chosen = {(name, size): kept_step(histories[name][size]) for name, size in judged}
     rows = rows[~validation]
-    sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
-    metrics = sorted(found, key=[*BOUND, *found].index)[:4]
+    sizes, recorded = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
+    metrics = sorted(recorded, key=[*BOUND, *recorded].index)[:4]
     figure, axes = plot.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
     look = replace(plot, methods=list(histories)).looks(rows["name"])
     if not len(rows):
@@ -210,7 +212,13 @@ def _range(panel: pd.DataFrame) -> tuple[float, float]:
 
 def _score(ax: Axes, rows: pd.DataFrame, place: float, colour: str, size: float) -> None:
     exact = bool(rows["exact"].iloc[0])
-    options = {"color": colour, "markersize": 7, "capsize": 3, "elinewidth": 1, "linewidth": 1.2}
+    options: dict[str, Any] = {
+        "color": colour,
+        "markersize": 7,
+        "capsize": 3,
+        "elinewidth": 1,
+        "linewidth": 1.2,
+    }
     means, errors = rows["mean"].to_numpy(), rows["standard_error"].fillna(0).to_numpy()
     text = ("" if exact else "≥ ") + " → ".join(f"{mean:.1f}" for mean in means)
     left, right = ax.get_xlim()
