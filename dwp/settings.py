@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from typing import Any
 
-from dwp.errors import InputError
+from dwp.errors import InputError, unknown
 
 
 def setting(
@@ -72,8 +72,7 @@ def check(where: str, cls: type, values: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if typing.get_origin(hint) is typing.Literal and value not in (known := typing.get_args(hint)):
-            names = " or ".join([", ".join(known[:-1]), known[-1]])
-            raise InputError(f"{where}: {field.name} {value!r} is not known; use {names}")
+            raise unknown(f"{where}: {field.name}", value, known)
         kind = "a whole number" if hint is int else "a number"
         for bound, (holds, word) in _BOUNDS.items():
             if bound in field.metadata and not holds(value, field.metadata[bound]):

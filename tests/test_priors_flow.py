@@ -136,5 +136,5 @@ def test_refusals():
         Flow(1)
     with pytest.raises(InputError, match="transforms is 1; expected a whole number from 2"):
         Flow(3, transforms=1)
-    with pytest.raises(InputError, match="coupling 'cubic' is not known; use affine or spline"):
+    with pytest.raises(InputError, match="coupling: 'cubic' is not known; use one of affine, spline"):
         Flow(3, coupling="cubic")

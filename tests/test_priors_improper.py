@@ -85,7 +85,7 @@ def test_log_uniform_gradient_at_extremes(approximation, log_variance, mean):
 
 
 def test_log_uniform_refusals():
-    with pytest.raises(InputError, match="'exact' is not known; use kingma or molchanov"):
+    with pytest.raises(InputError, match="'exact' is not known; use one of kingma, molchanov"):
         LogUniform(3, approximation="exact")
     with pytest.raises(InputError, match="log_uniform cannot be sampled from"):
         LogUniform(3).sample(2)

@@ -116,7 +116,7 @@ def test_large_kernels_are_halved_first():
 def test_refusals():
     with pytest.raises(InputError, match="kernel size 1 cannot be built; it takes sizes from 2"):
         VAE(1, hidden=4, latent=2)
-    with pytest.raises(InputError, match="code_prior 'gmm' is not known; use standard_normal or vamp"):
+    with pytest.raises(InputError, match="code_prior: 'gmm' is not known; use one of standard_normal, vamp"):
         VAE(3, hidden=4, latent=2, code_prior="gmm")
 
 

@@ -40,7 +40,7 @@ def test_rates():
     [
         ({}, "steps or epochs.*None and None"),
         ({"steps": 3, "epochs": 2}, "steps or epochs.*3 and 2"),
-        ({"steps": 3, "decay": "cosine"}, "'cosine' is not known; use linear or constant"),
+        ({"steps": 3, "decay": "cosine"}, "decay: 'cosine' is not known; use one of linear, constant"),
     ],
 )
 def test_schedule_refuses(arguments, message):
