@@ -44,6 +44,19 @@ onsuccess:
 """
 
 
+# A job as Snakemake starts it, as far as the check goes.
+SCRIPT = """
+from types import SimpleNamespace
+from dwp.pipeline.job import Job
+spec = {{"stage": "data", "version": "0123abcd", "params": {{}}, "inputs": {{}}, "code": ""}}
+with Job(SimpleNamespace(
+    params=SimpleNamespace(spec=spec), input=[], output=[], wildcards=None, config={{}}, log=["job.log"],
+    threads=1, scriptdir="{scripts}",
+)):
+    pass
+"""
+
+
 def remove(run: Path, *patterns: str) -> None:
     """Delete results that match patterns, so that a run has something to make."""
     for pattern in patterns:
@@ -107,6 +120,66 @@ def test_a_module_with_a_prefix_is_refused(tmp_path):
     assert "module: prefix and replace_prefix are not supported" in done.stdout
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Return a folder with the package alone, as a wheel installs it, in a repository of somebody else's."""
+    folder = tmp_path_factory.mktemp("installed")
+    shutil.copytree(ROOT / "dwp", folder / "dwp", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    command = ["git", "-C", str(folder), *identity, "commit", "--quiet", "--allow-empty", "-m", "mine"]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def dwp(installed: Path, run: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "dwp", *words]
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    return subprocess.run(command, cwd=run, env=environment, text=True, capture_output=True, check=False)
+
+
+def test_a_wheel_verifies_and_lists_results(installed, smoke_run):
+    verified = dwp(installed, smoke_run, "verify")
+    assert verified.returncode == 0, verified.stderr
+    assert ", 0 missing or damaged" in verified.stdout
+    listed = dwp(installed, smoke_run, "versions")
+    assert listed.returncode == 0, listed.stderr
+    assert "vae-7x7" in listed.stdout
+    assert "who uses them is not known" in listed.stderr
+    assert listed.stderr.count("\n") == 1
+    complete = dwp(installed, smoke_run, "versions", "--configfile", str(ROOT / "config.yaml"), str(SMOKE))
+    assert complete.returncode == 0, complete.stderr
+    assert complete.stderr == ""
+    assert all(line.endswith("config+config") for line in complete.stdout.splitlines()[1:])
+
+
+def test_a_wheel_prunes_nothing_without_a_configuration(installed, smoke_run):
+    pruned = dwp(installed, smoke_run, "prune", "--yes")
+    assert pruned.returncode == 2
+    assert pruned.stderr.startswith("dwp: dwp is installed without the workflow's config.yaml; name ")
+    assert pruned.stderr.count("\n") == 1
+
+
+def test_the_repository_around_an_installed_package_is_not_its_own(installed, tmp_path):
+    code = "from dwp.pipeline.provenance import _git_state; print(_git_state())"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
+    assert done.stdout == "{'commit': None, 'clean': None}\n"
+
+
+def test_a_workflow_runs_with_the_library_beside_it_only(installed, tmp_path):
+    # Another dwp that Python finds first, as after an installation elsewhere, ends the job in one line.
+    text = SCRIPT.format(scripts=ROOT / "workflow" / "scripts")
+    command = [sys.executable, "-c", text]
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"error: dwp was imported from {installed}, not from {ROOT}; pip install -e {ROOT}\n"
+    )
+
+
 def test_environments_are_where_the_rules_say():
     files = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
     found = [
@@ -118,11 +191,27 @@ def test_environments_are_where_the_rules_say():
     assert set(found) == {ROOT / "envs" / "dwp.yaml"}
 
 
+REFUSE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "h5py"):
+            raise ModuleNotFoundError(f"refused: {name}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
-def test_lint_is_clean(tmp_path, snakefile):
-    done = snakemake(tmp_path, "--lint", snakefile=ROOT / snakefile, config=SMOKE)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "Congratulations, your workflow is in a good condition!" in done.stdout
+def test_lint_is_clean_without_torch(tmp_path, snakefile):
+    """As the catalogue lints."""
+    (tmp_path / "sitecustomize.py").write_text(REFUSE)
+    command = [sys.executable, "-m", "snakemake", "--lint", "--snakefile", str(ROOT / snakefile)]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Congratulations, your workflow is in a good condition!" in done.stdout + done.stderr
 
 
 def test_format_is_clean():

@@ -1,5 +1,7 @@
 """Few-shot classification: training and judging the networks of one task."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,15 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import metrics
 from dwp.bayes import last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
-from dwp.experiments.few_shot import Method, Settings
 from dwp.experiments.task import Task
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
-from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.base import KLEstimator
+
+if TYPE_CHECKING:
+    from dwp.experiments.few_shot import Method, Settings
 
 
-def run(task: Task[Settings, Method]) -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network, or several that vote; return rows, see `few_shot.run`."""
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
@@ -59,17 +63,14 @@ def run(task: Task[Settings, Method]) -> list[dict]:
     ]
 
 
-def _model(task: Task[Settings, Method], member: int) -> nn.Module:
+def _model(task: "Task[Settings, Method]", member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if method.is_bayesian:
-        priors: dict[int | str, Prior | None] = {
-            layer: prior for layer, prior in task.priors_by_layer(method.prior).items()
-        }
-        model = layers.make_bayesian(model, priors, method.posterior)
+        model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
     return model
 
 
-def _loss(task: Task[Settings, Method], model: nn.Module, examples: int) -> Loss:
+def _loss(task: "Task[Settings, Method]", model: nn.Module, examples: int) -> Loss:
     if not task.method.is_bayesian:
         return cross_entropy(model, task.method.l2)
     settings = task.settings
@@ -78,7 +79,7 @@ def _loss(task: Task[Settings, Method], model: nn.Module, examples: int) -> Loss
 
 
 def _ensemble(
-    task: Task[Settings, Method], models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
+    task: "Task[Settings, Method]", models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
 ) -> Tensor:
     """Return the class probabilities of every member, [members, n, classes]."""
     samples = task.settings.ensemble
@@ -89,14 +90,21 @@ def _ensemble(
     return torch.cat([layers.predict(model, images, samples) for model in models])
 
 
-def _outliers(inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Return how well uncertainty tells predictions for outliers from those for images of the target."""
+def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return how well uncertainty tells the source data set's test images from the target's.
+
+    Args:
+        predicted: predictions of the target's test images, [members, n, classes].
+        outside: those of the source's.
+    """
     scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
-    return {f"auroc_{name}": metrics.auroc(score(inside), score(outside)) for name, score in scores.items()}
+    return {
+        f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
+    }
 
 
 def _flops(
-    task: Task[Settings, Method], models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+    task: "Task[Settings, Method]", models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
 ) -> dict[str, float]:
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)

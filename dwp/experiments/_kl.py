@@ -5,24 +5,27 @@ configuration's precision.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from copy import deepcopy
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from dwp.bayes import posteriors
-from dwp.experiments._kl_settings import Method, Settings
 from dwp.experiments.task import Task
 from dwp.nn.convnet import convolutions
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.nn.spec import size_label
 from dwp.priors.base import KLEstimator
 
+if TYPE_CHECKING:
+    from dwp.experiments._kl_settings import Method, Settings
+
 
 @torch.no_grad()
 def estimate(
-    task: Task[Settings, Method], estimator: KLEstimator, *, network: int, scale: float = 1.0
+    task: "Task[Settings, Method]", estimator: KLEstimator, *, network: int, scale: float = 1.0
 ) -> list[dict]:
     """Return one estimate of KL(q || prior), a row for each kernel size (`part`), in nats per kernel.
 
@@ -33,10 +36,10 @@ def estimate(
         scale: factor on them, which leaves the noise of an additive posterior as it is.
     """
     model, chosen = replace(task, seed=network).start(), task.priors_by_layer(task.method.prior)
-    copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
+    copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values() if prior}
     sizes = task.settings.network.layer_sizes()
     nats: dict[int, float] = defaultdict(float)
-    kernels: Counter[int] = Counter()
+    kernels: dict[int, int] = defaultdict(int)
     # Apart from the seeds of networks, whose kernels are drawn with the same generator.
     with seeded(derived_seed(task.seed + 1, 0), task.device):
         for name, layer in convolutions(model):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Method(base.Method):
     """How one method's networks are trained and asked for predictions."""
 
-    posterior: Literal[(*FORMS, "none")] = setting(  # type: ignore[valid-type]
+    posterior: Literal[(*FORMS, "none")] = setting(  # type: ignore[valid-type]  # names from one place
         "posterior over kernels; none: a deterministic network", "none"
     )
     prior: Names | None = setting(

@@ -8,6 +8,9 @@ from dwp.errors import InputError
 from dwp.experiments.base import Method, Names
 from dwp.nn.spec import RULES, Network, size_label
 
+PRIOR = "prior"
+"""The setting of every method that is Bayesian."""
+
 PRETRAINED = "pretrained"
 STARTS = (*RULES, PRETRAINED)
 
@@ -33,8 +36,8 @@ def by_layer(choice: Names, network: Network) -> dict[str, str]:
 
 def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     """Return name and kernel size of each prior that a method uses, in its KL or for its start."""
-    prior = getattr(method, "prior", None) if method.is_bayesian else None
-    chosen = [by_layer(choice, network) for choice in (prior, method.init.origin) if choice is not None]
+    chosen = [by_layer(getattr(method, PRIOR), network)] if method.is_bayesian else []
+    chosen.append(by_layer(method.init.origin, network))
     sizes = network.layer_sizes()
     needed = {(name, sizes[layer]): None for names in chosen for layer, name in names.items()}
     return [need for need in needed if need[0] not in STARTS]

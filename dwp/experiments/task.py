@@ -94,6 +94,11 @@ class Task(Generic[S, M]):
             load_(model, self.pretrained[self.seed])
         return model.to(self.device)
 
+    def priors_by_layer(self, choice: Names | None) -> dict[int | str, Prior | None]:
+        """Return the prior that a choice names for each convolution, by layer."""
+        chosen = self.by_layer(choice or {})
+        return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
+
     def by_layer(self, choice: Names) -> dict[str, Prior | str]:
         """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
         network = self.settings.network
@@ -103,13 +108,8 @@ class Task(Generic[S, M]):
             for layer, name in methods.by_layer(choice, network).items()
         }
 
-    def priors_by_layer(self, choice: Names | None) -> dict[str, Prior]:
-        """Return the prior that a Bayesian method's choice names, for each convolution."""
-        chosen = self.by_layer(choice) if choice is not None else {}
-        return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
-
     def fit(
-        self: "Task[TrainingSettings, Any]",
+        self: "Task[TrainingSettings, Method]",
         model: nn.Module,
         loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
         data: tuple[Tensor, ...],
@@ -129,7 +129,7 @@ class Task(Generic[S, M]):
         )
 
 
-def run(experiment: str, method: str, task: Task, seed: int) -> list[dict]:
+def run(experiment: str, method: str, task: Task[Any, Any], seed: int) -> list[dict]:
     """Run one method with one seed, at each of the values that `task.settings` has of the axis.
 
     Args:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from snakemake.settings.types import RerunTrigger
 
@@ -15,7 +16,7 @@ logger = logging.getLogger("dwp")
 SHOWN = 6  # of the versions that are stale, so many are named
 
 
-def refuse_prefix(workflow: object) -> None:
+def refuse_prefix(workflow: Any) -> None:
     """Refuse to be a module with another prefix than `results/`, where the manifests are looked for.
 
     Raises:
@@ -29,7 +30,7 @@ def refuse_prefix(workflow: object) -> None:
         )
 
 
-def targets_after_locking(plan: Plan, workflow: object) -> list[str]:
+def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
     """Return every file of a configuration, once no concurrent run is making any of them.
 
     Snakemake would end a run that shares such files with another. It asks for its targets
@@ -45,7 +46,7 @@ def targets_after_locking(plan: Plan, workflow: object) -> list[str]:
     return files
 
 
-def rerun_stale_artifacts(plan: Plan, workflow: object) -> None:
+def rerun_stale_artifacts(plan: Plan, workflow: Any) -> None:
     """Have a job run again where its manifest does not say what the plan does.
 
     Snakemake compares parameters with a record that it keeps in `.snakemake`; results that were
@@ -69,7 +70,7 @@ def rerun_stale_artifacts(plan: Plan, workflow: object) -> None:
         rule.set_input(force_stale)
 
 
-def _stale(plan: Plan, workflow: object) -> list[str]:
+def _stale(plan: Plan, workflow: Any) -> list[str]:
     if not workflow.is_main_process or RerunTrigger.PARAMS not in workflow.rerun_triggers:
         return []
     stale = plan.stale(plan.files())

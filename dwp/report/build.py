@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from dwp.report.catalogue import Contents, Item, Output, items, report_files
 from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults, Results
 
-STYLE = {"dpi": 150.0, "font_size": 10.0}
+DPI = 150
 # Without these, a viewer would see the date and the versions of libraries change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -70,8 +71,8 @@ def make(
             for name, files in priors.items()
         },
         published=published.published("priors", source, target),
-        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
-        scores=aggregation.read(scored, scores.COLUMNS),
+        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")) if nets else None,
+        scores=aggregation.read(scored, scores.COLUMNS) if scored else None,
     )
     contents = Contents(
         experiments={name: (switches or {}).get(name, ()) for name in experiments},
@@ -83,14 +84,15 @@ def make(
         nets=bool(nets),
         scores=bool(scored),
     )
-    style = STYLE | dict(style or {})
+    look: dict[str, Any] = dict(style or {})
+    dpi = look.pop("dpi", DPI)
     methods = dict.fromkeys(name for one in results.experiments.values() for name in one.rows["method"])
-    plot = Plot(methods=tuple(methods), font_size=style["font_size"])
+    plot = Plot(methods=tuple(methods), **look)
     for item in items(contents):
         content = _content(item, results, plot)
         for suffix in item.formats:
             with atomic_write(Path(output) / f"{item.name}.{suffix}") as temporary:
-                _save(content, temporary, suffix, style["dpi"])
+                _save(content, temporary, suffix, dpi)
     return report_files(contents)
 
 

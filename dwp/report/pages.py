@@ -81,6 +81,7 @@ def experiment(results: ExperimentResults) -> str:
 def scores(results: Results) -> str:
     """Return a page with the mean log density of held-out kernels, priors and K by kernel sizes."""
     rows = results.scores
+    assert rows is not None
     text = [
         f"{'' if row.exact else '≥ '}{row.mean:.2f}"
         + ("" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}")

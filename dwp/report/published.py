@@ -4,8 +4,6 @@ They belong to its pairs of data sets and are shown beside no others. Methods be
 the names they have in the default configuration, so that a plot can pair them up.
 """
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 COLUMNS = ("experiment", "method", "label", "setting", "step", "metric", "value", "from_plot")
@@ -20,15 +18,15 @@ LABELS = {
     "vae": "published VAE, its kernels",
 }
 
-Pair = tuple[str, str]
-"""Names of a source and a target data set."""
+_Pair = tuple[str, str]
+_Numbers = tuple[float, ...]
 
 _MNIST = ("notmnist", "mnist")
 _CIFAR = ("cifar100", "cifar10")
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 # (experiment, metric, settings, whether read off a plot, values by method): the last step of training.
-_FINAL: dict[Pair, list[tuple[str, str, Sequence[float], bool, dict[str, Sequence[float]]]]] = {
+_FINAL: dict[_Pair, list[tuple[str, str, _Numbers, bool, dict[str, _Numbers]]]] = {
     _MNIST: [
         (
             "few_shot",
@@ -85,7 +83,7 @@ _FINAL: dict[Pair, list[tuple[str, str, Sequence[float], bool, dict[str, Sequenc
 }
 
 # (experiment, metric, steps, values by method): networks of full width, all read off plots.
-_CURVES: dict[Pair, list[tuple[str, str, Sequence[int], dict[str, Sequence[float]]]]] = {
+_CURVES: dict[_Pair, list[tuple[str, str, _Numbers, dict[str, _Numbers]]]] = {
     _MNIST: [
         (
             "convergence",

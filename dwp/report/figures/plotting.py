@@ -166,8 +166,8 @@ class Plot:
     @staticmethod
     def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
         """Fit the vertical axis to these values, logarithmic if allowed and they span more than 30-fold."""
-        together = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
-        finite = together[np.isfinite(together)]
+        finite = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
+        finite = finite[np.isfinite(finite)]
         if not len(finite) or finite.min() == finite.max():
             return
         low, high = finite.min(), finite.max()
@@ -199,11 +199,10 @@ class Plot:
             ax.set_axis_off()
         return ax.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
 
-    def colorbar(self, image: ScalarMappable, ax: Axes | np.ndarray, text: str, **options: object) -> None:
+    def colorbar(self, image: ScalarMappable, ax: Axes | np.ndarray, text: str, **options: Any) -> None:
         """Put a labelled colour bar beside axes, by default at the height of a square image."""
         figure = (ax if isinstance(ax, Axes) else ax.flat[0]).figure
-        place: dict[str, Any] = options if "location" in options else BESIDE | options
-        bar = figure.colorbar(image, ax=ax, **place)
+        bar = figure.colorbar(image, ax=ax, **(options if "location" in options else BESIDE | options))
         bar.set_label(text, size=self.font_size)
         bar.ax.tick_params(labelsize=self.font_size * 0.9)
 
@@ -245,9 +244,10 @@ class Plot:
         room = figure.get_figwidth() * 72 / (self.font_size * 0.52)
         lengths = [len(str(handle.get_label())) + 9 for handle in handles]
         columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))
-        options: dict[str, Any] = {
-            "loc": "outside lower center",
-            "frameon": False,
-            "fontsize": self.font_size * 0.95,
-        }
-        figure.legend(handles=handles, ncols=max(1, min(columns, len(handles))), **options)
+        figure.legend(
+            handles=handles,
+            ncols=max(1, min(columns, len(handles))),
+            loc="outside lower center",
+            frameon=False,
+            fontsize=self.font_size * 0.95,
+        )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -41,14 +40,13 @@ def reliability(results: ExperimentResults, plot: Plot) -> Figure:
             _diagram(ax, chosen, look[method]["color"])
             last = row == rows - 1 or index == len(methods) - 1
             at = f"{plot.method_name(method)}\n{axis} = {plot.number(setting)}"
-            x, y = "confidence" if last else "", "accuracy" if column == 0 else ""
-            plot.label(ax, x=x, y=y, title=at)
+            plot.label(ax, x="confidence" if last else "", y="" if column else "accuracy", title=at)
     for index in range(len(methods), rows * blocks):
         for column in range(len(settings)):
             axes[index % rows, index // rows * len(settings) + column].set_axis_off()
     plot.title(figure, f"{results.title}: reliability ({plot.count(table)} pooled)")
     few = f"accuracy in a bin with under {FEW:.0%} of the images"
-    handles: list[Artist] = [
+    handles = [
         Line2D([], [], color="0.3", marker="o", linestyle="", label="accuracy in a bin (± std over seeds)"),
         Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor="white", label=few),
         Patch(color=GAP, alpha=0.35, label="gap to the confidence"),

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from dwp.kernels.store import norms as norms_of
+from dwp.priors.base import PriorWithCodes
 from dwp.report.figures.plotting import Plot
 from dwp.report.fitted import draw, kept_step, median_norm
 from dwp.report.results import Results
@@ -40,10 +41,9 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     examples = learned[order[:count]]
     panels = [("learned kernels, held out", examples, median_norm(learned))]
     for name, prior in results.priors_of(size).items():
-        if prior.settings_class.has_codes:
-            coder: Any = prior
+        if isinstance(prior, PriorWithCodes):
             with torch.no_grad():
-                rebuilt = coder.decode(coder.encode(examples)[0])[0]
+                rebuilt = prior.decode(prior.encode(examples)[0])[0]
             panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
         if many is None or means is None:
@@ -75,9 +75,10 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
         size: of the kernels.
         side: the grid is of side × side codes.
     """
-    fitted: Any = results.priors[prior][size]
+    name, coded = prior, results.priors[prior][size]
+    assert isinstance(coded, PriorWithCodes)
     learned = results.learned(size)[:20_000]
-    codes = torch.cat([fitted.encode(part)[0] for part in learned.split(4096)])
+    codes = torch.cat([coded.encode(part)[0] for part in learned.split(4096)])
     widest = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
     # A code of one dimension is shown on the diagonal.
     first, second = (widest * 2)[:2]
@@ -98,7 +99,7 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     grid = torch.linspace(-2.5, 2.5, side)
     z = torch.zeros(side * side, codes.shape[1])
     z[:, second], z[:, first] = (axis.flatten() for axis in torch.meshgrid(grid.flip(0), grid, indexing="ij"))
-    decoded = fitted.decode(z)[0]
+    decoded = coded.decode(z)[0]
     half = 2.5 + 2.5 / (side - 1)
     limit = float(np.quantile(decoded.abs().numpy(), 0.995))
     image = plot.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
@@ -108,7 +109,7 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
     plot.label(left, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False)
     plot.label(right, **labels, title=f"decoder means{held}", frame=False)
-    plot.title(figure, f"{prior}: latent space of {size}×{size} kernels")
+    plot.title(figure, f"{name}: latent space of {size}×{size} kernels")
     return figure
 
 
@@ -172,6 +173,7 @@ def prior_training(results: Results, plot: Plot) -> Figure:
 def scores(results: Results, plot: Plot) -> Figure:
     """Plot the mean log density of held-out kernels under each prior; lower bounds as arrows along K."""
     table, plot = results.scores, replace(plot, methods=list(results.priors))
+    assert table is not None
     sizes = list(dict.fromkeys(table["size"]))
     look = plot.looks(table["prior"])
     most = table.groupby("size")["prior"].nunique().max()
