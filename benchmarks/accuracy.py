@@ -22,7 +22,6 @@ from dwp import metrics
 from dwp.errors import InputError
 from dwp.experiments import source_nets
 from dwp.initialisation import build_initialised
-from dwp.pipeline.typed import dump
 
 SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
 HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
@@ -85,13 +84,7 @@ def source_recipe(m: Material) -> float:
 
 def source_ours(m: Material, precision: str = "float32") -> float:
     """Train a source net as the workflow does, one epoch as for the recipe; return its test accuracy."""
-    schedule = {
-        "lr": LR,
-        "steps": m.sizes.source_steps,
-        "batch": m.sizes.source_batch,
-        "precision": precision,
-    }
-    settings = {"network": dump(network(*m.sizes.source)), "l2": works.SOURCE_L2, "schedule": schedule}
+    settings = m.source_settings(works.SOURCE_L2, precision)
     return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
 

@@ -11,13 +11,16 @@ from dwp import data
 from dwp.bayes import layers
 from dwp.data.dataset import Dataset
 from dwp.errors import InputError
-from dwp.experiments import base as experiments
+from dwp.experiments import few_shot
+from dwp.experiments.base import Init
+from dwp.experiments.source_nets import SourceSettings
+from dwp.experiments.task import Task
 from dwp.nn import convnet
 from dwp.nn.spec import Conv, Network
-from dwp.pipeline.typed import dump
 from dwp.priors.base import Prior, load_prior
 from dwp.priors.vae import VAE
 from dwp.training.devices import choose_device
+from dwp.training.schedule import Schedule
 
 LR = 1e-3
 
@@ -149,23 +152,36 @@ class Material:
         """Make data and priors now."""
         _ = self.source, self.target, self.priors
 
-    def few_shot(self, subset: int | None) -> experiments.Task:
+    def source_settings(self, l2: float, precision: str) -> SourceSettings:
+        """Return the settings of a source network as the workflow would train it."""
+        steps, batch = self.sizes.source_steps, self.sizes.source_batch
+        schedule = Schedule(lr=LR, steps=steps, batch=batch, precision=precision)
+        return SourceSettings(nets=1, shard=1, network=network(*self.sizes.source), l2=l2, schedule=schedule)
+
+    def few_shot(self, subset: int | None) -> Task:
         """Return the few-shot experiment as the workflow would run it."""
         sizes = self.sizes
-        return experiments.Task(
+        method = few_shot.Method(posterior="additive", prior="vae", init=Init(origin="vae", draw="mean"))
+        settings = few_shot.Settings(
+            seeds=1,
+            shard=1,
+            methods={"dwp": method},
+            network=network(*sizes.target),
+            schedule=Schedule(lr=LR, steps=sizes.run_steps, precision=self.precision),
+            every=sizes.run_every,
+            examples=(sizes.examples,),
+            ensemble=sizes.members,
+            kernel_subset=subset,
+            posterior_samples=1,
+            importance_samples=1,
+            train_reverse_model=True,
+            outliers=False,
+        )
+        return Task(
             setting=sizes.examples,
             seed=self.seed,
-            settings={
-                "network": dump(network(*sizes.target)),
-                "schedule": {"steps": sizes.run_steps, "batch": None, "lr": LR, "precision": self.precision},
-                "every": sizes.run_every,
-                "ensemble": sizes.members,
-                "kernel_subset": subset,
-                "posterior_samples": 1,
-                "importance_samples": 1,
-                "train_reverse_model": True,
-            },
-            method={"posterior": "additive", "prior": "vae", "init": {"from": "vae", "draw": "mean"}},
+            settings=settings,
+            method=method,
             dataset=self.target,
             priors={"vae": self.priors},
             device=self.device,

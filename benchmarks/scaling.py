@@ -20,17 +20,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
-from benchmarks.material import LR, Material, Options, network
+from benchmarks.material import LR, Material, Options
 from benchmarks.published import parser_of, prepare, row
 from benchmarks.timing import MiB, Spread, seconds
 from benchmarks.works import SOURCE_L2, SUBSET, VAE_BATCH, WORKS
+from dwp.bayes import layers
 from dwp.bayes.objectives import elbo
 from dwp.errors import InputError
-from dwp.experiments import base as experiments
-from dwp.experiments import few_shot, source_nets
+from dwp.experiments import source_nets
+from dwp.experiments.task import run
 from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
-from dwp.pipeline.typed import dump
 from dwp.priors.base import KLEstimator
 from dwp.priors.vae import VAE
 from dwp.training.loop import fit
@@ -131,7 +131,7 @@ def kernels_of_kl(m: Material, repeats: int) -> None:
     total = m.sizes.target[0] * m.sizes.target[1]
     for subset in (total // 64 or 1, total // 16, total // 4, total):
         model = m.bayesian()
-        trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
+        trained = nn.ModuleList([model, *layers.reverse_models(model)])
         loss = elbo(model, len(labels), KLEstimator(subset))
         schedule = Schedule(lr=LR, steps=2, precision=m.precision)
 
@@ -158,17 +158,12 @@ def kernels_of_vae(m: Material, repeats: int) -> None:
 def nets(m: Material, repeats: int) -> None:
     """Print the cost of a shard of source nets by their number."""
     table(TITLES[3], "nets", *GROWTH)
-    schedule = {
-        "lr": LR,
-        "steps": m.sizes.source_steps,
-        "batch": m.sizes.source_batch,
-        "precision": m.precision,
-    }
-    settings = {"network": dump(network(*m.sizes.source)), "l2": SOURCE_L2, "schedule": schedule}
+    settings = m.source_settings(SOURCE_L2, m.precision)
     for count in (1, 2, 4):
 
         def call(count=count):
-            source_nets.train_shard(range(count), m.source, settings, m.device)
+            for net in range(count):
+                source_nets.train_net(net, m.source, settings, m.device)
 
         growth(count, call, count, repeats, m.device)
 
@@ -177,12 +172,13 @@ def seeds(m: Material, repeats: int) -> None:
     """Print the cost of a shard of few-shot experiments (a few steps, two evaluations) by their number."""
     table(TITLES[4], "seeds", *GROWTH)
     task = m.few_shot(SUBSET)
-    schedule = {**task.settings["schedule"], "steps": m.sizes.subset_steps}
-    task = replace(task, settings={**task.settings, "schedule": schedule, "every": m.sizes.subset_steps})
+    schedule = replace(task.settings.schedule, steps=m.sizes.subset_steps)
+    task = replace(task, settings=replace(task.settings, schedule=schedule, every=m.sizes.subset_steps))
     for count in (1, 2, 4):
 
         def call(count=count):
-            experiments.run("few_shot", "dwp", task, range(count))
+            for seed in range(count):
+                run("few_shot", "dwp", task, seed)
 
         growth(count, call, count, repeats, m.device)
 

@@ -77,7 +77,7 @@ def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]
         steps = m.sizes.steps if subset is None else m.sizes.subset_steps
         schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
         loss = elbo(model, len(labels), KLEstimator(subset))
-        trained = nn.ModuleList([model, *few_shot.reverse_models(model)])
+        trained = nn.ModuleList([model, *layers.reverse_models(model)])
         return lambda: fit(trained, loss, (images, labels), schedule, seed=m.seed), steps
 
     return make

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 ECE_BINS = 15
 
@@ -54,8 +54,8 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> 
     diagram = []
     for number in index.unique().tolist():
         inside = index == number
-        shown, true = (values[inside].mean().item() for values in (confidence, correct))
-        diagram.append(Bin(number, shown, true, inside.double().mean().item()))
+        means = [values.mean().item() for values in (confidence[inside], correct[inside], inside.double())]
+        diagram.append(Bin(number, *means))
     return diagram
 
 
@@ -87,10 +87,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     scores = torch.cat([inside, outside]).cpu().double()
     if scores.isnan().any():
         raise InputError(f"auroc: {int(scores.isnan().sum())} of {len(scores)} scores are NaN")
-    try:
+    with extra("workflow", "auroc"):
         from sklearn.metrics import roc_auc_score
-    except ModuleNotFoundError:
-        raise InputError("auroc: needs scikit-learn; pip install 'dwp[workflow]'") from None
     outlies = torch.arange(len(scores)) >= len(inside)
     return float(roc_auc_score(outlies.numpy(), scores.numpy()))
 

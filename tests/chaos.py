@@ -30,6 +30,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 # What says how and when a file was made, or how long it took; not twice the same.
 RECORDS = (".log", ".benchmark.tsv", ".seconds.tsv", "manifest.json")
+NO_ARTIFACTS = {".locks", ".local_files.json", "latest"}
 LONG = ("source", "priors", "few_shot", "convergence", "random_features", "image_vae")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 VICTIMS = ("job", "run")
@@ -93,7 +94,7 @@ def artifacts(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(results)): sha256(path)
         for path in sorted(results.rglob("*"))
-        if path.is_file() and not path.name.endswith(RECORDS) and not {".claims", "latest"} & {*path.parts}
+        if path.is_file() and not path.name.endswith(RECORDS) and not NO_ARTIFACTS & {*path.parts}
     }
 
 

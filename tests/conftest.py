@@ -34,12 +34,21 @@ def copy_checkout(folder: Path) -> Path:
 
 
 def snakemake(
-    folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile", config: str = "smoke"
+    folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile", config: str | Path | None = "smoke"
 ) -> subprocess.CompletedProcess:
-    """Run the workflow in a folder with a configuration of `config/`; return its output and exit status."""
+    """Run the workflow in a folder; return its output and exit status.
+
+    Args:
+        folder: the working directory.
+        words: further arguments.
+        snakefile: of the workflow; `dwp` is the one beside it.
+        config: a configuration beside it in `config/`, or its file; None for none.
+    """
+    beside = snakefile.parent.parent if snakefile.parent.name == "workflow" else snakefile.parent
+    file = beside / "config" / f"{config}.yaml" if isinstance(config, str) else config
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
-    command += ["--cores", "2", "--configfile", str(snakefile.parent / "config" / f"{config}.yaml"), *words]
-    environment = os.environ | {"PYTHONPATH": str(snakefile.parent)}
+    command += ["--cores", "2", *(["--configfile", str(file)] if file else []), *words]
+    environment = os.environ | {"PYTHONPATH": str(beside if (beside / "dwp").is_dir() else ROOT)}
     return subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )

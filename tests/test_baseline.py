@@ -6,7 +6,6 @@ import torch
 from benchmarks import baseline, timing, works
 from benchmarks.material import TINY, Material, Options, Sizes, network
 from dwp.bayes import layers, objectives
-from dwp.experiments import few_shot
 from dwp.initialisation import build_initialised
 from dwp.pipeline.typed import dump
 from dwp.priors.vae import VAE
@@ -121,7 +120,7 @@ def test_few_shot_loss_in_expectation(material):
 def test_only_posterior_and_reverse_model_are_trained(material):
     _, priors = works.baseline_bayesian(material)
     ours = material.bayesian()
-    reverse_models = few_shot.reverse_models(ours)
+    reverse_models = layers.reverse_models(ours)
     for size, prior in priors.items():
         trained = sum(parameter.numel() for parameter in baseline.reverse_model(prior))
         assert trained == sum(

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_an_untold_decoder_pays_one_bit_for_each_black_or_white_pixel():
 
 def test_evaluation_is_the_mean_bound_whatever_the_chunk_and_repeats():
     torch.manual_seed(0)
-    model = ImageVAE(PAPER | {"batch_norm": True}, (1, 28, 28), latent=3).train()
+    model = ImageVAE(replace(PAPER, batch_norm=True), (1, 28, 28), latent=3).train()
     images = torch.rand(7, 1, 28, 28)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -162,7 +163,7 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_convolution_with_the_sam
 
 @pytest.mark.parametrize("size", [28, 9])
 def test_evaluation_restores_the_mode_of_every_module(size):
-    model = ImageVAE(PAPER | {"batch_norm": True}, (1, 28, 28), latent=3).train()
+    model = ImageVAE(replace(PAPER, batch_norm=True), (1, 28, 28), latent=3).train()
     model.encoder.norm1.eval()
     before = {name: module.training for name, module in model.named_modules()}
     with contextlib.nullcontext() if size == 28 else pytest.raises(RuntimeError):

@@ -171,5 +171,5 @@ def test_the_calibration_error_is_that_of_the_bins_of_the_reliability_diagram(pr
 
 def test_the_area_under_the_curve_needs_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    with pytest.raises(InputError, match=r"auroc: needs scikit-learn; pip install 'dwp\[workflow\]'"):
+    with pytest.raises(InputError, match=r"auroc: it needs sklearn; pip install 'dwp\[workflow\]'"):
         metrics.auroc(torch.rand(3), torch.rand(3))

@@ -14,7 +14,6 @@ from torch import nn
 from dwp import Noise, kl, make_bayesian, predict, set_noise
 from dwp.bayes import layers, posteriors
 from dwp.bayes.layers import bayesian_layers
-from dwp.experiments import few_shot
 from dwp.nn.convnet import build
 from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
@@ -162,11 +161,11 @@ def test_a_state_dict_holds_what_is_trained_and_fills_a_fresh_model(form, tmp_pa
 
 def test_reverse_models_are_trained_where_asked_for():
     model = make_bayesian(net(), [vae(3), vae(5)])
-    assert few_shot.reverse_models(model) == [prior.encoder for prior in layers.priors(model)]
+    assert layers.reverse_models(model) == [prior.encoder for prior in layers.priors(model)]
     for prior in layers.priors(model):
         trained = {name for name, parameter in prior.named_parameters() if parameter.requires_grad}
         assert trained == {name for name, _ in prior.named_parameters() if name.startswith("encoder.")}
-    assert few_shot.reverse_models(make_bayesian(net(), [StandardNormal(3), StandardNormal(5)])) == []
+    assert layers.reverse_models(make_bayesian(net(), [StandardNormal(3), StandardNormal(5)])) == []
 
 
 def test_a_converted_model_keeps_its_predictions_under_autocast():

@@ -1,5 +1,6 @@
 """Means and spreads over seeds, and reliability diagrams."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_pooled_reliability_is_that_of_all_predictions_together():
     )
     together = metrics.reliability(torch.cat(seeds), torch.cat(labels))
     bins = [(row.bin, row.confidence, row.accuracy, row.fraction) for row in table.itertuples()]
-    assert np.array(bins) == pytest.approx(np.array(together))
+    assert np.array(bins) == pytest.approx(np.array([dataclasses.astuple(part) for part in together]))
 
 
 def test_bins_of_a_diagram_are_not_averaged_over_seeds():

@@ -1,5 +1,6 @@
 """Single figures, tables and pages: what they show of results that are known."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -131,3 +132,10 @@ def test_uncertainty_about_outliers_stands_beside_that_of_a_guess():
     for ax in figures.by_setting(cells, Plot(), **outliers.options).axes:
         assert ax.get_ylabel().startswith("AUROC")
         assert [0.5, 0.5] in [list(line.get_ydata()) for line in ax.lines]
+
+
+def test_a_page_has_the_metrics_in_the_order_of_their_declaration():
+    cells = [("few_shot", "dwp", 50, 0, 1, metric, 0.5) for metric in ("train_nll", "unheard_of", "nll")]
+    cells += [("few_shot", "dwp", 50, 0, 1, "accuracy", 0.5)]
+    headings = re.findall(r"<small>\((\w+)", pages.experiment(results(rows(*cells))))
+    assert headings == ["accuracy", "nll", "train_nll", "unheard_of"]

@@ -150,6 +150,12 @@ def priors(model: nn.Module) -> list[Prior]:
     return list(dict.fromkeys(layer.posterior.prior for layer in bayesian_layers(model)))
 
 
+def reverse_models(model: nn.Module) -> list[nn.Module]:
+    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
+    models = [prior.reverse_model() for prior in priors(model)]
+    return [one.requires_grad_(True) for one in models if one is not None]
+
+
 def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
     """Return the KL divergence of all Bayesian layers from their priors, in nats, summed.
 

@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Protocol, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dwp.bayes.settings import FORMS, find
 from dwp.errors import InputError
-from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.base import KLEstimator, Prior, PriorWithCodes
 from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
 
 ALL = KLEstimator()
@@ -132,19 +132,6 @@ class Point(Posterior):
         """Return -log p(w), or an upper bound, in nats, summed over all kernels; see `Prior.log_prob`."""
         value = self.value.to(_dtype(self.prior, self.value.dtype))
         return self.prior.cross_entropy(PointMass(_as_kernels(value)), estimator)
-
-
-class PriorWithCodes(Protocol):
-    """What `Latent` needs of a prior; see `priors.vae.VAE`."""
-
-    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of r(z|w) for w [n, 1, k, k], each [n, latent]."""
-
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of p(w|z) for z [n, latent], each [n, 1, k, k]."""
-
-    def code_kl(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats."""
 
 
 class Latent(Posterior):

@@ -1,5 +1,7 @@
 """Few-shot classification: training and judging the networks of one task."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,8 +15,11 @@ from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
 from dwp.priors.base import KLEstimator
 
+if TYPE_CHECKING:
+    from dwp.experiments.few_shot import Method, Settings
 
-def run(task: Task) -> list[dict]:
+
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network, or several that vote; return rows, see `few_shot.run`."""
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
@@ -33,7 +38,7 @@ def run(task: Task) -> list[dict]:
             "mean_accuracy": metrics.accuracy(mean, labels),
         }
 
-    along = reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
+    along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
     trained = nn.ModuleList([*models, *along])
     rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
@@ -41,10 +46,11 @@ def run(task: Task) -> list[dict]:
         evaluate()
     last = rows[-1]["step"]
     diagram = metrics.reliability(predicted.mean(0), labels)
-    once = {}
+    once: dict[str, float] = {}
     with autocast(device, settings.schedule.precision):
         if task.outliers:
-            once |= _outliers(task, models, data, predicted)
+            outside = _ensemble(task, models, data, task.outliers.images("test", device))
+            once |= _outliers(predicted, outside)
         once |= _flops(task, models, loss, data, last)
     return [
         *rows,
@@ -57,20 +63,14 @@ def run(task: Task) -> list[dict]:
     ]
 
 
-def _model(task: Task, member: int) -> nn.Module:
+def _model(task: "Task[Settings, Method]", member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if method.is_bayesian:
-        model = layers.make_bayesian(model, task.by_layer(method.prior), method.posterior)
+        model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
     return model
 
 
-def reverse_models(model: nn.Module) -> list[nn.Module]:
-    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
-    found = [prior.reverse_model() for prior in layers.priors(model)]
-    return [reverse_model.requires_grad_(True) for reverse_model in found if reverse_model is not None]
-
-
-def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
+def _loss(task: "Task[Settings, Method]", model: nn.Module, examples: int) -> Loss:
     if not task.method.is_bayesian:
         return cross_entropy(model, task.method.l2)
     settings = task.settings
@@ -78,7 +78,9 @@ def _loss(task: Task, model: nn.Module, examples: int) -> Loss:
     return elbo(model, examples, estimator)
 
 
-def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor) -> Tensor:
+def _ensemble(
+    task: "Task[Settings, Method]", models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
+) -> Tensor:
     """Return the class probabilities of every member, [members, n, classes]."""
     samples = task.settings.ensemble
     if task.method.laplace:
@@ -88,11 +90,13 @@ def _ensemble(task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], im
     return torch.cat([layers.predict(model, images, samples) for model in models])
 
 
-def _outliers(
-    task: Task, models: nn.ModuleList, data: tuple[Tensor, Tensor], predicted: Tensor
-) -> dict[str, float]:
-    """Return how well uncertainty tells the source data set's test images from the target's."""
-    outside = _ensemble(task, models, data, task.outliers.images("test", task.device))
+def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
+    """Return how well uncertainty tells the source data set's test images from the target's.
+
+    Args:
+        predicted: predictions of the target's test images, [members, n, classes].
+        outside: those of the source's.
+    """
     scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
     return {
         f"auroc_{name}": metrics.auroc(score(predicted), score(outside)) for name, score in scores.items()
@@ -100,7 +104,7 @@ def _outliers(
 
 
 def _flops(
-    task: Task, models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+    task: "Task[Settings, Method]", models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
 ) -> dict[str, float]:
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)

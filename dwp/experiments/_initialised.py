@@ -1,5 +1,7 @@
 """Training of ordinary networks by initialisation, with their convolutions frozen or not."""
 
+from typing import Any
+
 from dwp import metrics
 from dwp.bayes import layers
 from dwp.bayes.objectives import cross_entropy
@@ -8,7 +10,7 @@ from dwp.nn.convnet import convolutions
 from dwp.nn.precision import autocast
 
 
-def train(task: Task, *, frozen: bool) -> list[dict]:
+def train(task: Task[Any, Any], *, frozen: bool) -> list[dict]:
     """Train one network, with its convolutions `frozen` or not; return metrics by step."""
     settings, device, dataset = task.settings, task.device, task.dataset
     data = task.training_examples(settings.examples)

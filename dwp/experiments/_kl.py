@@ -5,9 +5,10 @@ configuration's precision.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from copy import deepcopy
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,9 +19,14 @@ from dwp.nn.seeding import derived_seed, seeded
 from dwp.nn.spec import size_label
 from dwp.priors.base import KLEstimator
 
+if TYPE_CHECKING:
+    from dwp.experiments._kl_settings import Method, Settings
+
 
 @torch.no_grad()
-def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float = 1.0) -> list[dict]:
+def estimate(
+    task: "Task[Settings, Method]", estimator: KLEstimator, *, network: int, scale: float = 1.0
+) -> list[dict]:
     """Return one estimate of KL(q || prior), a row for each kernel size (`part`), in nats per kernel.
 
     Args:
@@ -29,10 +35,11 @@ def estimate(task: Task, estimator: KLEstimator, *, network: int, scale: float =
         network: seed of the kernels that q is around.
         scale: factor on them, which leaves the noise of an additive posterior as it is.
     """
-    model, chosen = replace(task, seed=network).start(), task.by_layer(task.method.prior)
-    copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values()}
+    model, chosen = replace(task, seed=network).start(), task.priors_by_layer(task.method.prior)
+    copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values() if prior}
     sizes = task.settings.network.layer_sizes()
-    nats, kernels = Counter(), Counter()
+    nats: dict[int, float] = defaultdict(float)
+    kernels: dict[int, int] = defaultdict(int)
     # Apart from the seeds of networks, whose kernels are drawn with the same generator.
     with seeded(derived_seed(task.seed + 1, 0), task.device):
         for name, layer in convolutions(model):

@@ -190,7 +190,7 @@ class Experiment:
     metrics: tuple[Metric, ...]
     figures: tuple[Figure, ...] = (Figure(),)
     tables: tuple[Table, ...] = ()
-    run: "Callable[[Task], list[dict]]"
+    run: "Callable[[Task[Any, Any]], list[dict]]"
 
     @property
     def trains(self) -> bool:

@@ -25,7 +25,7 @@ class Settings(TrainingSettings):
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
-def run(task: "Task") -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network; return its test accuracy and nll by step, and its train_nll."""
     from dwp.experiments import _initialised
 

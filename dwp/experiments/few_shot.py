@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Method(base.Method):
     """How one method's networks are trained and asked for predictions."""
 
-    posterior: Literal[(*FORMS, "none")] = setting(
+    posterior: Literal[(*FORMS, "none")] = setting(  # type: ignore[valid-type]  # names from one place
         "posterior over kernels; none: a deterministic network", "none"
     )
     prior: Names | None = setting(
@@ -63,7 +63,7 @@ class Settings(TrainingSettings):
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
-def run(task: "Task") -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network, or several that vote; return their predictive metrics on the test set, by step.
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the

@@ -36,7 +36,7 @@ class Settings(TrainingSettings):
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
-def run(task: "Task") -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one VAE; return its lower bound on the log density of test images, by step.
 
     Metrics, means per image in nats: lower_bound and its parts, reconstruction and code_kl,
@@ -54,6 +54,7 @@ def run(task: "Task") -> list[dict]:
         task.setting,
         build=lambda network, shape, classes, width: ImageVAE(network, shape, settings.latent, width),
     )
+    assert isinstance(model, ImageVAE)
 
     def loss(images: "Tensor") -> "tuple[Tensor, dict[str, Tensor]]":
         noise = torch.randn(len(images), model.latent, device=device)

@@ -28,7 +28,7 @@ class Settings(KLSettings):
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 
-def run(task: "Task") -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Return one estimate from all kernels, see `_kl.estimate`."""
     from dwp.experiments import _kl
     from dwp.priors.base import KLEstimator

@@ -8,6 +8,9 @@ from dwp.errors import InputError
 from dwp.experiments.base import Method, Names
 from dwp.nn.spec import RULES, Network, size_label
 
+PRIOR = "prior"
+"""The setting of every method that is Bayesian."""
+
 PRETRAINED = "pretrained"
 STARTS = (*RULES, PRETRAINED)
 
@@ -33,7 +36,7 @@ def by_layer(choice: Names, network: Network) -> dict[str, str]:
 
 def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     """Return name and kernel size of each prior that a method uses, in its KL or for its start."""
-    chosen = [by_layer(method.prior, network)] if method.is_bayesian else []
+    chosen = [by_layer(getattr(method, PRIOR), network)] if method.is_bayesian else []
     chosen.append(by_layer(method.init.origin, network))
     sizes = network.layer_sizes()
     needed = {(name, sizes[layer]): None for names in chosen for layer, name in names.items()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dwp.experiments.task import Task
 
 
-def run(task: "Task") -> list[dict]:
+def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train classifier and batch norm; return test accuracy and nll by step, and train_nll."""
     from dwp.experiments import _initialised
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dwp.bayes.objectives import Loss
 from dwp.data.dataset import Dataset
 from dwp.data.splits import few_shot
 from dwp.experiments import base, methods
-from dwp.experiments.base import ExperimentSettings, Method, Names
+from dwp.experiments.base import ExperimentSettings, Method, Names, TrainingSettings
 from dwp.initialisation import build_initialised, load_
 from dwp.nn.convnet import build
 from dwp.nn.seeding import derived_seed
@@ -19,9 +19,12 @@ from dwp.priors.base import Prior
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import fit
 
+S = TypeVar("S", bound=ExperimentSettings, covariant=True)
+M = TypeVar("M", bound=Method, covariant=True)
+
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[S, M]):
     """One method at one setting with one seed.
 
     Attributes:
@@ -41,8 +44,8 @@ class Task:
 
     setting: float
     seed: int
-    settings: ExperimentSettings
-    method: Method
+    settings: S
+    method: M
     dataset: Dataset
     priors: Mapping[str, Mapping[int, Prior]]
     device: torch.device
@@ -91,6 +94,11 @@ class Task:
             load_(model, self.pretrained[self.seed])
         return model.to(self.device)
 
+    def priors_by_layer(self, choice: Names | None) -> dict[int | str, Prior | None]:
+        """Return the prior that a choice names for each convolution, by layer."""
+        chosen = self.by_layer(choice or {})
+        return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
+
     def by_layer(self, choice: Names) -> dict[str, Prior | str]:
         """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
         network = self.settings.network
@@ -101,9 +109,9 @@ class Task:
         }
 
     def fit(
-        self,
+        self: "Task[TrainingSettings, Method]",
         model: nn.Module,
-        loss: Loss,
+        loss: Callable[..., tuple[Tensor, dict[str, Tensor]]],
         data: tuple[Tensor, ...],
         evaluate: Callable[[], dict[str, float]],
     ) -> list[dict]:
@@ -121,7 +129,7 @@ class Task:
         )
 
 
-def run(experiment: str, method: str, task: Task, seed: int) -> list[dict]:
+def run(experiment: str, method: str, task: Task[Any, Any], seed: int) -> list[dict]:
     """Run one method with one seed, at each of the values that `task.settings` has of the axis.
 
     Args:

@@ -144,7 +144,7 @@ def _read_manifest(path: Path, folder: Path) -> dict | None:
     if (stage, version) != (folder.parent.name, folder.name) or not all(inputs.values()):
         return None
     # A version is the hash of what made it, so its own manifest tells whether that is what it says.
-    made_from = {role: fields["version"] for role, fields in inputs.items()}
+    made_from = {role: fields["version"] for role, fields in inputs.items() if fields}
     return manifest if version == version_of(stage, manifest["params"], made_from) else None
 
 
@@ -230,7 +230,8 @@ def unreferenced(
         now: the time in seconds since the epoch.
     """
     now = time.time() if now is None else now
-    remove, keep = [], []
+    remove: list[Version] = []
+    keep: list[Version] = []
     for version in versions:
         if version.label not in referenced:
             (keep if version.may_be_in_progress(now) else remove).append(version)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
@@ -62,7 +63,7 @@ class Artifacts:
         settings = self.config.kernels
         artifacts = {}
         for size in self.config.sizes:
-            params = {
+            params: dict[str, Any] = {
                 "size": size,
                 "threshold": self.config.threshold(size),
                 "test_fraction": settings.test_fraction,
@@ -71,7 +72,7 @@ class Artifacts:
                 params["nets"] = self.config.source.nets
                 inputs = {"source": self.source}
             else:
-                params["files"] = [local_files.checksum(file) for file in settings.files]
+                params["files"] = [local_files.checksum(file) for file in settings.files or ()]
                 inputs = {}
             artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts
@@ -152,7 +153,7 @@ class Artifacts:
         prior = self.config.priors[name]
         return {"kind": prior.kind, **self._params(prior.of(size))}
 
-    def _params(self, settings: object, without: Iterable[str] = ()) -> dict:
+    def _params(self, settings: Any, without: Iterable[str] = ()) -> dict:
         """Return settings as plain values, but for those that only say how many results there are."""
         if isinstance(schedule := getattr(settings, "schedule", None), Schedule):
             settings = replace(settings, schedule=self._in_precision(schedule))

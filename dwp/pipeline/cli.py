@@ -15,7 +15,7 @@ from tabulate import tabulate
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.artifact_store import Version
-from dwp.pipeline.config_files import users
+from dwp.pipeline.config_files import defaults, users
 from dwp.pipeline.run_locks import any_held
 from dwp.pipeline.version_diff import ABSENT, diff
 
@@ -37,6 +37,11 @@ carried out
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
+
+WITHOUT_DEFAULTS = (
+    "dwp is installed without the workflow's config.yaml; name the configurations in use, "
+    "each a --configfile with config.yaml first"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,15 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--directory", metavar="DIR", default=".", help="where results/ is (default: .)")
     where.add_argument("--json", action="store_true", help="print JSON")
     which = argparse.ArgumentParser(add_help=False)
-    repeated = {"nargs": "+", "action": "append", "default": []}
-    which.add_argument("--configfile", metavar="FILE", help=CONFIGFILE, **repeated)
+    which.add_argument(
+        "--configfile", metavar="FILE", help=CONFIGFILE, nargs="+", action="append", default=[]
+    )
     which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
 
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
     commands = parser.add_subparsers(title="commands", metavar="", required=True)
 
-    def command(name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser):
+    def command(
+        name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
         added.set_defaults(run=run)
         return added
@@ -96,7 +104,10 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
 
     USED BY names config.yaml, or the configurations given instead.
     """
-    used = users((files, options.config) for files in overlays or [[]])
+    configurations = overlays or ([[]] if defaults() else [])
+    used = users((files, options.config) for files in configurations)
+    if not configurations:
+        print(f"dwp: who uses them is not known, as {WITHOUT_DEFAULTS}", file=sys.stderr)
     if options.json:
         _print_json(
             {
@@ -174,10 +185,13 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     config.yaml alone always counts; name every other configuration whose results are to stay.
     A version that a job may be writing stays too. While a workflow runs, nothing is deleted.
     """
+    if not overlays and not defaults():
+        raise InputError(WITHOUT_DEFAULTS)
     if options.yes:
         _refuse_while_a_workflow_runs()
     # With --config, config.yaml counts both with those values and without.
-    used = users([([], []), *((files, options.config) for files in overlays or [[]])])
+    own: list[tuple[Sequence[Path], Sequence[str]]] = [([], [])] if defaults() else []
+    used = users([*own, *((files, options.config) for files in overlays or [[]])])
     unused, kept = artifact_store.unreferenced(found, used)
     sizes = {version.label: version.size for version in (*unused, *kept)}
     if options.yes:
@@ -223,7 +237,7 @@ def _locked() -> bool:
 # Printing
 
 
-def _print_json(value: object) -> None:
+def _print_json(value: dict | Iterable) -> None:
     print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
 
 

@@ -23,7 +23,7 @@ from dwp.priors.settings import PriorSettings
 from dwp.settings import Bounds, setting
 from dwp.training.schedule import Precision
 
-Threshold = Literal[RULES] | Annotated[float, Bounds(ge=0)]
+Threshold = Literal[RULES] | Annotated[float, Bounds(ge=0)]  # type: ignore[valid-type]  # names from one place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,14 @@ def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config
         InputError: a file is missing, is no YAML mapping, an entry has no key, or the result is refused.
     """
     merged: dict = {}
-    for file in (ROOT / "config.yaml", *overlays):
+    for file in (*defaults(), *overlays):
         merged = overlaid(merged, _read(file))
     return read(overlaid(merged, with_types(_parse(entries))))
+
+
+def defaults() -> list[Path]:
+    """Return the workflow's config.yaml; nothing where dwp is installed without the workflow."""
+    return [file for file in (ROOT / "config.yaml",) if file.is_file()]
 
 
 def with_types(given: object) -> Any:

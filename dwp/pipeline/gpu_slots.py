@@ -50,3 +50,4 @@ def take_slot(names: Sequence[str], folder: Path) -> int:
             else:
                 _held.append(descriptor)
                 return index
+    raise AssertionError("there are infinitely many slots")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ from dwp.training.devices import out_of_memory
 logger = logging.getLogger("dwp")
 
 
-def run(main: "Callable[[Job], None]", snakemake: object) -> None:
+def run(main: "Callable[[Job], None]", snakemake: Any) -> None:
     """Do the work of a rule, from its script.
 
     Args:
@@ -49,7 +50,7 @@ class Job:
         input, output, wildcards, config: Snakemake's own.
     """
 
-    def __init__(self, snakemake: object) -> None:
+    def __init__(self, snakemake: Any) -> None:
         self._snakemake = snakemake
         self.spec = dict(snakemake.params.spec)
         self.params = self.spec["params"]
@@ -114,8 +115,9 @@ class Job:
     def completed_elsewhere(self) -> list[Completed]:
         """Return which of its nets or seeds other shards of this version have completed; log them."""
         found = completed(self.output.manifest, self.spec, self._read)
-        self._facts["taken_over"] = {paths.stem(shard.manifest): shard.numbers for shard in found}
-        for name, taken in self._facts["taken_over"].items():
+        taken_over = {paths.stem(shard.manifest): shard.numbers for shard in found}
+        self._facts["taken_over"] = taken_over
+        for name, taken in taken_over.items():
             logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
         return found
 

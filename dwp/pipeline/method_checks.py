@@ -30,8 +30,8 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
     for key in ("laplace", "dropout", "l2"):
         if method.is_bayesian and (value := getattr(method, key, None)):
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
-    if getattr(method, "laplace", False) and method.dropout:
-        raise InputError(f"{where}.laplace: true does not go with dropout, here {method.dropout}")
+    if getattr(method, "laplace", False) and (dropout := getattr(method, "dropout", None)):
+        raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
 
 
 def _form(method: Method) -> str:

@@ -48,7 +48,13 @@ class Pattern(str):
                 expression += f"(?P<{field}>{allowed})"
                 seen.add(field)
         found = re.fullmatch(rf"(?:.*/)?{expression}(?:\.(?P<suffix>[^/]+))?", str(path))
-        return found and found.groupdict(default="")
+        return found.groupdict(default="") if found else None
+
+    def fields(self, path: str | Path) -> dict[str, str]:
+        """Return the fields of a path that must be of this pattern; see `parse`."""
+        found = self.parse(path)
+        assert found is not None, f"{path} is not of the pattern {self}"
+        return found
 
 
 RESULTS = Path("results")
@@ -138,6 +144,6 @@ def priors_by_name(files: Iterable[str]) -> dict[str, dict[int, str]]:
     """Return files of priors by the prior's name and kernel size."""
     found: dict[str, dict[int, str]] = {}
     for file in files:
-        fields = PRIOR.parse(file)
+        fields = PRIOR.fields(file)
         found.setdefault(fields["name"], {})[int(fields["size"])] = file
     return found

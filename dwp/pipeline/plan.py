@@ -148,7 +148,7 @@ class Plan(Artifacts):
             files["pretrained"] = [
                 file
                 for file in self.source_files()
-                if wanted.intersection(numbers(paths.NETS.parse(file)["shard"]))
+                if wanted.intersection(numbers(paths.NETS.fields(file)["shard"]))
             ]
         return files
 

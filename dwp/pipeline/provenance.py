@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
@@ -124,6 +125,7 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
         root = todo.pop()
         if root not in found:
             file = _module_file(root.partition(":")[0])
+            assert file is not None
             found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
             # Its folder too: a module that is new there may be what an import now names.
             files |= {file, file.parent}
@@ -216,7 +218,7 @@ def read_manifest(path: str | Path) -> dict:
     return manifest
 
 
-def _is_time(value: object) -> bool:
+def _is_time(value: Any) -> bool:
     try:
         return datetime.datetime.fromisoformat(value).tzinfo is not None
     except (TypeError, ValueError):

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -22,7 +22,7 @@ VAGUE = {"a text", "a list", "a list of texts", "a mapping"}
 
 
 def first(
-    cls: type, value: object, errors: Sequence[dict], where: str = "", *, partial: bool = False
+    cls: type, value: object, errors: Sequence[Mapping[str, Any]], where: str = "", *, partial: bool = False
 ) -> InputError | None:
     """Return the first of pydantic's errors as the one to show; None if there is none.
 
@@ -55,9 +55,10 @@ class Refusal:
         branch: the type of that union that this error is about.
     """
 
-    def __init__(self, value: object, error: dict) -> None:
+    def __init__(self, value: Any, error: Mapping[str, Any]) -> None:
         self.kind, self.value, self.error = error["type"], error["input"], error
-        self.branch, self.union = None, None
+        self.branch: object = None
+        self.union: int | None = None
         path: list[str | int] = []
         missing = self.kind == "missing"
         # The location has names of types, too, wherever one of several was tried.

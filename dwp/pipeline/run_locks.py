@@ -32,8 +32,8 @@ def lock(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda fi
     # All runs go in the same order, so no two wait for each other.
     for version in sorted(versions):
         if version not in _descriptors:
-            file = paths.LOCKS / version.replace("/", "-")
-            _descriptors[version] = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            lock_file = paths.LOCKS / version.replace("/", "-")
+            _descriptors[version] = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
 
         def is_finished(files: list[str] = versions[version]) -> bool:
             return all(map(os.path.exists, files)) and not is_stale(files)

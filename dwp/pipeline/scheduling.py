@@ -2,9 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from snakemake.settings.types import RerunTrigger
 
+from dwp.errors import InputError
 from dwp.pipeline import paths
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.run_locks import lock
@@ -14,7 +16,21 @@ logger = logging.getLogger("dwp")
 SHOWN = 6  # of the versions that are stale, so many are named
 
 
-def targets_after_locking(plan: Plan, workflow: object) -> list[str]:
+def refuse_prefix(workflow: Any) -> None:
+    """Refuse to be a module with another prefix than `results/`, where the manifests are looked for.
+
+    Raises:
+        InputError: the other workflow's `module` has a prefix or replaces one.
+    """
+    modifier = workflow.modifier.path_modifier
+    if modifier.prefix or modifier.modifies_prefixes:
+        raise InputError(
+            "module: prefix and replace_prefix are not supported; "
+            "results lie in results/ of the working directory (--directory)"
+        )
+
+
+def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
     """Return every file of a configuration, once no concurrent run is making any of them.
 
     Snakemake would end a run that shares such files with another. It asks for its targets
@@ -30,7 +46,7 @@ def targets_after_locking(plan: Plan, workflow: object) -> list[str]:
     return files
 
 
-def rerun_stale_artifacts(plan: Plan, workflow: object) -> None:
+def rerun_stale_artifacts(plan: Plan, workflow: Any) -> None:
     """Have a job run again where its manifest does not say what the plan does.
 
     Snakemake compares parameters with a record that it keeps in `.snakemake`; results that were
@@ -54,7 +70,7 @@ def rerun_stale_artifacts(plan: Plan, workflow: object) -> None:
         rule.set_input(force_stale)
 
 
-def _stale(plan: Plan, workflow: object) -> list[str]:
+def _stale(plan: Plan, workflow: Any) -> list[str]:
     if not workflow.is_main_process or RerunTrigger.PARAMS not in workflow.rerun_triggers:
         return []
     stale = plan.stale(plan.files())

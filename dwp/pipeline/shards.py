@@ -53,10 +53,10 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
         spec: of the shard, see `Artifact.spec`.
         read: the SHA-256 of each file that its job reads.
     """
-    pattern, own = next((p, found) for p in (paths.NETS, paths.CELL) if (found := p.parse(manifest)))
+    pattern, own = next((p, fields) for p in (paths.NETS, paths.CELL) if (fields := p.parse(manifest)))
     missing = set(numbers(own["shard"]))
     made_by = json.loads(json.dumps({**spec, "read": read}))
-    found = []
+    found: list[Completed] = []
     for other in sorted(Path(manifest).parent.glob(f"*.{paths.MANIFEST}")):
         fields = pattern.parse(other)
         if not fields or fields == own or {**fields, "shard": own["shard"]} != own:

@@ -13,7 +13,7 @@ def without_prose(tree: ast.Module) -> ast.Module:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             # A string alone is a docstring, or a comment by another name.
-            node.body = [entry for entry in body if not _is_text(entry)]
+            body[:] = [entry for entry in body if not _is_text(entry)]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
             node.args = node.args[1:]  # see `dwp.settings.setting`
     return tree

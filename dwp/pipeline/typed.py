@@ -33,7 +33,8 @@ def parse(cls: type[T], value: object, where: str = "") -> T:
     value = plain(value)
     try:
         # As JSON, in which strict does not mean an instance of the class, nor a tuple for a list.
-        settings = adapter(cls).validate_json(json.dumps([value]))[0]
+        # A class is hashable, which the annotations of the cache do not see.
+        settings = adapter(cls).validate_json(json.dumps([value]))[0]  # type: ignore[arg-type]
     except ValidationError as error:
         errors = error.errors(include_url=False)
     else:
@@ -44,13 +45,13 @@ def parse(cls: type[T], value: object, where: str = "") -> T:
     raise importlib.import_module("dwp.pipeline.refusals").first(cls, value, errors, where)
 
 
-def dump(settings: object) -> Any:
+def dump(settings: Any) -> Any:
     """Return settings as plain JSON values, without those that are the default."""
-    kinds = adapter(type(settings))
+    kinds = adapter(type(settings))  # type: ignore[arg-type]  # as above
     return kinds.dump_python((settings,), mode="json", exclude_defaults=True, by_alias=True)[0]
 
 
-def _repeating(settings: object, where: str) -> Iterator[tuple[str, tuple]]:
+def _repeating(settings: Any, where: str) -> Iterator[tuple[str, tuple]]:
     """Yield path and value of each list of settings that holds a value twice and may not."""
     unique = marked(type(settings), "uniqueItems")
     for field in dataclasses.fields(settings):
@@ -71,7 +72,7 @@ def plain(value: object) -> Any:
 
 
 @functools.cache
-def adapter(cls: type[T]) -> TypeAdapter[tuple[T]]:
+def adapter(cls: Any) -> TypeAdapter[Any]:
     """Return what reads and writes one instance of a class, in a tuple.
 
     Inside a tuple, because only there a dataclass of the standard library takes this configuration.

@@ -37,9 +37,9 @@ def _diff(a: Version, b: Version, known: dict[str, Version]) -> dict:
         changes.append(
             {"path": path} | {side: values[path] for side, values in sides.items() if path in values}
         )
-        pair = [known.get(str(values.get(path))) for values in (left, right)]
-        if path.startswith("inputs.") and all(version and version.spec for version in pair):
-            inputs[path.removeprefix("inputs.")] = _diff(*pair, known)
+        one, other = (known.get(str(values.get(path))) for values in (left, right))
+        if path.startswith("inputs.") and one and one.spec and other and other.spec:
+            inputs[path.removeprefix("inputs.")] = _diff(one, other, known)
     return {"a": a.label, "b": b.label, "changes": changes, "inputs": inputs}
 
 
@@ -49,7 +49,7 @@ def _flat(value: object, path: str = "") -> dict[str, object]:
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
         return {path: value}
-    leaves = {}
+    leaves: dict[str, object] = {}
     for key, inner in value.items():
         leaves |= _flat(inner, f"{path}.{key}" if path else str(key))
     return leaves

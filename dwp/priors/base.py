@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -171,6 +171,20 @@ class Prior(nn.Module):
         """Show size and settings in the module's repr."""
         settings = "".join(f", {name}={value}" for name, value in self.settings.items())
         return f"{self.kernel_size}×{self.kernel_size}{settings}"
+
+
+@runtime_checkable
+class PriorWithCodes(Protocol):
+    """A prior whose kernels have latent codes, see `priors.vae.VAE`."""
+
+    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of r(z|w) for w [n, 1, k, k], each [n, latent]."""
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of p(w|z) for z [n, latent], each [n, 1, k, k]."""
+
+    def code_kl(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats."""
 
 
 def save_prior(prior: Prior, path: str | Path) -> None:

@@ -1,13 +1,16 @@
 """Every page of the report, as a function of what a run came to: HTML tables to read in a browser."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from dwp.report.results import ExperimentResults, Results
 
-_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+_TEMPLATE = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+).from_string(
     """\
 <!doctype html>
 <html lang="en">
@@ -58,8 +61,9 @@ def experiment(results: ExperimentResults) -> str:
     final = published[published["step"].isna()]
     paper = {(row.metric, row.method, row.setting): row.value for row in final.itertuples()}
     sections = []
-    for (name, part), values in summary.groupby(["metric", "part"], sort=False):
-        metric = results.experiment.metric(name)
+    tables = dict(iter(summary.groupby(["metric", "part"], sort=False)))
+    for name, part in sorted(tables, key=lambda key: results.metric_names.index(key[0])):
+        metric, values = results.experiment.metric(name), tables[name, part]
         values = values.assign(text=[_mean(row, paper) for row in values.itertuples()])
         table = values.pivot(index="method", columns="setting", values="text")
         table = table.reindex(values["method"].unique()).fillna(NONE)
@@ -77,6 +81,7 @@ def experiment(results: ExperimentResults) -> str:
 def scores(results: Results) -> str:
     """Return a page with the mean log density of held-out kernels, priors and K by kernel sizes."""
     rows = results.scores
+    assert rows is not None
     text = [
         f"{'' if row.exact else '≥ '}{row.mean:.2f}"
         + ("" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}")
@@ -98,7 +103,7 @@ def scores(results: Results) -> str:
     return _TEMPLATE.render(title=title, sections=[{"table": table}], footnote=footnote)
 
 
-def _mean(row: tuple, paper: Mapping[tuple[str, str, float], float]) -> str:
+def _mean(row: Any, paper: Mapping[tuple[str, str, float], float]) -> str:
     spread = "" if np.isnan(row.std) else f" ± {_number(row.std)}"
     value = paper.get((row.metric, row.method, row.setting))
     return f"{_number(row.mean)}{spread}" + ("" if value is None else f" ({value:.3f})")

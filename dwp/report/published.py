@@ -18,12 +18,15 @@ LABELS = {
     "vae": "published VAE, its kernels",
 }
 
+_Pair = tuple[str, str]
+_Numbers = tuple[float, ...]
+
 _MNIST = ("notmnist", "mnist")
 _CIFAR = ("cifar100", "cifar10")
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 # (experiment, metric, settings, whether read off a plot, values by method): the last step of training.
-_FINAL = {
+_FINAL: dict[_Pair, list[tuple[str, str, _Numbers, bool, dict[str, _Numbers]]]] = {
     _MNIST: [
         (
             "few_shot",
@@ -80,7 +83,7 @@ _FINAL = {
 }
 
 # (experiment, metric, steps, values by method): networks of full width, all read off plots.
-_CURVES = {
+_CURVES: dict[_Pair, list[tuple[str, str, _Numbers, dict[str, _Numbers]]]] = {
     _MNIST: [
         (
             "convergence",

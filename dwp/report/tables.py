@@ -35,12 +35,14 @@ def reliability(results: ExperimentResults) -> pd.DataFrame:
 
 def source_nets(results: Results) -> pd.DataFrame:
     """Return rows {metric, mean, std, min, max, n} over the source networks."""
+    assert results.nets is not None
     table = results.nets[["accuracy", "nll"]].agg(["mean", "std", "min", "max", "count"]).T
     return table.rename(columns={"count": "n"}).astype({"n": int}).rename_axis("metric").reset_index()
 
 
 def scores(results: Results) -> pd.DataFrame:
     """Return the log densities of held-out kernels under each prior, `dwp.priors.scores.COLUMNS`."""
+    assert results.scores is not None
     return results.scores
 
 

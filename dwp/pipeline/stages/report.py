@@ -12,11 +12,11 @@ def main(job: Job) -> None:
     params = job.params
     cells: dict[str, list[str]] = {}
     for file in job.input.cells:
-        cells.setdefault(paths.CELL.parse(file)["experiment"], []).append(file)
+        cells.setdefault(paths.CELL.fields(file)["experiment"], []).append(file)
     build.make(
         Path(job.output.manifest).parent,
         experiments=cells,
-        stores={int(paths.KERNELS.parse(file)["size"]): file for file in job.input.stores},
+        stores={int(paths.KERNELS.fields(file)["size"]): file for file in job.input.stores},
         priors=paths.priors_by_name(job.input.priors),
         histories=paths.priors_by_name(job.input.histories),
         nets=job.input.get("nets", []),

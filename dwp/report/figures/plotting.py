@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps, ticker
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -164,11 +166,11 @@ class Plot:
     @staticmethod
     def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
         """Fit the vertical axis to these values, logarithmic if allowed and they span more than 30-fold."""
-        values = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
-        values = values[np.isfinite(values)]
-        if not len(values) or values.min() == values.max():
+        finite = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
+        finite = finite[np.isfinite(finite)]
+        if not len(finite) or finite.min() == finite.max():
             return
-        low, high = values.min(), values.max()
+        low, high = finite.min(), finite.max()
         if log and low > 0 and high / low >= 30:
             ax.set_yscale("log")
             ax.set_ylim(low / 1.3, high * 1.3)
@@ -197,9 +199,9 @@ class Plot:
             ax.set_axis_off()
         return ax.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
 
-    def colorbar(self, image: ScalarMappable, ax: Axes | np.ndarray, text: str, **options: object) -> None:
+    def colorbar(self, image: ScalarMappable, ax: Axes | np.ndarray, text: str, **options: Any) -> None:
         """Put a labelled colour bar beside axes, by default at the height of a square image."""
-        figure = np.ravel(ax)[0].figure
+        figure = (ax if isinstance(ax, Axes) else ax.flat[0]).figure
         bar = figure.colorbar(image, ax=ax, **(options if "location" in options else BESIDE | options))
         bar.set_label(text, size=self.font_size)
         bar.ax.tick_params(labelsize=self.font_size * 0.9)
@@ -234,7 +236,7 @@ class Plot:
             handles.append(Line2D([], [], **self.hollow(look, missing[0]) | {"color": "0.55"}, label=text))
         self.place(figure, handles)
 
-    def place(self, figure: Figure, handles: list[Line2D]) -> None:
+    def place(self, figure: Figure, handles: Sequence[Artist]) -> None:
         """Put a legend below the panels, in as many columns as the width takes."""
         if not handles:
             return
@@ -242,5 +244,10 @@ class Plot:
         room = figure.get_figwidth() * 72 / (self.font_size * 0.52)
         lengths = [len(str(handle.get_label())) + 9 for handle in handles]
         columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))
-        options = {"loc": "outside lower center", "frameon": False, "fontsize": self.font_size * 0.95}
-        figure.legend(handles=handles, ncols=max(1, min(columns, len(handles))), **options)
+        figure.legend(
+            handles=handles,
+            ncols=max(1, min(columns, len(handles))),
+            loc="outside lower center",
+            frameon=False,
+            fontsize=self.font_size * 0.95,
+        )

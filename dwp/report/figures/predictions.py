@@ -40,8 +40,7 @@ def reliability(results: ExperimentResults, plot: Plot) -> Figure:
             _diagram(ax, chosen, look[method]["color"])
             last = row == rows - 1 or index == len(methods) - 1
             at = f"{plot.method_name(method)}\n{axis} = {plot.number(setting)}"
-            labels = {"x": "confidence" if last else "", "y": "accuracy" if column == 0 else ""}
-            plot.label(ax, **labels, title=at)
+            plot.label(ax, x="confidence" if last else "", y="" if column else "accuracy", title=at)
     for index in range(len(methods), rows * blocks):
         for column in range(len(settings)):
             axes[index % rows, index // rows * len(settings) + column].set_axis_off()

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from dwp.kernels.store import norms as norms_of
+from dwp.priors.base import PriorWithCodes
 from dwp.report.figures.plotting import Plot
 from dwp.report.fitted import draw, kept_step, median_norm
 from dwp.report.results import Results
@@ -35,16 +37,16 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     learned = results.learned(size)
     side = min(side, math.isqrt(len(learned)))
     count = side * side
-    chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:count]
-    shown = learned[chosen]
-    panels = [("learned kernels, held out", shown, median_norm(learned))]
+    order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))
+    examples = learned[order[:count]]
+    panels = [("learned kernels, held out", examples, median_norm(learned))]
     for name, prior in results.priors_of(size).items():
-        if hasattr(prior, "encode") and hasattr(prior, "decode"):
+        if isinstance(prior, PriorWithCodes):
             with torch.no_grad():
-                rebuilt = prior.decode(prior.encode(shown)[0])[0]
+                rebuilt = prior.decode(prior.encode(examples)[0])[0]
             panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
-        if many is None:
+        if many is None or means is None:
             continue
         panels.append((f"{name}: samples", many[:count], median_norm(many)))
         if not torch.equal(many, means):
@@ -73,13 +75,14 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
         size: of the kernels.
         side: the grid is of side × side codes.
     """
-    name, prior = prior, results.priors[prior][size]
+    name, coded = prior, results.priors[prior][size]
+    assert isinstance(coded, PriorWithCodes)
     learned = results.learned(size)[:20_000]
-    codes = torch.cat([prior.encode(part)[0] for part in learned.split(4096)])
-    shown = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
+    codes = torch.cat([coded.encode(part)[0] for part in learned.split(4096)])
+    widest = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
     # A code of one dimension is shown on the diagonal.
-    first, second = (shown * 2)[:2]
-    extent = max(2.5, float(codes[:, shown].abs().quantile(0.995)))
+    first, second = (widest * 2)[:2]
+    extent = max(2.5, float(codes[:, widest].abs().quantile(0.995)))
     figure, axes = plot.canvas(1, 2, 5.6, 4.3)
     left, right = axes[0]
     norm = norms_of(learned.numpy())
@@ -96,13 +99,13 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     grid = torch.linspace(-2.5, 2.5, side)
     z = torch.zeros(side * side, codes.shape[1])
     z[:, second], z[:, first] = (axis.flatten() for axis in torch.meshgrid(grid.flip(0), grid, indexing="ij"))
-    decoded = prior.decode(z)[0]
+    decoded = coded.decode(z)[0]
     half = 2.5 + 2.5 / (side - 1)
     limit = float(np.quantile(decoded.abs().numpy(), 0.995))
     image = plot.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
     plot.colorbar(image, right, "weight", extend="both")
     labels = {"x": f"$z_{{{first + 1}}}$", "y": f"$z_{{{second + 1}}}$"}
-    more = codes.shape[1] - len(shown)
+    more = codes.shape[1] - len(widest)
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
     plot.label(left, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False)
     plot.label(right, **labels, title=f"decoder means{held}", frame=False)
@@ -130,8 +133,8 @@ def prior_training(results: Results, plot: Plot) -> Figure:
     judged = rows[validation].groupby(["name", "size"]).groups
     chosen = {(name, size): kept_step(histories[name][size]) for name, size in judged}
     rows = rows[~validation]
-    sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
-    metrics = sorted(found, key=[*BOUND, *found].index)[:4]
+    sizes, recorded = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
+    metrics = sorted(recorded, key=[*BOUND, *recorded].index)[:4]
     figure, axes = plot.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
     look = replace(plot, methods=list(histories)).looks(rows["name"])
     if not len(rows):
@@ -170,6 +173,7 @@ def prior_training(results: Results, plot: Plot) -> Figure:
 def scores(results: Results, plot: Plot) -> Figure:
     """Plot the mean log density of held-out kernels under each prior; lower bounds as arrows along K."""
     table, plot = results.scores, replace(plot, methods=list(results.priors))
+    assert table is not None
     sizes = list(dict.fromkeys(table["size"]))
     look = plot.looks(table["prior"])
     most = table.groupby("size")["prior"].nunique().max()
@@ -210,7 +214,13 @@ def _range(panel: pd.DataFrame) -> tuple[float, float]:
 
 def _score(ax: Axes, rows: pd.DataFrame, place: float, colour: str, size: float) -> None:
     exact = bool(rows["exact"].iloc[0])
-    options = {"color": colour, "markersize": 7, "capsize": 3, "elinewidth": 1, "linewidth": 1.2}
+    options: dict[str, Any] = {
+        "color": colour,
+        "markersize": 7,
+        "capsize": 3,
+        "elinewidth": 1,
+        "linewidth": 1.2,
+    }
     means, errors = rows["mean"].to_numpy(), rows["standard_error"].fillna(0).to_numpy()
     text = ("" if exact else "≥ ") + " → ".join(f"{mean:.1f}" for mean in means)
     left, right = ax.get_xlim()

@@ -54,6 +54,7 @@ def norms(results: Results, plot: Plot) -> Figure:
 def source_nets(results: Results, plot: Plot) -> Figure:
     """Plot test accuracy and NLL of source nets: a histogram, and a tick for each net."""
     nets = results.nets
+    assert nets is not None
     figure, axes = plot.canvas(1, 2, 4.4, 3.0)
     for ax, metric in zip(axes.flat, (ACCURACY, NLL), strict=True):
         values = nets[metric.name].to_numpy()

@@ -1,0 +1,36 @@
+"""A small prior of every kind, for tests that hold for all of them."""
+
+import torch
+from prior_helpers import seeded
+
+from dwp.priors.ard import ARD
+from dwp.priors.base import find
+from dwp.priors.log_uniform import LogUniform
+from dwp.priors.standard_normal import StandardNormal
+
+SCHEDULE = {"lr": 0.01, "steps": 3, "batch": 20, "precision": "float32"}
+FITTED = {
+    "empirical": ("empirical", {}),
+    "gaussian": ("gaussian", {}),
+    "student_t": ("student_t", {}),
+    "flow": ("flow", {"hidden": 8, "transforms": 2, "schedule": SCHEDULE}),
+    "spline flow": ("flow", {"hidden": 8, "transforms": 2, "coupling": "spline", "schedule": SCHEDULE}),
+    "vae": ("vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),
+    "vamp": ("vae", {"hidden": 4, "latent": 2, "code_prior": "vamp", "schedule": SCHEDULE}),
+}
+ANALYTIC = {
+    "standard_normal": lambda: StandardNormal(5, scale=0.3),
+    "log_uniform": lambda: LogUniform(5, approximation="molchanov"),
+    "ard": lambda: ARD(5),
+}
+KINDS = [*ANALYTIC, *FITTED]
+SAMPLED = [kind for kind in KINDS if kind not in ("log_uniform", "ard")]
+PAID = [kind for kind in KINDS if kind != "empirical"]
+
+
+def make(kind, seed=0):
+    if kind in ANALYTIC:
+        return ANALYTIC[kind]()
+    name, settings = FITTED[kind]
+    train, test = torch.randn(60, 1, 5, 5, generator=seeded(1)), torch.randn(9, 1, 5, 5, generator=seeded(2))
+    return find(name).fit(train, test, settings, seed=seed)[0]
