@@ -27,10 +27,12 @@ def dataset(name: str, data_root: str | None, options: Mapping[str, Any] | None)
         InputError: see `dwp.data.identity`.
     """
     folder = Path(data_root, name).resolve() if data_root is not None else None
-    where = {"data_root": data_root, "options": options}
 
     def find() -> tuple[dict[str, Any], list[Path]]:
-        found = {"identity": data.identity(name, **where), "train_size": data.train_size(name, **where)}
+        found = {
+            "identity": data.identity(name, data_root=data_root, options=options),
+            "train_size": data.train_size(name, data_root=data_root, options=options),
+        }
         files = [folder, *folder.rglob("*")] if folder and folder.is_dir() else []
         return found, [*files, *Path(data.__file__).parent.glob("*.py")]
 
