@@ -145,18 +145,20 @@ def test_a_wheel_verifies_and_lists_results(installed, smoke_run):
     listed = dwp(installed, smoke_run, "versions")
     assert listed.returncode == 0, listed.stderr
     assert "vae-7x7" in listed.stdout
-    assert "who uses them is not known" in listed.stderr
+    assert "USED BY is unknown" in listed.stderr
     assert listed.stderr.count("\n") == 1
     complete = dwp(installed, smoke_run, "versions", "--configfile", str(ROOT / "config.yaml"), str(SMOKE))
     assert complete.returncode == 0, complete.stderr
     assert complete.stderr == ""
-    assert all(line.endswith("config+config") for line in complete.stdout.splitlines()[1:])
+    assert all(line.endswith("config+smoke") for line in complete.stdout.splitlines()[1:])
 
 
 def test_a_wheel_prunes_nothing_without_a_configuration(installed, smoke_run):
     pruned = dwp(installed, smoke_run, "prune", "--yes")
     assert pruned.returncode == 2
-    assert pruned.stderr.startswith("dwp: dwp is installed without the workflow's config.yaml; name ")
+    assert pruned.stderr.startswith(
+        "dwp: the workflow's config.yaml is not installed along with the library; "
+    )
     assert pruned.stderr.count("\n") == 1
 
 

@@ -39,8 +39,8 @@ CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snak
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
 
 WITHOUT_DEFAULTS = (
-    "dwp is installed without the workflow's config.yaml; name the configurations in use, "
-    "each a --configfile with config.yaml first"
+    "the workflow's config.yaml is not installed along with the library; "
+    "name each configuration in use as --configfile config.yaml OVERLAY"
 )
 
 
@@ -107,7 +107,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
     configurations = overlays or ([[]] if defaults() else [])
     used = users((files, options.config) for files in configurations)
     if not configurations:
-        print(f"dwp: who uses them is not known, as {WITHOUT_DEFAULTS}", file=sys.stderr)
+        print(f"dwp: USED BY is unknown: {WITHOUT_DEFAULTS}", file=sys.stderr)
     if options.json:
         _print_json(
             {
@@ -243,7 +243,7 @@ def _print_json(value: dict | Iterable) -> None:
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
     align = ["right" if name in right else "left" for name in header]
-    print(tabulate(rows, header, "plain", disable_numparse=True, colalign=align, headersglobalalign="same"))
+    print(tabulate(rows, header, "plain", disable_numparse=True, colalign=align, headersalign=align))
 
 
 def _print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
