@@ -71,8 +71,8 @@ def make(
             for name, files in priors.items()
         },
         published=published.published("priors", source, target),
-        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")) if nets else None,
-        scores=aggregation.read(scored, scores.COLUMNS) if scored else None,
+        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
+        scores=aggregation.read(scored, scores.COLUMNS),
     )
     contents = Contents(
         experiments={name: (switches or {}).get(name, ()) for name in experiments},
