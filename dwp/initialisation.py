@@ -90,17 +90,22 @@ def build_initialised(
     mean: bool = False,
     build: Callable[[Network, tuple[int, int, int], int, float], nn.Module] = build,
 ) -> nn.Module:
-    """Build a network as a seed has it before training.
+    """Build a network and initialise it, as it is before training.
 
     Args:
-        network: its layers; `image_shape`, `classes` and `width` complete it, as in `convnet.build`.
-        seed: of every draw; linear layers start as PyTorch's own.
-        origins: for each convolution by name, a rule of `classical_` or a prior to draw
-            its kernels from; 'xavier' where there is none. A layer inside another module
-            goes by the last part of its name, as the two halves of an autoencoder do.
+        network: its layers; `image_shape`, `classes` and `width` are as in `convnet.build`.
+        image_shape: (channels, height, width) of one image.
+        classes: outputs of the classifier.
+        seed: seed of everything drawn; linear layers have PyTorch's own initialisation.
+        width: factor on the channels of every convolution.
+        origins: by name of the convolution, a rule of `classical_` or a prior to draw its kernels from;
+            'xavier' for the others. A layer in a submodule goes by the last part of its name, so that
+            the encoder and decoder of an autoencoder share entries.
         mean: as in `init_`.
-        build: what makes the model of network, image_shape, classes and width; a
-            classifier, unless told otherwise.
+        build: makes the model of network, image_shape, classes and width; by default a classifier.
+
+    Returns:
+        The model, on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed):
@@ -115,7 +120,11 @@ def build_initialised(
 
 @torch.no_grad()
 def load_(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copy weights of a trained network into one of the same layers, except the classifier's, in place.
+    """Copy the weights of a trained network, except the classifier's, into a model with the same layers.
+
+    Args:
+        model: changed in place.
+        state: the state dict of the trained network.
 
     Returns:
         The names of the tensors that were copied.

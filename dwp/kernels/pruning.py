@@ -118,6 +118,11 @@ def choose_threshold(norms: Histogram, rule: str | float) -> float:
     return float(10 ** _middle_of_best(between, edges[1:-1]))
 
 
+def halves_a_single_mode(norms: Histogram, rule: str | float) -> bool:
+    """Return whether the rule cuts norms in two that have a single mode: then it found no place to cut."""
+    return rule == "otsu" and norms.modes == 1
+
+
 def _middle_of_best(merit: np.ndarray, places: np.ndarray) -> float:
     # All places in a gap are equally good; the middle one is farthest from both modes.
     best = np.flatnonzero(merit >= merit.max() * (1 - 1e-9))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, reserve
-from dwp.kernels.pruning import choose_threshold, histogram, parts
+from dwp.kernels.pruning import choose_threshold, halves_a_single_mode, histogram, parts
 from dwp.kernels.readers import Batch, read
 
 SPLITS = ("train", "test")
@@ -126,7 +126,7 @@ def collect(
                 f"{sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
                 "give more kernels, or change kernels.threshold or kernels.test_fraction"
             )
-    if threshold == "otsu" and found.modes == 1:
+    if halves_a_single_mode(found, threshold):
         logger.warning(
             "kernels.threshold: the norms of the %d %d×%d kernels have a single mode, which otsu cuts in two "
             "at %.3g, dropping %d; look at the report's figure of norms and give a number (0 keeps all)",

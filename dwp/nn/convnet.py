@@ -21,13 +21,13 @@ def build(
     """Build a network.
 
     Args:
-        network: its layers; max-pooling goes before the activation, dropout, if any, after it. The
-            classifier is added.
+        network: its layers. Max-pooling comes before the activation, dropout after it; the classifier
+            is added.
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
         width: factor on the channels of every convolution (at least one remains).
-        crop: leave out the last rows and columns of the image where pooling would drop
-            all that comes of them: less work, the same result.
+        crop: drop the last rows and columns of the image that do not affect the result, since pooling
+            discards what comes of them; this saves time.
 
     Returns:
         A module from images [n, c, h, w] to logits [n, classes].
@@ -44,7 +44,7 @@ def build(
             modules[f"conv{number}"] = Conv2d(channels, out, layer.kernel)
             if network.batch_norm:
                 modules[f"norm{number}"] = nn.BatchNorm2d(out)
-            # Pooling first: the activation is monotone, so the result is the same for a quarter of the work.
+            # Pooling first: the activation is monotone, so the result is the same, with less work.
             if layer.pool > 1:
                 modules[f"pool{number}"] = MaxPool2d(layer.pool)
             channels = out
@@ -61,7 +61,7 @@ def build(
         modules["flatten"] = nn.Flatten()
         features = channels * size * size
     modules["classifier"] = nn.Linear(features, classes)
-    # The statistics of batch norm are over what pooling drops, too.
+    # Batch statistics include what pooling discards.
     needed = network.rows_needed(size)
     if crop and not network.batch_norm and needed < image_shape[1]:
         modules = {"crop": Crop(needed), **modules}
@@ -72,7 +72,7 @@ def build(
 
 
 class Crop(nn.Module):
-    """The first rows and columns of an image."""
+    """Keep the first `size` rows and columns of an image."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -88,19 +88,17 @@ class Crop(nn.Module):
 
 
 def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
-    """Yield the name and module of each two-dimensional convolution of any model."""
+    """Yield name and module of each two-dimensional convolution of a model."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             yield name, module
 
 
 def kernel_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d]]:
-    """Yield the name and module of each layer of any model that a prior can fill.
+    """Yield name and module of each layer of a model that a prior can initialise.
 
-    Beside convolutions these are transposed ones, whose weight is [in, out, k, k]: a kernel
-    is what the layer stamps wherever a convolution with the same kernel would have found it.
-    Only initialisation treats both alike; penalties, posteriors and the collection of
-    kernels are about `convolutions`.
+    These are convolutions and transposed convolutions, whose weight is [in, out, k, k]. Penalties,
+    posteriors and the collection of kernels are for `convolutions` only.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -108,5 +106,5 @@ def kernel_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTr
 
 
 def squared_norm(model: nn.Module) -> Tensor:
-    """Return the sum of squares of all convolution kernels: the L2 penalty of the paper's source nets."""
+    """Return the sum of squares of all convolution kernels, the L2 penalty of the paper's source networks."""
     return sum((module.weight.square().sum() for _, module in convolutions(model)), torch.zeros(()))

@@ -73,7 +73,7 @@ ALL_SETTINGS = {"axis": "settings", "setting": "all"}
 
 LATEST = RESULTS / "latest"
 LOCKS = RESULTS / ".locks"
-LOCAL_FILES = RESULTS / ".local_files.json"
+REMEMBERED = RESULTS / ".remembered.json"
 DOWNLOADS = RESULTS / "downloads"
 CHECKPOINTS = "checkpoints"
 

@@ -20,6 +20,7 @@ from typing import Any
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
 from dwp.pipeline import paths, syntax
+from dwp.pipeline.remembered import remembered
 
 PACKAGES = (
     "torch",
@@ -110,7 +111,15 @@ def code_digest(roots: Iterable[str]) -> str:
             it reaches by name counts, as with all that is imported by name from an experiment,
             so that how an experiment is shown has no part in how it is computed.
     """
+    roots = sorted(set(roots))
+    key = f"code of {' '.join(roots)} in {ROOT}"
+    return remembered(key, lambda: _find_digest(roots), platform.python_version())
+
+
+def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
+    """Return the digest, and the files and folders that it depends on."""
     found: dict[str, str] = {}
+    files = {Path(__file__), Path(syntax.__file__)}
     todo = list(roots)
     while todo:
         root = todo.pop()
@@ -118,9 +127,11 @@ def code_digest(roots: Iterable[str]) -> str:
             file = _module_file(root.partition(":")[0])
             assert file is not None
             found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
+            # Its folder too: a module that is new there may be what an import now names.
+            files |= {file, file.parent}
             todo += imports
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8], files
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dwp.nn.seeding import seeded
 from dwp.priors.base import Prior
+from dwp.priors.settings import TrainedPriorSettings
 from dwp.training.loop import Rows, fit
 from dwp.training.schedule import Schedule
 
@@ -39,7 +40,7 @@ def trained(
     """
     settings = dict(settings)
     schedule = Schedule(**settings.pop("schedule"))
-    fraction = settings.pop("validation_fraction", 0.0)
+    fraction = settings.pop("validation_fraction", TrainedPriorSettings.validation_fraction)
     order = torch.randperm(len(kernels), generator=torch.Generator().manual_seed(training["seed"]))
     apart = min(max(1, round(fraction * len(kernels))), len(kernels) - 1) if fraction else 0
     validation, kernels = kernels[order[:apart]], kernels[order[apart:].sort().values]

@@ -71,8 +71,8 @@ def make(
             for name, files in priors.items()
         },
         published=published.published("priors", source, target),
-        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")) if nets else None,
-        scores=aggregation.read(scored, scores.COLUMNS) if scored else None,
+        nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
+        scores=aggregation.read(scored, scores.COLUMNS),
     )
     contents = Contents(
         experiments={name: (switches or {}).get(name, ()) for name in experiments},
@@ -89,7 +89,7 @@ def make(
     methods = dict.fromkeys(name for one in results.experiments.values() for name in one.rows["method"])
     plot = Plot(methods=tuple(methods), **look)
     for item in items(contents):
-        content = _made(item, results, plot)
+        content = _content(item, results, plot)
         for suffix in item.formats:
             with atomic_write(Path(output) / f"{item.name}.{suffix}") as temporary:
                 _save(content, temporary, suffix, dpi)
@@ -107,7 +107,7 @@ def _history(file: str | Path | None) -> pd.DataFrame:
     return aggregation.read(filter(None, [file]), ("step", "metric", "value"))
 
 
-def _made(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
+def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
     """Return what an item shows, of its experiment's results or of those of the whole run."""
     subject = results.experiments[item.experiment] if item.experiment else results
     functions = {"figures": figures, "tables": tables, "pages": pages}[item.folder]

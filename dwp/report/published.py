@@ -26,9 +26,7 @@ _CIFAR = ("cifar100", "cifar10")
 _WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 # (experiment, metric, settings, whether read off a plot, values by method): the last step of training.
-_FINAL: dict[
-    tuple[str, str], list[tuple[str, str, tuple[float, ...], bool, dict[str, tuple[float, ...]]]]
-] = {
+_FINAL: dict[_Pair, list[tuple[str, str, _Numbers, bool, dict[str, _Numbers]]]] = {
     _MNIST: [
         (
             "few_shot",

@@ -1,7 +1,7 @@
 """What the report is made of: the tidy tables of every experiment, and all else that a run left."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -77,8 +77,8 @@ class Results:
         priors: fitted priors by name and size.
         histories: columns step, metric, value of their training, likewise.
         published: what the paper's authors published of priors; see `published.published`.
-        nets: source networks, columns net, seed, accuracy, nll; None where none were trained.
-        scores: rows of `dwp.priors.scores.score`; None where no prior has a density.
+        nets: source networks, columns net, seed, accuracy, nll; empty where none were trained.
+        scores: rows of `dwp.priors.scores.score`; empty where no prior has a density.
     """
 
     experiments: Mapping[str, ExperimentResults]
@@ -86,8 +86,8 @@ class Results:
     priors: Mapping[str, Mapping[int, Prior]]
     histories: Mapping[str, Mapping[int, pd.DataFrame]]
     published: pd.DataFrame
-    nets: pd.DataFrame | None = None
-    scores: pd.DataFrame | None = None
+    nets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def learned(self, size: int) -> Tensor:
         """Return the held-out kernels of a size, [n, 1, size, size]."""

@@ -37,13 +37,13 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     learned = results.learned(size)
     side = min(side, math.isqrt(len(learned)))
     count = side * side
-    chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:count]
-    shown = learned[chosen]
-    panels = [("learned kernels, held out", shown, median_norm(learned))]
+    order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))
+    examples = learned[order[:count]]
+    panels = [("learned kernels, held out", examples, median_norm(learned))]
     for name, prior in results.priors_of(size).items():
         if isinstance(prior, PriorWithCodes):
             with torch.no_grad():
-                rebuilt = prior.decode(prior.encode(shown)[0])[0]
+                rebuilt = prior.decode(prior.encode(examples)[0])[0]
             panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
         if many is None or means is None:
@@ -79,10 +79,10 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     assert isinstance(coded, PriorWithCodes)
     learned = results.learned(size)[:20_000]
     codes = torch.cat([coded.encode(part)[0] for part in learned.split(4096)])
-    shown = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
+    widest = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
     # A code of one dimension is shown on the diagonal.
-    first, second = (shown * 2)[:2]
-    extent = max(2.5, float(codes[:, shown].abs().quantile(0.995)))
+    first, second = (widest * 2)[:2]
+    extent = max(2.5, float(codes[:, widest].abs().quantile(0.995)))
     figure, axes = plot.canvas(1, 2, 5.6, 4.3)
     left, right = axes[0]
     norm = norms_of(learned.numpy())
@@ -105,7 +105,7 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
     image = plot.mosaic(right, decoded, side, limit, extent=(-half, half, -half, half))
     plot.colorbar(image, right, "weight", extend="both")
     labels = {"x": f"$z_{{{first + 1}}}$", "y": f"$z_{{{second + 1}}}$"}
-    more = codes.shape[1] - len(shown)
+    more = codes.shape[1] - len(widest)
     held = f" (the other {more} dimension{'s' * (more > 1)} of z at 0)" if more else ""
     plot.label(left, **labels, title=f"mean codes of {len(learned):,} held-out kernels", frame=False)
     plot.label(right, **labels, title=f"decoder means{held}", frame=False)
@@ -133,8 +133,8 @@ def prior_training(results: Results, plot: Plot) -> Figure:
     judged = rows[validation].groupby(["name", "size"]).groups
     chosen = {(name, size): kept_step(histories[name][size]) for name, size in judged}
     rows = rows[~validation]
-    sizes, found = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
-    metrics = sorted(found, key=[*BOUND, *found].index)[:4]
+    sizes, recorded = (list(dict.fromkeys(rows[column])) for column in ("size", "metric"))
+    metrics = sorted(recorded, key=[*BOUND, *recorded].index)[:4]
     figure, axes = plot.canvas(max(1, len(sizes)), max(1, len(metrics)), 3.9, 2.8)
     look = replace(plot, methods=list(histories)).looks(rows["name"])
     if not len(rows):

@@ -1,0 +1,211 @@
+"""Planning: what it imports, and what it remembers of files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from configurations import BASE, merged
+from conftest import ROOT
+
+from dwp.pipeline import local_files, paths, provenance
+from dwp.pipeline.remembered import remembered
+
+HEAVY = ("torch", "pandas", "matplotlib", "h5py", "scipy")
+PLAN = """
+import sys
+from pathlib import Path
+from dwp.pipeline import paths
+from dwp.pipeline.config import read
+from dwp.pipeline.config_files import read_config, with_types
+from dwp.pipeline.environment import MEMORY
+from dwp.pipeline.latest_links import link_latest
+from dwp.pipeline.plan import Plan
+from dwp.report.catalogue import check_captions
+import dwp.pipeline.cli
+plan = Plan(read_config([Path(sys.argv[1])]))
+plan.files()
+for version in plan.artifacts:
+    plan.spec(version)
+print(*(name for name in sys.argv[2:] if name in sys.modules))
+"""
+
+DRY_RUN = ("-n", "-s", str(ROOT / "Snakefile"), "--cores", "1")
+
+
+def python(*arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("overlay", ["smoke", "everything"])
+def test_a_plan_is_made_without_what_computes(tmp_path, overlay):
+    done = python("-c", PLAN, str(ROOT / "config" / f"{overlay}.yaml"), *HEAVY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_a_dry_run_imports_nothing_that_computes(tmp_path):
+    done = python("-X", "importtime", "-m", "snakemake", *DRY_RUN, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert "dwp.pipeline.plan" in imported
+    # Pandas is imported by a plugin of Snakemake's for Slurm, where that is installed.
+    assert imported.isdisjoint({*HEAVY} - {"pandas"})
+    assert not (tmp_path / "results").exists()
+
+
+# Values on the command line
+
+
+@pytest.mark.parametrize(
+    ("values", "refusal"),
+    [
+        (["report={dpi: 200}", "data_root=null", "scores={samples: [1, 5]}"], None),
+        (["experiments={few_shot: null}"], None),
+        (
+            ["report={dpi: 20}"],
+            "config: report.dpi: 20 is not allowed; expected a whole number from 50 to 600",
+        ),
+        (["report={dpi: wide}"], "config: report.dpi: 'wide' is not allowed; expected a whole number"),
+        (["source={nets: 2.5}"], "config: source.nets: 2.5 is not allowed"),
+        (["threads=no"], "config: threads: False is not allowed; expected a whole number from 1"),
+    ],
+)
+def test_values_of_the_command_line_have_the_types_of_yaml(tmp_path, values, refusal):
+    done = python("-m", "snakemake", *DRY_RUN, "--config", *values, cwd=tmp_path)
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == (refusal is None), output
+    if refusal:
+        assert refusal in output
+        assert "Traceback" not in output
+    else:
+        assert ("results/few_shot/" in output) == ("few_shot" not in values[0])
+
+
+# What is remembered
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    return tmp_path
+
+
+def test_a_checksum_is_computed_once_until_the_file_changes(run_folder, monkeypatch):
+    file = run_folder / "kernels.npy"
+    file.write_bytes(b"one")
+    first = local_files.checksum(str(file))
+    monkeypatch.setattr(local_files, "sha256", lambda path: "computed")
+    assert local_files.checksum(str(file)) == first
+    file.write_bytes(b"longer")
+    assert local_files.checksum(str(file)) == "computed"
+    other = run_folder / "other.npy"
+    other.write_bytes(b"one")
+    assert local_files.checksum(str(other)) == "computed"
+
+
+def test_a_change_of_time_alone_is_looked_into(run_folder, monkeypatch):
+    file = run_folder / "kernels.npy"
+    file.write_bytes(b"one")
+    local_files.checksum(str(file))
+    os.utime(file, ns=(1, 1))
+    monkeypatch.setattr(local_files, "sha256", lambda path: "computed")
+    assert local_files.checksum(str(file)) == "computed"
+
+
+def test_a_data_set_is_read_once_until_a_file_of_its_folder_changes(run_folder, monkeypatch):
+    folder = run_folder / "data" / "mine"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        np.save(folder / f"{split}_images.npy", np.zeros((4, 1, 9, 9), np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.arange(4) % 2)
+    calls = []
+    identity = local_files.data.identity
+    monkeypatch.setattr(local_files.data, "identity", lambda *a, **b: calls.append(a) or identity(*a, **b))
+
+    def find():
+        return local_files.dataset("mine", "data", None)
+
+    first = find()
+    assert find() == first
+    assert first["train_size"] == 4
+    assert len(calls) == 1
+    np.save(folder / "train_images.npy", np.ones((4, 1, 9, 9), np.uint8))
+    assert find()["identity"]["files"] != first["identity"]["files"]
+    (folder / "notes.txt").write_text("new")
+    find()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"key": 5}', b'{"key": {"files": 3}}', b"\xff\xfe"])
+def test_a_damaged_memory_is_ignored_and_replaced(run_folder, damage):
+    paths.REMEMBERED.write_bytes(damage)
+    assert remembered("key", lambda: ("found", [])) == "found"
+    assert remembered("key", lambda: ("other", [])) == "found"
+    assert json.loads(paths.REMEMBERED.read_text())["key"]["found"] == "found"
+
+
+def test_what_another_run_remembered_stays(run_folder):
+    remembered("one", lambda: (1, []))
+
+    def find():
+        remembered("other", lambda: (2, []))
+        return 3, []
+
+    remembered("third", find)
+    assert [remembered(key, lambda: (0, [])) for key in ("one", "other", "third")] == [1, 2, 3]
+
+
+def test_other_versions_of_libraries_count(run_folder):
+    assert remembered("key", lambda: (1, []), version=["3.9"]) == 1
+    assert remembered("key", lambda: (2, []), version=["3.10"]) == 2
+
+
+def test_without_results_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [remembered("key", lambda n=n: (n, [])) for n in (1, 2)] == [1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_digests_are_remembered_until_the_code_changes(run_folder, monkeypatch):
+    package = run_folder / "dwp"
+    package.mkdir()
+    for name, text in (("one", "from dwp import two\n"), ("two", "x = 1\n"), ("__init__", "")):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.setattr(provenance, "ROOT", run_folder)
+    first = provenance.code_digest(["dwp.one"])
+    found = []
+    find = provenance._find_digest
+    monkeypatch.setattr(provenance, "_find_digest", lambda roots: found.append(roots) or find(roots))
+    assert provenance.code_digest(["dwp.one"]) == first
+    assert not found
+    (package / "two.py").write_text("x = 1  # a comment\n")
+    assert provenance.code_digest(["dwp.one"]) == first
+    (package / "two.py").write_text("x = 22\n")
+    assert provenance.code_digest(["dwp.one"]) != first
+    assert len(found) == 2
+
+
+def test_what_is_stated_and_is_the_default_is_the_same_version():
+    from dwp.pipeline.config import read
+    from dwp.pipeline.plan import Plan
+
+    few_shot = {"methods": {"l2_xavier": {"members": 1, "laplace": False, "init": {"draw": "sample"}}}}
+    stated = merged(
+        BASE,
+        {
+            "source": {"network": {"dropout": 0}, "schedule": {"precision": "auto"}},
+            "priors": {"vae": {"code_prior": "standard_normal", "pseudo_inputs": 50}},
+            "experiments": {"few_shot": few_shot, "convergence": {"width": [1.0]}},
+        },
+    )
+    one, other = Plan(read(BASE)), Plan(read(stated))
+    assert list(one.artifacts) == list(other.artifacts)
+    assert one.files() == other.files()
