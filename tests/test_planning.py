@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from configurations import BASE, merged
+from configurations import BASE, merged, plan
 from conftest import ROOT
 
 from dwp.pipeline import local_files, paths, provenance
@@ -209,3 +209,20 @@ def test_what_is_stated_and_is_the_default_is_the_same_version():
     one, other = Plan(read(BASE)), Plan(read(stated))
     assert list(one.artifacts) == list(other.artifacts)
     assert one.files() == other.files()
+
+
+def test_a_schedule_of_its_own_precision_keeps_it():
+    made = plan({"precision": "float32", "source": {"schedule": {"precision": "bfloat16"}}})
+    assert made.source.params["schedule"]["precision"] == "bfloat16"
+    for artifact in (made.methods["few_shot", "dwp"].params["settings"], made.priors["vae"][7].params):
+        assert artifact["schedule"]["precision"] == "float32"
+
+
+def test_counts_are_no_part_of_parameters():
+    made = plan()
+    assert set(made.source.params) == {"network", "l2", "schedule"}
+    for (experiment, _), artifact in made.methods.items():
+        assert not {"seeds", "shard", "methods"} & set(artifact.params["settings"])
+        assert ("width" in artifact.params["settings"]) is False, experiment
+    assert "scale" in made.methods["kl_profile", "dwp"].params["settings"]
+    assert "examples" not in made.methods["few_shot", "dwp"].params["settings"]

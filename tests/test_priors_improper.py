@@ -17,6 +17,7 @@ from dwp.priors.ard import ARD
 from dwp.priors.base import KLEstimator
 from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.log_uniform import LogUniform
+from dwp.priors.standard_normal import StandardNormal
 
 # Log-uniform
 
@@ -161,3 +162,8 @@ def test_ard_has_no_density_and_no_samples():
         ARD(3).sample(2)
     with pytest.raises(InputError, match="ard has no density"):
         ARD(3).log_prob(torch.zeros(1, 1, 3, 3))
+
+
+def test_a_scale_that_is_not_above_zero_is_refused():
+    with pytest.raises(InputError, match="standard_normal: scale is -1; expected a number above 0"):
+        StandardNormal(3, scale=-1)
