@@ -32,6 +32,23 @@ def reason() -> str | None:
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(reason() is not None, reason=str(reason()))]
 
 
+def accounting(folder: Path, failures: int = 0) -> dict[str, str]:
+    """Write an `sacct` that knows what the controller knows, after so many failures; return a PATH with it.
+
+    Even if told to ask `squeue`, the plugin asks `sacct` where `scontrol show config` fails once.
+    """
+    program = folder / "bin" / "sacct"
+    program.parent.mkdir()
+    program.write_text(f"""#!/bin/sh
+echo >> {folder}/calls
+[ $(wc -l < {folder}/calls) -gt {failures} ] || exit 1
+case "$*" in *--name*) exec squeue --noheader --states=all --format='%i|%T';; esac
+exit 1
+""")
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+
+
 class Workflow:
     """The smoke configuration, run through the profile for Slurm, with checkpoints all the time."""
 
@@ -43,7 +60,7 @@ class Workflow:
         self.process = subprocess.Popen(
             # Here is no accounting database to ask.
             [*command, "--config", "checkpoint_seconds=0.1", *PROFILE, "--slurm-status-command", "squeue"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | accounting(folder) | {"PYTHONPATH": str(ROOT)},
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
         )
@@ -120,6 +137,18 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
     assert chaos.artifacts(tmp_path) == chaos.artifacts(smoke_run)
     # Stand-ins for GPUs were given to what trains, no CUDA answers there, and the jobs say so.
     assert "on cpu" in log.read_text()
+
+
+def test_a_run_outlives_accounting_that_does_not_answer(tmp_path):
+    """By default, Snakemake forgets its jobs after five answers that fail, and waits for ever."""
+    (tmp_path / "Snakefile").write_text(
+        'rule all:\n    output: "made"\n    resources: mem_mb=10, runtime=1\n    shell: "touch {output}"\n'
+    )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", *PROFILE]
+    environment = os.environ | accounting(tmp_path, failures=7)
+    with slurm_cluster.cluster():
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert (tmp_path / "made").exists()
 
 
 def test_only_what_trains_asks_for_gpus():
