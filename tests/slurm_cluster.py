@@ -19,7 +19,9 @@ from pathlib import Path
 # Where Slurm looks of itself: the plugin takes the variable that says otherwise from its jobs.
 CONFIGURED = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
+# States of the node; with a star, it does not respond.
 UP = ("idle", "mixed", "allocated", "completing")
+DOWN = ("down", "down*")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "runuser")
 
 CONFIGURATION = """
@@ -98,26 +100,24 @@ class Cluster:
         self.start_node()
 
     def start_node(self) -> None:
-        """Start the node's daemon, anew if it was killed, and wait until the node is up.
-
-        Raises RuntimeError if a daemon ends, or after two minutes.
-        """
+        """Start the daemon of the node, which is down, and wait until it is up."""
         self._run("slurmd", "slurmd", "-D")
-        deadline = time.monotonic() + 120
-        while self.node() not in UP:
-            ended = any(process.poll() is not None for process in self.processes.values())
-            if ended or time.monotonic() > deadline:
-                raise RuntimeError(f"the node did not come up:\n{self.state()}")
-            time.sleep(0.5)
-
-    def node(self) -> str:
-        """Return the state of the node; with a star, it does not respond."""
-        return self.call("sinfo", "--noheader", "--format=%T").strip()
+        self.await_node(*UP)
 
     def kill_node(self) -> None:
         """Kill the node's daemon, as a crash would; jobs go on."""
-        self.processes["slurmd"].kill()
-        self.processes["slurmd"].wait()
+        daemon = self.processes.pop("slurmd")
+        daemon.kill()
+        daemon.wait()
+
+    def await_node(self, *states: str) -> None:
+        """Wait until the node is in one of these states; RuntimeError if a daemon ends, or in two minutes."""
+        deadline = time.monotonic() + 120
+        while self.call("sinfo", "--noheader", "--format=%T").strip() not in states:
+            ended = any(process.poll() is not None for process in self.processes.values())
+            if ended or time.monotonic() > deadline:
+                raise RuntimeError(f"the node is not {' or '.join(states)}:\n{self.state()}")
+            time.sleep(0.5)
 
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands; return what it printed."""
@@ -129,7 +129,7 @@ class Cluster:
         jobs = self.call("squeue", "--noheader", "--format=%i").split()
         commands += [["scontrol", "show", "job", job] for job in jobs]
         parts = [f"$ {' '.join(command)}\n{self.call(*command)}" for command in commands]
-        logs = [self.folder / f"{name}.log" for name in self.processes]
+        logs = sorted(self.folder.glob("*.log"))
         return "\n".join(parts + [f"{log.name}:\n{log.read_text()[-5000:]}" for log in logs])
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ make test-slurm
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
         # The node's daemon crashes with jobs on it, Slurm gives the node up, and it comes back.
         cluster.kill_node()
         time.sleep(30)
-        run.until(lambda: "down" in cluster.node())
+        cluster.await_node(*slurm_cluster.DOWN)
         cluster.start_node()
         run.end()
     assert "resumed at step" in log.read_text()
@@ -149,6 +150,15 @@ def test_a_run_outlives_accounting_that_does_not_answer(tmp_path):
     with slurm_cluster.cluster():
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
     assert (tmp_path / "made").exists()
+
+
+def test_a_node_that_does_not_come_back_is_an_error():
+    with slurm_cluster.cluster() as cluster, socket.socket() as other:
+        cluster.kill_node()
+        cluster.await_node(*slurm_cluster.DOWN)
+        other.bind(("", 6818))
+        with pytest.raises(RuntimeError, match="Address already in use"):
+            cluster.start_node()
 
 
 def test_only_what_trains_asks_for_gpus():
