@@ -19,13 +19,15 @@ from pathlib import Path
 # Where Slurm looks of itself: the plugin takes the variable that says otherwise from its jobs.
 CONFIGURED = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
+# States of the node; with a star, it does not respond.
+UP = ("idle", "mixed", "allocated", "completing")
+DOWN = ("down", "down*")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "runuser")
 
 CONFIGURATION = """
 ClusterName=loopback
+# With Slurm's own ports: any of those that outgoing connections get may be taken while a daemon is away.
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -73,15 +75,14 @@ class Cluster:
             (folder / name).mkdir()
         host = socket.gethostname().split(".")[0]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-        ports = dict(zip(("controller", "node"), _free_ports(2), strict=True))
         options = {"host": host, "memory": memory, "folder": folder, "cpus": os.cpu_count(), "gpus": gpus}
-        (folder / "slurm.conf").write_text(CONFIGURATION.format(**options, **ports))
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(**options))
         # Devices that open, and are no GPUs.
         stand_ins = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"][:gpus]
         (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in stand_ins))
 
     def start(self) -> None:
-        """Start all daemons and wait until the node takes jobs; RuntimeError if it does not in a minute."""
+        """Start all daemons; RuntimeError if the node does not come up."""
         CONFIGURED.mkdir(exist_ok=True)
         for name in FILES:
             (CONFIGURED / name).unlink(missing_ok=True)  # of a run that was killed: it leads nowhere
@@ -97,25 +98,39 @@ class Cluster:
         self._run("munged", "runuser", "-u", "munge", "--", *munged)
         self._run("slurmctld", "slurmctld", "-D")
         self.start_node()
-        deadline = time.monotonic() + 60
-        while "idle" not in self.call("sinfo", "--noheader", "--format=%T"):
-            if time.monotonic() > deadline:
-                logs = {name: (self.folder / f"{name}.log").read_text()[-1500:] for name in self.processes}
-                raise RuntimeError(f"the cluster did not come up: {logs}")
-            time.sleep(0.5)
 
     def start_node(self) -> None:
-        """Start the node's daemon, anew if it was killed."""
+        """Start the daemon of the node, which is down, and wait until it is up."""
         self._run("slurmd", "slurmd", "-D")
+        self.await_node(*UP)
 
     def kill_node(self) -> None:
         """Kill the node's daemon, as a crash would; jobs go on."""
-        self.processes["slurmd"].kill()
-        self.processes["slurmd"].wait()
+        daemon = self.processes.pop("slurmd")
+        daemon.kill()
+        daemon.wait()
+
+    def await_node(self, *states: str) -> None:
+        """Wait until the node is in one of these states; RuntimeError if a daemon ends, or in two minutes."""
+        deadline = time.monotonic() + 120
+        while self.call("sinfo", "--noheader", "--format=%T").strip() not in states:
+            ended = any(process.poll() is not None for process in self.processes.values())
+            if ended or time.monotonic() > deadline:
+                raise RuntimeError(f"the node is not {' or '.join(states)}:\n{self.state()}")
+            time.sleep(0.5)
 
     def call(self, *command: str) -> str:
         """Run one of Slurm's commands; return what it printed."""
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def state(self) -> str:
+        """Return what an administrator would look at: queue, jobs, node, and the end of the daemons' logs."""
+        commands = [["squeue", "--states=all", "--format=%i|%T|%r|%S|%k"], ["scontrol", "show", "node"]]
+        jobs = self.call("squeue", "--noheader", "--format=%i").split()
+        commands += [["scontrol", "show", "job", job] for job in jobs]
+        parts = [f"$ {' '.join(command)}\n{self.call(*command)}" for command in commands]
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(parts + [f"{log.name}:\n{log.read_text()[-5000:]}" for log in logs])
 
     def stop(self) -> None:
         """End all jobs and daemons."""
@@ -145,14 +160,6 @@ def cluster(gpus: int = 2) -> Iterator[Cluster]:
             yield made
         finally:
             made.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 if __name__ == "__main__":
