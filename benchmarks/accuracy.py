@@ -1,8 +1,8 @@
-"""Whether the levers change what is learned: test accuracies with and without them, over several seeds.
+"""Test accuracy with and without the optimisations, over several seeds.
 
     python -m benchmarks.accuracy --data-root ~/data --priors vae-7x7.safetensors vae-5x5.safetensors
 
-The recipe (benchmarks/baseline.py) against ours, whole and with one lever changed, from the
+The recipe (benchmarks/baseline.py) against ours, with all optimisations and with one changed, from the
 same examples, initial weights and priors for each seed; noise and minibatches differ.
 """
 
@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 
-from benchmarks import baseline, works
-from benchmarks.levers import pytorch_convolutions
+from benchmarks import baseline, workloads
+from benchmarks.ablations import pytorch_convolutions
 from benchmarks.material import LR, Material, network
 from benchmarks.published import parser_of, prepare, row
 from dwp import metrics
@@ -24,7 +24,7 @@ from dwp.experiments import source_nets
 from dwp.initialisation import build_initialised
 
 SOURCE_BATCH, SOURCE_TEST_IMAGES = 64, 1000
-HEADER = ("work", "how", "accuracy, mean ± sd", "by seed")
+HEADER = ("workload", "how", "accuracy, mean ± sd", "by seed")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> None:
             run_every=arguments.steps,
         )
         print(*header[:-1], f"{sizes}\n", row(HEADER), row(["---"] * len(HEADER)), sep="\n", flush=True)
-        for (work, how), train in WAYS.items():
+        for (workload, how), train in WAYS.items():
             found = []
             for seed in range(arguments.seeds):
                 material = Material(replace(prepared.options, seed=seed))
@@ -57,7 +57,7 @@ def main(words: list[str] | None = None) -> None:
                 found.append(train(material))
             mean, deviation = statistics.mean(found), statistics.stdev(found)
             each = " ".join(f"{accuracy:.3f}" for accuracy in found)
-            print(row([work, how, f"{mean:.3f} ± {deviation:.3f}", each]), flush=True)
+            print(row([workload, how, f"{mean:.3f} ± {deviation:.3f}", each]), flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
 
@@ -68,13 +68,13 @@ def source_recipe(m: Material) -> float:
     images, labels = m.source.train_images, m.source.train_labels
     model = baseline.ConvNet(*m.sizes.source).to(m.device)
     described = network(*m.sizes.source), m.source.image_shape, m.source.classes
-    works.copy_network(build_initialised(*described, m.seed), model)
+    workloads.copy_network(build_initialised(*described, m.seed), model)
     amount = m.sizes.source_batch * m.sizes.source_steps
     loader = baseline.image_loader(
         images[:amount], labels[:amount], m.sizes.source_batch, shuffle=True, workers=m.options.workers
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    baseline.train_source(model, optimizer, loader, works.SOURCE_L2, m.device)
+    baseline.train_source(model, optimizer, loader, workloads.SOURCE_L2, m.device)
     test = baseline.image_loader(
         m.source.test_images, m.source.test_labels, baseline.TEST_BATCH, shuffle=False
     )
@@ -84,15 +84,15 @@ def source_recipe(m: Material) -> float:
 
 def source_ours(m: Material, precision: str = "float32") -> float:
     """Train a source net as the workflow does, one epoch as for the recipe; return its test accuracy."""
-    settings = m.source_settings(works.SOURCE_L2, precision)
+    settings = m.source_settings(workloads.SOURCE_L2, precision)
     return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
 
 def few_shot_recipe(m: Material) -> float:
     """Train a few-shot network by the recipe; return its ensemble's test accuracy."""
     torch.manual_seed(m.seed)
-    model, priors = works.baseline_bayesian(m)
-    works.baseline_training(m, model, priors)
+    model, priors = workloads.baseline_bayesian(m)
+    workloads.baseline_training(m, model, priors)
     loader = baseline.image_loader(
         m.target.test_images, m.target.test_labels, baseline.TEST_BATCH, shuffle=False
     )
@@ -102,7 +102,7 @@ def few_shot_recipe(m: Material) -> float:
 def few_shot_ours(m: Material, subset: int | None = None, precision: str = "float32") -> float:
     """Train a few-shot network as the workflow does; return its ensemble's test accuracy."""
     m.precision = precision
-    return {row["metric"]: row["value"] for row in works.ours_run(m, subset)}["accuracy"]
+    return {row["metric"]: row["value"] for row in workloads.ours_run(m, subset)}["accuracy"]
 
 
 def without_products(train: Callable[[Material], float]) -> Callable[[Material], float]:
@@ -124,9 +124,9 @@ WAYS: dict[tuple[str, str], Callable[[Material], float]] = {
     (FEW_SHOT, "recipe"): few_shot_recipe,
     (FEW_SHOT, "ours, float32, all kernels"): few_shot_ours,
     (FEW_SHOT, "ours, float32, all kernels, PyTorch's convolutions"): without_products(few_shot_ours),
-    (FEW_SHOT, f"ours, float32, {works.SUBSET} kernels"): partial(few_shot_ours, subset=works.SUBSET),
-    (FEW_SHOT, f"ours, bfloat16, {works.SUBSET} kernels"): partial(
-        few_shot_ours, subset=works.SUBSET, precision="bfloat16"
+    (FEW_SHOT, f"ours, float32, {workloads.SUBSET} kernels"): partial(few_shot_ours, subset=workloads.SUBSET),
+    (FEW_SHOT, f"ours, bfloat16, {workloads.SUBSET} kernels"): partial(
+        few_shot_ours, subset=workloads.SUBSET, precision="bfloat16"
     ),
 }
 

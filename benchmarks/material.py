@@ -1,4 +1,4 @@
-"""What the works are done on: sizes, data, networks and priors, the same for both sides."""
+"""What the workloads are done on: sizes, data, networks and priors, the same for both sides."""
 
 import functools
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ LR = 1e-3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the works are; the defaults are the paper's."""
+    """How large the workloads are; the defaults are the paper's."""
 
     source: tuple[int, int] = (256, 512)
     source_batch: int = 256
@@ -86,7 +86,7 @@ class Options:
 
 
 class Material:
-    """Data, networks and priors for the works, made when first asked for."""
+    """Data, networks and priors for the workloads, made when first asked for."""
 
     build = staticmethod(convnet.build)
 

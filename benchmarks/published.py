@@ -21,19 +21,21 @@ import torch
 
 from benchmarks.material import Material, Options
 from benchmarks.timing import MiB, Side, Spread, in_turns, machine, seconds
-from benchmarks.works import SUBSET, WORKS, Work, ours_run
+from benchmarks.workloads import SUBSET, WORKLOADS, Workload, ours_run
 from dwp.errors import InputError
 from dwp.nn.precision import choose_precision
 
 RUN_GOAL = 15
-HEADER = ("work", "recipe", "ours", "unit", "times", "aim", "peak memory, MiB: recipe, ours")
+HEADER = ("workload", "recipe", "ours", "unit", "times", "aim", "peak memory, MiB: recipe, ours")
 
 
 def main(words: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = parser_of(__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each work (default: 5)")
-    parser.add_argument("--only", nargs="+", choices=WORKS, metavar="NAME", help=f"of {', '.join(WORKS)}")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each workload (default: 5)")
+    parser.add_argument(
+        "--only", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"of {', '.join(WORKLOADS)}"
+    )
     parser.add_argument(
         "--run",
         choices=("all", "subset"),
@@ -43,14 +45,14 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         material, header = prepare(arguments)
-        results = {"header": header, "works": {}}
+        results = {"header": header, "workloads": {}}
         print("\n".join(header), "", row(HEADER), row(["---"] * len(HEADER)), sep="\n", flush=True)
-        for name in arguments.only or WORKS:
-            result = results["works"][name] = measure(name, material.options, arguments.repeats)
-            print(row(cells(WORKS[name], result)), flush=True)
+        for name in arguments.only or WORKLOADS:
+            result = results["workloads"][name] = measure(name, material.options, arguments.repeats)
+            print(row(cells(WORKLOADS[name], result)), flush=True)
         for kernels, step in (("all", "step"), (str(SUBSET), "subset")):
-            if {step, "evaluation"} <= set(results["works"]):
-                result = results["works"][f"run_{step}"] = whole_run(results["works"], step, material)
+            if {step, "evaluation"} <= set(results["workloads"]):
+                result = results["workloads"][f"run_{step}"] = whole_run(results["workloads"], step, material)
                 print(row(run_cells(kernels, result)), flush=True)
         if arguments.run:
             results["run"] = really_run(material, arguments.run)
@@ -62,7 +64,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark of works takes."""
+    """Return a parser with what every benchmark of workloads takes."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,9 +118,9 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
     return material, lines
 
 
-def measure(work: str, options: Options, repeats: int) -> dict:
-    """Time both sides of a work by turns; return rates, seconds of a unit, ratios and peak memory."""
-    with Side(work, "baseline", options) as baseline, Side(work, "ours", options) as ours:
+def measure(workload: str, options: Options, repeats: int) -> dict:
+    """Time both sides of a workload by turns; return rates, seconds of a unit, ratios and peak memory."""
+    with Side(workload, "baseline", options) as baseline, Side(workload, "ours", options) as ours:
         times = in_turns((baseline.seconds, ours.seconds), repeats)
         memory = {"baseline": baseline.memory(), "ours": ours.memory()}
         amounts = baseline.amount, ours.amount
@@ -132,15 +134,15 @@ def measure(work: str, options: Options, repeats: int) -> dict:
     }
 
 
-def whole_run(works: dict[str, dict], step: str, material: Material) -> dict:
+def whole_run(workloads: dict[str, dict], step: str, material: Material) -> dict:
     """Compute the seconds of a whole few-shot run from those of its parts."""
     steps, evaluations = material.sizes.run_steps, material.sizes.run_steps // material.sizes.run_every
     result = {"steps": steps, "evaluations": evaluations}
     for side in ("baseline", "ours"):
         result[side] = (
-            steps * works[step]["seconds"][side] + evaluations * works["evaluation"]["seconds"][side]
+            steps * workloads[step]["seconds"][side] + evaluations * workloads["evaluation"]["seconds"][side]
         )
-    parts = [works[step]["memory"], works["evaluation"]["memory"]]
+    parts = [workloads[step]["memory"], workloads["evaluation"]["memory"]]
     result["memory"] = {side: max(part[side] for part in parts) for side in ("baseline", "ours")}
     return {**result, "ratio": result["baseline"] / result["ours"]}
 
@@ -170,15 +172,15 @@ def spread(values: dict, digits: int = 3) -> str:
     return f"{median} ({low}-{high})"
 
 
-def cells(work: Work, result: dict) -> list[str]:
-    """Return the table's cells of a work."""
+def cells(workload: Workload, result: dict) -> list[str]:
+    """Return the table's cells of a workload."""
     return [
-        work.title,
+        workload.title,
         spread(result["baseline"]),
         spread(result["ours"]),
-        work.unit,
+        workload.unit,
         spread(result["ratio"]),
-        f"≥ {work.goal}",
+        f"≥ {workload.goal}",
         memory_cell(result),
     ]
 

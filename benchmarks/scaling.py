@@ -23,7 +23,7 @@ from benchmarks import timing
 from benchmarks.material import LR, Material, Options
 from benchmarks.published import parser_of, prepare, row
 from benchmarks.timing import MiB, Spread, seconds
-from benchmarks.works import SOURCE_L2, SUBSET, VAE_BATCH, WORKS
+from benchmarks.workloads import SOURCE_L2, SUBSET, VAE_BATCH, WORKLOADS
 from dwp.bayes import layers
 from dwp.bayes.objectives import elbo
 from dwp.errors import InputError
@@ -103,7 +103,7 @@ def product_rate(dtype: torch.dtype, side: int, repeats: int, device: torch.devi
 
 def shares(m: Material, repeats: int, side: int) -> None:
     """Print the rates of products, and the share of them that the steps reach in their precision."""
-    table(TITLES[0], "work", "GFLOP of a unit", "GFLOP/s", "share of the product's rate")
+    table(TITLES[0], "workload", "GFLOP of a unit", "GFLOP/s", "share of the product's rate")
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
         rates[dtype] = product_rate(dtype, side, repeats, m.device)
@@ -111,12 +111,12 @@ def shares(m: Material, repeats: int, side: int) -> None:
         print(row([f"product of {side}×{side}, {name}", "-", f"{rates[dtype] / 1e9:.0f}", "1"]), flush=True)
     used = rates[choose_precision(m.precision, m.device)]
     for name in ("source", "vae7", "vae5", "step"):
-        theirs, amount = WORKS[name].baseline(m)
+        theirs, amount = WORKLOADS[name].baseline(m)
         each = flops(theirs) / amount
-        ours, amount = WORKS[name].ours(m)
+        ours, amount = WORKLOADS[name].ours(m)
         rate = each * amount / median(ours, repeats, m.device)
-        unit = WORKS[name].unit.removesuffix("s/s")  # images/s: one image
-        title = f"{WORKS[name].title}, one {unit}"
+        unit = WORKLOADS[name].unit.removesuffix("s/s")  # images/s: one image
+        title = f"{WORKLOADS[name].title}, one {unit}"
         print(row([title, f"{each / 1e9:.3g}", f"{rate / 1e9:.3g}", f"{rate / used:.2f}"]), flush=True)
 
 
@@ -184,20 +184,22 @@ def seeds(m: Material, repeats: int) -> None:
 
 
 def processes(options: Options, duration: float) -> None:
-    """Print the rate of works with more threads, and with more processes side by side."""
-    table(TITLES[5], "work", "processes", "threads of each", "units/s together", "times one of one thread")
+    """Print the rate of workloads with more threads, and with more processes side by side."""
+    table(
+        TITLES[5], "workload", "processes", "threads of each", "units/s together", "times one of one thread"
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name in ("source", "subset"):
         first = None
         for count, threads in dict.fromkeys([(1, 1), (1, min(2, cores)), (min(2, cores), 1)]):
             rate = throughput(name, count, replace(options, threads=threads), duration)
             first = first or rate
-            cells = [WORKS[name].title, str(count), str(threads), f"{rate:.3g}", f"{rate / first:.2f}"]
+            cells = [WORKLOADS[name].title, str(count), str(threads), f"{rate:.3g}", f"{rate / first:.2f}"]
             print(row(cells), flush=True)
 
 
 def throughput(name: str, count: int, options: Options, duration: float) -> float:
-    """Return the units a second of several processes that do a work of ours at the same time."""
+    """Return the units a second of several processes that do a workload of ours at the same time."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--process"]
     command.append(json.dumps([name, asdict(options), duration]))
     environment = os.environ | {"PYTHONPATH": str(timing.ROOT), **MEMORY}
@@ -215,7 +217,7 @@ def throughput(name: str, count: int, options: Options, duration: float) -> floa
 
 
 def _process(name: str, options: dict, duration: float) -> None:
-    call, amount = WORKS[name].ours(Material(Options.from_json(options)))
+    call, amount = WORKLOADS[name].ours(Material(Options.from_json(options)))
     call()
     print("ready", flush=True)
     sys.stdin.readline()

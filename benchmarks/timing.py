@@ -1,4 +1,4 @@
-"""How the works are measured: in turns, each side in a process of its own."""
+"""How the workloads are measured: in turns, each side in a process of its own."""
 
 import contextlib
 import ctypes
@@ -50,12 +50,12 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """Time several works by turns, so that a change of the machine's mood meets all alike.
+    """Time several workloads by turns, so that a change of the machine's mood meets all alike.
 
     Each is done once before, untimed. The order turns round with every repeat.
 
     Args:
-        calls: each does a work and returns the seconds that it took.
+        calls: each does a workload and returns the seconds that it took.
         repeats: turns.
 
     Returns:
@@ -72,10 +72,10 @@ def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[fl
 
 
 class Side:
-    """One side of a work in a process of its own, which does it whenever it is told to, else nothing."""
+    """One side of a workload in a process of its own, which does it whenever it is told to, else nothing."""
 
-    def __init__(self, work: str, side: str, options: Options) -> None:
-        arguments = json.dumps([work, side, dataclasses.asdict(options)])
+    def __init__(self, workload: str, side: str, options: Options) -> None:
+        arguments = json.dumps([workload, side, dataclasses.asdict(options)])
         environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
         if side == "ours" and options.keep_memory:
             environment |= MEMORY
@@ -96,8 +96,8 @@ class Side:
         self._process.communicate()
 
     def seconds(self) -> float:
-        """Do the work; return how long it took."""
-        return self._ask("work")[0]
+        """Do the workload; return how long it took."""
+        return self._ask("workload")[0]
 
     def memory(self) -> tuple[int, int]:
         """Return bytes at the peak so far, and how many of them the start took (libraries, data, priors).
@@ -116,11 +116,13 @@ class Side:
         for line in self._process.stdout:
             if line.startswith(ANSWER):
                 return [float(word) for word in line.removeprefix(ANSWER).split()]
-        raise RuntimeError(f"the process of a work ended with exit code {self._process.wait()}; see above")
+        raise RuntimeError(
+            f"the process of a workload ended with exit code {self._process.wait()}; see above"
+        )
 
 
-def _serve(work: str, side: str, options: dict) -> None:
-    from benchmarks.works import WORKS
+def _serve(workload: str, side: str, options: dict) -> None:
+    from benchmarks.workloads import WORKLOADS
 
     options = Options.from_json(options)
     logging.getLogger("dwp").setLevel(logging.WARNING)
@@ -129,10 +131,10 @@ def _serve(work: str, side: str, options: dict) -> None:
     material.load()
     forget_peak(material.device)
     start = peak(material.device)
-    call, amount = getattr(WORKS[work], side)(material)
+    call, amount = getattr(WORKLOADS[workload], side)(material)
     print(ANSWER, amount, flush=True)
     for question in sys.stdin:
-        if question == "work\n":
+        if question == "workload\n":
             print(ANSWER, seconds(call, material.device), flush=True)
         else:
             print(ANSWER, peak(material.device), start, flush=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import baseline, timing, works
+from benchmarks import baseline, timing, workloads
 from benchmarks.material import TINY, Material, Options, Sizes, network
 from dwp.bayes import layers, objectives
 from dwp.initialisation import build_initialised
@@ -26,7 +26,7 @@ def vaes(request):
     torch.manual_seed(0)
     ours = VAE(request.param, hidden=6, latent=3)
     theirs = baseline.KernelVAE(request.param, 6, 3)
-    works.copy_vae(ours, theirs)
+    workloads.copy_vae(ours, theirs)
     return ours, theirs
 
 
@@ -47,7 +47,7 @@ def test_the_loader_yields_the_library_s_images(material):
 def test_source_step(material):
     ours = build_initialised(network(*TINY.source), (1, 28, 28), 10, seed=0)
     theirs = baseline.ConvNet(*TINY.source)
-    works.copy_network(ours, theirs)
+    workloads.copy_network(ours, theirs)
     images, labels = images_and_labels(material)
     mine = objectives.cross_entropy(ours, 1e-3)(images, labels)[0]
     loss = baseline.source_loss(theirs, images, labels, 1e-3)
@@ -63,7 +63,7 @@ def test_source_training(material):
     """Three steps on one full batch, so that the order of examples does not matter."""
     ours = build_initialised(network(*TINY.source), (1, 28, 28), 10, seed=0)
     theirs = baseline.ConvNet(*TINY.source)
-    works.copy_network(ours, theirs)
+    workloads.copy_network(ours, theirs)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     images, labels = images_and_labels(material)
     fit(
@@ -108,7 +108,7 @@ def test_kl_of_all_kernels_given_the_same_noise(vaes):
 
 def test_few_shot_loss_in_expectation(material):
     ours = material.bayesian()
-    theirs, priors = works.baseline_bayesian(material)
+    theirs, priors = workloads.baseline_bayesian(material)
     images, labels = images_and_labels(material)
     with torch.no_grad():
         mine = torch.stack([objectives.elbo(ours, 12)(images, labels)[0] for _ in range(60)])
@@ -118,7 +118,7 @@ def test_few_shot_loss_in_expectation(material):
 
 
 def test_only_posterior_and_reverse_model_are_trained(material):
-    _, priors = works.baseline_bayesian(material)
+    _, priors = workloads.baseline_bayesian(material)
     ours = material.bayesian()
     reverse_models = layers.reverse_models(ours)
     for size, prior in priors.items():
@@ -136,10 +136,10 @@ def test_only_posterior_and_reverse_model_are_trained(material):
 
 def test_predictions_agree(material):
     ours = material.bayesian()
-    theirs, _ = works.baseline_bayesian(material)
+    theirs, _ = workloads.baseline_bayesian(material)
     for layer in layers.bayesian_layers(ours):
         layer.posterior.log_variance.data.fill_(-4)  # enough noise to be seen
-    works.copy_network(ours, theirs)
+    workloads.copy_network(ours, theirs)
     bytes_, labels = material.target.test_images[:20], material.target.test_labels[:20]
     loader = baseline.image_loader(bytes_, labels, 20, shuffle=False)
     device, images = torch.device("cpu"), material.target.images("test")[:20]
@@ -173,9 +173,9 @@ def test_sizes_are_the_paper_s():
     sizes, source, shot = Sizes(), config["source"], config["experiments"]["few_shot"]
     assert dump(network(*sizes.source))["layers"] == source["network"]["layers"]
     assert dump(network(*sizes.target))["layers"] == shot["network"]["layers"]
-    assert (sizes.source_batch, works.SOURCE_L2) == (source["schedule"]["batch"], source["l2"])
+    assert (sizes.source_batch, workloads.SOURCE_L2) == (source["schedule"]["batch"], source["l2"])
     vae = config["priors"]["vae"]
-    assert vae["schedule"]["batch"] == works.VAE_BATCH
+    assert vae["schedule"]["batch"] == workloads.VAE_BATCH
     for size, settings in sizes.vaes.items():
         assert settings.items() <= vae["sizes"][f"{size}x{size}"].items()
     assert sizes.examples == shot["examples"][0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import accuracy, levers, published, scaling, timing, works
+from benchmarks import ablations, accuracy, published, scaling, timing, workloads
 from benchmarks.material import Material, Options
 from dwp.bayes import layers
 from dwp.nn import conv
@@ -36,15 +36,15 @@ def test_turns_alternate():
 def test_published_prints_every_row(capsys, tmp_path):
     published.main([*WORDS, "--run", "subset", "--json", str(tmp_path / "found.json")])
     printed = capsys.readouterr().out
-    for work in works.WORKS.values():
-        assert f"| {work.title} |" in printed
+    for workload in workloads.WORKLOADS.values():
+        assert f"| {workload.title} |" in printed
     assert printed.count("(computed)") == 2
     assert "TINY" in printed
     assert "glyphs and digits" in printed
     assert "really run" in printed
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found["works"]) == {*works.WORKS, "run_step", "run_subset"}
-    parts, run = found["works"], found["works"]["run_step"]
+    assert set(found["workloads"]) == {*workloads.WORKLOADS, "run_step", "run_subset"}
+    parts, run = found["workloads"], found["workloads"]["run_step"]
     for side in ("baseline", "ours"):
         expected = (
             run["steps"] * parts["step"]["seconds"][side]
@@ -85,11 +85,11 @@ def test_flops_of_a_known_product():
     assert found == 2 * 2 * 10 * 30 * 20  # forward, and the gradient of the weight
 
 
-def test_levers_can_be_taken_away_and_change_no_result(material, monkeypatch):
+def test_ablations_change_no_result(material, monkeypatch):
     image = material.target.images("test", material.device)[:5]
     kept = material.few_shot(None).start(build=material.build)
-    for lever in levers.LEVERS:
-        with lever.away():
+    for ablation in ablations.ABLATIONS:
+        with ablation.away():
             model = material.few_shot(None).start(build=material.build)
             torch.testing.assert_close(model(image), kept(image), rtol=1e-4, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_what_is_taken_away_is_away(material):
     there = kinds()
     assert there.index("MaxPool2d") < there.index("LeakyReLU")
     assert "Crop" in there
-    away = {lever.title: lever.away for lever in levers.LEVERS}
+    away = {ablation.title: ablation.away for ablation in ablations.ABLATIONS}
     with away["pooling before the activation"]():
         assert kinds().index("MaxPool2d") > kinds().index("LeakyReLU")
     with away["only the pixels that reach the end"]():
@@ -127,18 +127,18 @@ def test_what_is_taken_away_is_away(material):
     assert kinds() == there
 
 
-def test_levers_print_every_row(capsys):
-    levers.main(WORDS)
+def test_ablations_print_every_row(capsys):
+    ablations.main(WORDS)
     lines = capsys.readouterr().out.splitlines()
-    for lever in levers.LEVERS:
-        assert sum(line.startswith(f"| {lever.title} |") for line in lines) == len(lever.works)
+    for ablation in ablations.ABLATIONS:
+        assert sum(line.startswith(f"| {ablation.title} |") for line in lines) == len(ablation.workloads)
 
 
 def test_accuracy_prints_every_way(capsys):
     accuracy.main([*WORDS[:1], *WORDS[3:], "--seeds", "2", "--steps", "4", "--source-steps", "2"])
     lines = capsys.readouterr().out.splitlines()
-    for work, how in accuracy.WAYS:
-        found = [line for line in lines if line.startswith(f"| {work} | {how} |")]
+    for workload, how in accuracy.WAYS:
+        found = [line for line in lines if line.startswith(f"| {workload} | {how} |")]
         assert len(found) == 1
         each = [float(value) for value in found[0].split("|")[-2].split()]
         assert len(each) == 2

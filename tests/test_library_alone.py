@@ -66,7 +66,7 @@ def test_the_readme_runs_with_the_dependencies_alone_in_any_folder(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "the library alone: 3 blocks" in done.stdout
+    assert "the library alone: 2 blocks" in done.stdout
 
 
 def test_the_dependencies_are_few():

@@ -1,6 +1,9 @@
-"""Few-shot classification: training and judging the networks of one task."""
+"""Few-shot classification: training and judging the networks of one task.
 
-from typing import TYPE_CHECKING
+A task's settings and method are those of `few_shot`, which imports this module when it runs.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +18,8 @@ from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
 from dwp.priors.base import KLEstimator
 
-if TYPE_CHECKING:
-    from dwp.experiments.few_shot import Method, Settings
 
-
-def run(task: "Task[Settings, Method]") -> list[dict]:
+def run(task: Task[Any, Any]) -> list[dict]:
     """Train one network, or several that vote; return rows, see `few_shot.run`."""
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
@@ -63,14 +63,14 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     ]
 
 
-def _model(task: "Task[Settings, Method]", member: int) -> nn.Module:
+def _model(task: Task[Any, Any], member: int) -> nn.Module:
     model, method = task.start(member=member), task.method
     if method.is_bayesian:
         model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
     return model
 
 
-def _loss(task: "Task[Settings, Method]", model: nn.Module, examples: int) -> Loss:
+def _loss(task: Task[Any, Any], model: nn.Module, examples: int) -> Loss:
     if not task.method.is_bayesian:
         return cross_entropy(model, task.method.l2)
     settings = task.settings
@@ -79,7 +79,7 @@ def _loss(task: "Task[Settings, Method]", model: nn.Module, examples: int) -> Lo
 
 
 def _ensemble(
-    task: "Task[Settings, Method]", models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
+    task: Task[Any, Any], models: nn.ModuleList, data: tuple[Tensor, Tensor], images: Tensor
 ) -> Tensor:
     """Return the class probabilities of every member, [members, n, classes]."""
     samples = task.settings.ensemble
@@ -104,7 +104,7 @@ def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
 
 
 def _flops(
-    task: "Task[Settings, Method]", models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
+    task: Task[Any, Any], models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
 ) -> dict[str, float]:
     """Return floating-point operations of all training steps, and of predicting one image."""
     images = task.dataset.images("test", task.device)

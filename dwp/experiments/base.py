@@ -10,16 +10,13 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import dwp.experiments
 from dwp.errors import unknown
 from dwp.nn.spec import Network
 from dwp.settings import Bounds, setting
 from dwp.training.schedule import Schedule
-
-if TYPE_CHECKING:
-    from dwp.experiments.task import Task
 
 COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "part", "value")
 """Columns of an experiment's rows.
@@ -178,8 +175,8 @@ class Experiment:
         metrics: those that its rows hold, the most important first.
         figures: what the report draws of it; by default the first metrics by setting.
         tables: beside the means over seeds, which the report has of every experiment.
-        run: computes one method at one setting with one seed; rows {step, metric, value}, and
-            perhaps `part`.
+        run: computes one method at one setting with one seed, from a `task.Task`; returns rows
+            {step, metric, value} and, where a metric has several values, `part`.
     """
 
     title: str
@@ -190,7 +187,7 @@ class Experiment:
     metrics: tuple[Metric, ...]
     figures: tuple[Figure, ...] = (Figure(),)
     tables: tuple[Table, ...] = ()
-    run: "Callable[[Task[Any, Any]], list[dict]]"
+    run: Callable[[Any], list[dict]]
 
     @property
     def trains(self) -> bool:

@@ -1,10 +1,10 @@
-"""What each lever gains: our works as they are, against the same with one lever taken away, in turns.
+"""Ablations: the time of each workload without one optimisation, relative to the time with it.
 
-    python -m benchmarks.levers --data-root ~/data --threads 2
+    python -m benchmarks.ablations --data-root ~/data --threads 2
 
-A lever is taken away by putting what the published recipe does in its place, in this process alone.
+An ablation replaces one optimisation by what the published recipe does, in this process only.
 A ratio is the median of the ratios of the turns, in brackets the least and the largest; above 1 the
-lever pays. What two levers gain together is not the product of both.
+optimisation pays. The gain of two together is not the product of both.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from benchmarks import baseline
 from benchmarks.material import Material, Options
 from benchmarks.published import parser_of, prepare, row, spread
 from benchmarks.timing import Side, Spread, in_turns, seconds, with_memory_kept
-from benchmarks.works import WORKS
+from benchmarks.workloads import WORKLOADS
 from dwp.bayes import layers
 from dwp.errors import InputError
 from dwp.nn import convnet
@@ -35,11 +35,11 @@ Away = Callable[[], contextlib.AbstractContextManager]
 
 
 @dataclass(frozen=True)
-class Lever:
-    """What is done, in which works (of `WORKS`), and a context in which it is not."""
+class Ablation:
+    """What is done, in which workloads (of `WORKLOADS`), and a context in which it is not."""
 
     title: str
-    works: tuple[str, ...]
+    workloads: tuple[str, ...]
     away: Away
 
 
@@ -127,62 +127,66 @@ def places_of_maxima() -> contextlib.AbstractContextManager:
     return patch.object(MaxPool2d, "forward", forward)
 
 
-LEVERS = (
-    Lever("images as tensors in memory", ("source",), transformed_images),
-    Lever("channels-last, where PyTorch convolves or pools", (*STEPS, "evaluation"), contiguous),
-    Lever(
+ABLATIONS = (
+    Ablation("images as tensors in memory", ("source",), transformed_images),
+    Ablation("channels-last, where PyTorch convolves or pools", (*STEPS, "evaluation"), contiguous),
+    Ablation(
         "noise in the order of memory",
         ("step",),
         lambda: patch.object(layers, "noise_like", torch.randn_like),
     ),
-    Lever("pooling before the activation", (*STEPS, "evaluation"), lambda: built_otherwise(activation_first)),
-    Lever(
+    Ablation(
+        "pooling before the activation", (*STEPS, "evaluation"), lambda: built_otherwise(activation_first)
+    ),
+    Ablation(
         "only the pixels that reach the end",
         (*STEPS, "evaluation"),
         lambda: built_otherwise(lambda m: m, crop=False),
     ),
-    Lever(
+    Ablation(
         "convolutions in fewer products",
         (*STEPS, "subset", "vae7", "vae5", "evaluation"),
         pytorch_convolutions,
     ),
-    Lever("fused Adam", ("source", "vae7", "vae5", "step"), plain_adam),
-    Lever("pooling without places, where nobody asks for gradients", ("evaluation",), places_of_maxima),
-    Lever("weights sampled once for all images", ("evaluation",), noise_for_each_image),
+    Ablation("fused Adam", ("source", "vae7", "vae5", "step"), plain_adam),
+    Ablation("pooling without places, where nobody asks for gradients", ("evaluation",), places_of_maxima),
+    Ablation("weights sampled once for all images", ("evaluation",), noise_for_each_image),
 )
 
 
 def main(words: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = parser_of(__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each work (default: 5)")
-    parser.add_argument("--only", nargs="+", choices=WORKS, metavar="NAME", help=f"of {', '.join(WORKS)}")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each workload (default: 5)")
+    parser.add_argument(
+        "--only", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"of {', '.join(WORKLOADS)}"
+    )
     arguments = parser.parse_args(words)
     try:
         material, header = prepare(arguments)
     except InputError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(header), "", row(["lever", "work", "times"]), row(["---"] * 3), sep="\n", flush=True)
-    wanted = arguments.only or tuple(WORKS)
-    for work in wanted:
-        found = gain_of_memory(work, material.options, arguments.repeats)
-        print(row(["freed memory kept", WORKS[work].title, spread(found)]), flush=True)
-    for lever in LEVERS:
-        for work in (work for work in lever.works if work in wanted):
-            found = gain(work, material, material, lever.away, arguments.repeats)
-            print(row([lever.title, WORKS[work].title, spread(found)]), flush=True)
+    print("\n".join(header), "", row(["lever", "workload", "times"]), row(["---"] * 3), sep="\n", flush=True)
+    wanted = arguments.only or tuple(WORKLOADS)
+    for workload in wanted:
+        found = gain_of_memory(workload, material.options, arguments.repeats)
+        print(row(["freed memory kept", WORKLOADS[workload].title, spread(found)]), flush=True)
+    for ablation in ABLATIONS:
+        for workload in (workload for workload in ablation.workloads if workload in wanted):
+            found = gain(workload, material, material, ablation.away, arguments.repeats)
+            print(row([ablation.title, WORKLOADS[workload].title, spread(found)]), flush=True)
     if choose_precision(material.precision, material.device) == torch.bfloat16:
         exact = Material(replace(material.options, precision="float32"))
-        for work in wanted:
-            found = gain(work, material, exact, contextlib.nullcontext, arguments.repeats)
-            print(row(["bfloat16", WORKS[work].title, spread(found)]), flush=True)
+        for workload in wanted:
+            found = gain(workload, material, exact, contextlib.nullcontext, arguments.repeats)
+            print(row(["bfloat16", WORKLOADS[workload].title, spread(found)]), flush=True)
 
 
-def gain(work: str, material: Material, other: Material, away: Away, repeats: int) -> dict[str, float]:
-    """Return how many times longer a work takes on the other material and without a lever."""
-    call, _ = WORKS[work].ours(material)
+def gain(workload: str, material: Material, other: Material, away: Away, repeats: int) -> dict[str, float]:
+    """Return how many times longer a workload takes on the other material and without an optimisation."""
+    call, _ = WORKLOADS[workload].ours(material)
     with away():
-        slow, _ = WORKS[work].ours(other)
+        slow, _ = WORKLOADS[workload].ours(other)
 
     def without() -> None:
         with away():
@@ -192,11 +196,11 @@ def gain(work: str, material: Material, other: Material, away: Away, repeats: in
     return ratios(*in_turns(calls, repeats))
 
 
-def gain_of_memory(work: str, options: Options, repeats: int) -> dict[str, float]:
-    """Return how many times longer a work takes in a process that gives freed memory back."""
+def gain_of_memory(workload: str, options: Options, repeats: int) -> dict[str, float]:
+    """Return how many times longer a workload takes in a process that gives freed memory back."""
     with (
-        Side(work, "ours", options) as ours,
-        Side(work, "ours", replace(options, keep_memory=False)) as theirs,
+        Side(workload, "ours", options) as ours,
+        Side(workload, "ours", replace(options, keep_memory=False)) as theirs,
     ):
         return ratios(*in_turns((ours.seconds, theirs.seconds), repeats))
 

@@ -1,4 +1,4 @@
-"""The works that are compared: each done once by the library and once by the baseline.
+"""The workloads that are compared: each done once by the library and once by the baseline.
 
 The library's side calls what the workflow's scripts call: `training.fit` with the source
 nets' loss, `VAE.fit`, `training.fit` with the few-shot loss, `layers.predict` with
@@ -32,7 +32,7 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One row: each side makes a call that does `amount` units.
 
     `goal` is the ratio to reach (issue 5 of the tracker); `unit` what is counted.
@@ -208,13 +208,13 @@ def copy_vae(ours: VAE, theirs: baseline.KernelVAE) -> None:
                 getattr(head, name).copy_(part)
 
 
-WORKS: dict[str, Work] = {
-    "source": Work("source net", "images/s", 4, baseline_source, ours_source),
-    "vae7": Work("VAE 7×7 training", "kernels/s", 5, baseline_vae(7), ours_vae(7)),
-    "vae5": Work("VAE 5×5 training", "kernels/s", 5, baseline_vae(5), ours_vae(5)),
-    "step": Work("few-shot step, all kernels", "steps/s", 5, baseline_few_shot, ours_few_shot(None)),
-    "subset": Work(
+WORKLOADS: dict[str, Workload] = {
+    "source": Workload("source net", "images/s", 4, baseline_source, ours_source),
+    "vae7": Workload("VAE 7×7 training", "kernels/s", 5, baseline_vae(7), ours_vae(7)),
+    "vae5": Workload("VAE 5×5 training", "kernels/s", 5, baseline_vae(5), ours_vae(5)),
+    "step": Workload("few-shot step, all kernels", "steps/s", 5, baseline_few_shot, ours_few_shot(None)),
+    "subset": Workload(
         f"few-shot step, ours with {SUBSET} kernels", "steps/s", 20, baseline_few_shot, ours_few_shot(SUBSET)
     ),
-    "evaluation": Work("evaluation of the ensemble", "1/s", 10, baseline_evaluation, ours_evaluation),
+    "evaluation": Workload("evaluation of the ensemble", "1/s", 10, baseline_evaluation, ours_evaluation),
 }
