@@ -3,7 +3,7 @@
 import yaml
 from conftest import ROOT
 
-from dwp.pipeline.config import read
+from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())

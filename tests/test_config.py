@@ -8,7 +8,7 @@ from configurations import BASE, DWP, FEW_SHOT, conv, merged, network, plan
 from conftest import ROOT
 
 from dwp.errors import InputError
-from dwp.pipeline.config import read
+from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))

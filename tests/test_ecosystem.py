@@ -163,7 +163,7 @@ def test_a_wheel_prunes_nothing_without_a_configuration(installed, smoke_run):
 
 
 def test_the_repository_around_an_installed_package_is_not_its_own(installed, tmp_path):
-    code = "from dwp.pipeline.provenance import _git_state; print(_git_state())"
+    code = "from dwp.pipeline.manifest import _git_state; print(_git_state())"
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)

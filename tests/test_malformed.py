@@ -22,7 +22,7 @@ from test_data_files import NAMES, idx_bytes
 from dwp.data import idx
 from dwp.errors import InputError
 from dwp.kernels import store as kernel_store
-from dwp.pipeline.config import read
+from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.priors.base import find, load_prior, save_prior
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwp.errors import InputError
-from dwp.pipeline.config import read
+from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.shards import shards
 

@@ -11,16 +11,16 @@ import pytest
 from configurations import BASE, merged, plan
 from conftest import ROOT
 
-from dwp.pipeline import local_files, paths, provenance
-from dwp.pipeline.remembered import remembered
+from dwp.pipeline import local_data, paths, provenance
+from dwp.pipeline.cache import cached
 
 HEAVY = ("torch", "pandas", "matplotlib", "h5py", "scipy")
 PLAN = """
 import sys
 from pathlib import Path
 from dwp.pipeline import paths
-from dwp.pipeline.config import read
-from dwp.pipeline.config_files import read_config, with_types
+from dwp.pipeline.config.model import read
+from dwp.pipeline.config.files import read_config, with_types
 from dwp.pipeline.environment import MEMORY
 from dwp.pipeline.latest_links import link_latest
 from dwp.pipeline.plan import Plan
@@ -88,7 +88,7 @@ def test_values_of_the_command_line_have_the_types_of_yaml(tmp_path, values, ref
         assert ("results/few_shot/" in output) == ("few_shot" not in values[0])
 
 
-# What is remembered
+# The cache
 
 
 @pytest.fixture
@@ -101,23 +101,23 @@ def run_folder(tmp_path, monkeypatch):
 def test_a_checksum_is_computed_once_until_the_file_changes(run_folder, monkeypatch):
     file = run_folder / "kernels.npy"
     file.write_bytes(b"one")
-    first = local_files.checksum(str(file))
-    monkeypatch.setattr(local_files, "sha256", lambda path: "computed")
-    assert local_files.checksum(str(file)) == first
+    first = local_data.checksum(str(file))
+    monkeypatch.setattr(local_data, "sha256", lambda path: "computed")
+    assert local_data.checksum(str(file)) == first
     file.write_bytes(b"longer")
-    assert local_files.checksum(str(file)) == "computed"
+    assert local_data.checksum(str(file)) == "computed"
     other = run_folder / "other.npy"
     other.write_bytes(b"one")
-    assert local_files.checksum(str(other)) == "computed"
+    assert local_data.checksum(str(other)) == "computed"
 
 
 def test_a_change_of_time_alone_is_looked_into(run_folder, monkeypatch):
     file = run_folder / "kernels.npy"
     file.write_bytes(b"one")
-    local_files.checksum(str(file))
+    local_data.checksum(str(file))
     os.utime(file, ns=(1, 1))
-    monkeypatch.setattr(local_files, "sha256", lambda path: "computed")
-    assert local_files.checksum(str(file)) == "computed"
+    monkeypatch.setattr(local_data, "sha256", lambda path: "computed")
+    assert local_data.checksum(str(file)) == "computed"
 
 
 def test_a_data_set_is_read_once_until_a_file_of_its_folder_changes(run_folder, monkeypatch):
@@ -127,11 +127,11 @@ def test_a_data_set_is_read_once_until_a_file_of_its_folder_changes(run_folder, 
         np.save(folder / f"{split}_images.npy", np.zeros((4, 1, 9, 9), np.uint8))
         np.save(folder / f"{split}_labels.npy", np.arange(4) % 2)
     calls = []
-    identity = local_files.data.identity
-    monkeypatch.setattr(local_files.data, "identity", lambda *a, **b: calls.append(a) or identity(*a, **b))
+    identity = local_data.data.identity
+    monkeypatch.setattr(local_data.data, "identity", lambda *a, **b: calls.append(a) or identity(*a, **b))
 
     def find():
-        return local_files.dataset("mine", "data", None)
+        return local_data.dataset("mine", "data", None)
 
     first = find()
     assert find() == first
@@ -146,35 +146,35 @@ def test_a_data_set_is_read_once_until_a_file_of_its_folder_changes(run_folder, 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"key": 5}', b'{"key": {"files": 3}}', b"\xff\xfe"])
 def test_a_damaged_memory_is_ignored_and_replaced(run_folder, damage):
-    paths.REMEMBERED.write_bytes(damage)
-    assert remembered("key", lambda: ("found", [])) == "found"
-    assert remembered("key", lambda: ("other", [])) == "found"
-    assert json.loads(paths.REMEMBERED.read_text())["key"]["found"] == "found"
+    paths.CACHE.write_bytes(damage)
+    assert cached("key", lambda: ("found", [])) == "found"
+    assert cached("key", lambda: ("other", [])) == "found"
+    assert json.loads(paths.CACHE.read_text())["key"]["found"] == "found"
 
 
-def test_what_another_run_remembered_stays(run_folder):
-    remembered("one", lambda: (1, []))
+def test_entries_of_another_run_stay(run_folder):
+    cached("one", lambda: (1, []))
 
     def find():
-        remembered("other", lambda: (2, []))
+        cached("other", lambda: (2, []))
         return 3, []
 
-    remembered("third", find)
-    assert [remembered(key, lambda: (0, [])) for key in ("one", "other", "third")] == [1, 2, 3]
+    cached("third", find)
+    assert [cached(key, lambda: (0, [])) for key in ("one", "other", "third")] == [1, 2, 3]
 
 
 def test_other_versions_of_libraries_count(run_folder):
-    assert remembered("key", lambda: (1, []), version=["3.9"]) == 1
-    assert remembered("key", lambda: (2, []), version=["3.10"]) == 2
+    assert cached("key", lambda: (1, []), version=["3.9"]) == 1
+    assert cached("key", lambda: (2, []), version=["3.10"]) == 2
 
 
 def test_without_results_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [remembered("key", lambda n=n: (n, [])) for n in (1, 2)] == [1, 2]
+    assert [cached("key", lambda n=n: (n, [])) for n in (1, 2)] == [1, 2]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_digests_are_remembered_until_the_code_changes(run_folder, monkeypatch):
+def test_code_digests_are_cached_until_the_code_changes(run_folder, monkeypatch):
     package = run_folder / "dwp"
     package.mkdir()
     for name, text in (("one", "from dwp import two\n"), ("two", "x = 1\n"), ("__init__", "")):
@@ -194,7 +194,7 @@ def test_code_digests_are_remembered_until_the_code_changes(run_folder, monkeypa
 
 
 def test_what_is_stated_and_is_the_default_is_the_same_version():
-    from dwp.pipeline.config import read
+    from dwp.pipeline.config.model import read
     from dwp.pipeline.plan import Plan
 
     few_shot = {"methods": {"l2_xavier": {"members": 1, "laplace": False, "init": {"draw": "sample"}}}}

@@ -1,22 +1,15 @@
-"""Versions, code digests, manifests, and files that are whole or absent."""
+"""Versions and code digests of artifacts."""
 
-import hashlib
 import json
 import os
 import pkgutil
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwp.errors import InputError
-from dwp.files import atomic_write, sha256
 from dwp.pipeline import provenance, stages
-from dwp.pipeline.provenance import Artifact, checked_sha256, code_digest, write_manifest
+from dwp.pipeline.provenance import Artifact, code_digest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -297,134 +290,3 @@ def test_a_default_counts_and_its_description_does_not(experiment):
 def test_of_a_name_that_nothing_binds_the_whole_module_counts(experiment):
     for root in ("dwp.experiments.one:made_by_getattr", "dwp.experiments.four"):
         assert experiment(root, old="a title", new="another title") != experiment(root)
-
-
-# Manifests
-
-
-def test_a_manifest_says_what_made_the_files(tmp_path):
-    contents = {"nets.csv": b"net,accuracy\n", "nets.safetensors": bytes(range(256))}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    spec = Artifact("source", {"l2": 0.01}, {"dataset": Artifact("data", {})}).spec
-    write_manifest(
-        tmp_path / "m.json", spec, [tmp_path / name for name in contents], device="cpu", seconds=1.5
-    )
-    manifest = json.loads((tmp_path / "m.json").read_text())
-    assert {key: manifest[key] for key in spec} == spec
-    assert (manifest["device"], manifest["seconds"]) == ("cpu", 1.5)
-    assert manifest["files"] == {
-        name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
-    }
-    import torch
-
-    assert manifest["libraries"]["torch"] == torch.__version__
-    assert manifest["python"] == sys.version.split()[0]
-    assert set(manifest["git"]) == {"commit", "clean"}
-    assert manifest["finished"].endswith("+00:00")
-
-
-def test_a_manifest_does_not_need_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    write_manifest(tmp_path / "m.json", {}, [])
-    assert json.loads((tmp_path / "m.json").read_text())["git"] == {"commit": None, "clean": None}
-    monkeypatch.setenv("PATH", str(tmp_path))
-    write_manifest(tmp_path / "m.json", {}, [])
-    assert json.loads((tmp_path / "m.json").read_text())["git"] == {"commit": None, "clean": None}
-
-
-def test_a_file_is_held_against_its_manifest(tmp_path):
-    file = tmp_path / "nets-000-009.csv"
-    file.write_text("net,accuracy\n")
-    assert checked_sha256(file) == sha256(file)
-    write_manifest(tmp_path / "nets-000-009.manifest.json", Artifact("source", {}).spec, [file])
-    assert checked_sha256(file) == sha256(file)
-    file.write_text("net,accuracY\n")
-    with pytest.raises(InputError, match=r"nets-000-009\.csv is not as it was written .* delete it"):
-        checked_sha256(file)
-    # One that cannot be read says nothing about the file.
-    (tmp_path / "nets-000-009.manifest.json").write_text("{")
-    assert checked_sha256(file) == sha256(file)
-
-
-# Files
-
-
-@pytest.mark.parametrize("size", [0, 1, 3_000_000])
-def test_sha256(tmp_path, size):
-    content = os.urandom(size)
-    (tmp_path / "f").write_bytes(content)
-    assert sha256(tmp_path / "f") == hashlib.sha256(content).hexdigest()
-
-
-def test_whole_writes_the_file_and_makes_its_folder(tmp_path):
-    path = tmp_path / "a" / "b" / "f.csv"
-    with atomic_write(path) as temporary:
-        assert not path.exists()
-        assert (temporary.parent, temporary.suffix) == (path.parent, ".csv")
-        temporary.write_text("new")
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failing_block_leaves_the_old_file(tmp_path, error):
-    path = tmp_path / "f"
-    path.write_text("old")
-
-    def fail():
-        with atomic_write(path) as temporary:
-            temporary.write_text("half")
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path):
-    path = tmp_path / "f"
-    path.write_text("old")
-    code = (
-        "import os, sys\nfrom dwp.files import atomic_write\n"
-        "with atomic_write(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=provenance.ROOT)
-    assert done.returncode == 9
-    assert path.read_text() == "old"
-
-
-def test_the_umask_decides_about_permissions(tmp_path):
-    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
-        before = os.umask(umask)
-        try:
-            with atomic_write(tmp_path / "f") as temporary:
-                temporary.write_text("")
-        finally:
-            os.umask(before)
-        assert (tmp_path / "f").stat().st_mode & 0o777 == mode
-
-
-def test_readers_see_the_old_or_the_new_file(tmp_path):
-    path, sizes = tmp_path / "f", (200_000, 300_000)
-    path.write_bytes(b"0" * sizes[0])
-    seen, stop = set(), threading.Event()
-
-    def read():
-        while not stop.is_set():
-            content = path.read_bytes()
-            seen.add((len(content), len(set(content))))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(60):
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            for _ in range(10):
-                file.write(b"%d" % (number % 2) * (sizes[number % 2] // 10))
-                file.flush()
-        time.sleep(0.001)
-    stop.set()
-    reader.join()
-    assert seen <= {(size, 1) for size in sizes}
-    assert seen

@@ -9,7 +9,7 @@ from configurations import BASE, FEW_SHOT
 from conftest import ROOT
 
 from dwp.experiments import base as experiments
-from dwp.pipeline import reference
+from dwp.pipeline.config import reference
 from dwp.priors import settings as priors
 
 CONFIGURATIONS = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
@@ -29,7 +29,9 @@ def put(path, value):
 
 @pytest.mark.parametrize("file", reference.files(), ids=lambda file: file.name)
 def test_generated_files_are_current(file):
-    assert file.read_text(encoding="utf-8") == reference.files()[file], "run python -m dwp.pipeline.reference"
+    assert file.read_text(encoding="utf-8") == reference.files()[file], (
+        "run python -m dwp.pipeline.config.reference"
+    )
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.stem)

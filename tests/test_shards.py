@@ -13,7 +13,7 @@ from conftest import snakemake
 from dwp.data import Dataset, save
 from dwp.files import sha256
 from dwp.pipeline import paths, shards
-from dwp.pipeline.provenance import write_manifest
+from dwp.pipeline.manifest import write_manifest
 from dwp.pipeline.stages import experiment, source
 
 CPU = torch.device("cpu")

@@ -25,8 +25,8 @@ from version_samples import (
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.cli import main
-from dwp.pipeline.config import read
-from dwp.pipeline.config_files import read_config
+from dwp.pipeline.config.files import read_config
+from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.version_diff import diff

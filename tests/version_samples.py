@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from dwp.pipeline import artifact_store
-from dwp.pipeline.provenance import Artifact, write_manifest
+from dwp.pipeline.manifest import write_manifest
+from dwp.pipeline.provenance import Artifact
 
 
 def put(artifact: Artifact, *files: str, manifest: str | None = None) -> Path:

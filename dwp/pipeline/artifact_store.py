@@ -13,8 +13,9 @@ from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.files import sha256
 from dwp.pipeline import paths
+from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
-from dwp.pipeline.provenance import read_manifest, version_of
+from dwp.pipeline.provenance import version_of
 
 FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
 DAY = 24 * 3600.0

@@ -8,9 +8,9 @@ from typing import Any
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.nn.spec import size_label
-from dwp.pipeline import local_files
-from dwp.pipeline.config import Config
-from dwp.pipeline.config_checks import check, check_examples
+from dwp.pipeline import local_data
+from dwp.pipeline.config.checks import check, check_examples
+from dwp.pipeline.config.model import Config
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.typed import dump
 from dwp.settings import marked
@@ -29,7 +29,7 @@ class Artifacts:
         config: a complete configuration.
 
     Raises:
-        InputError: see `dwp.pipeline.config_checks`; or a local data file is missing or damaged.
+        InputError: see `dwp.pipeline.config.checks`; or a local data file is missing or damaged.
     """
 
     def __init__(self, config: Config) -> None:
@@ -38,7 +38,7 @@ class Artifacts:
         # Reads headers and checksums of local files, where they changed: fail before the first job.
         chosen = config.data
         local = {
-            name: local_files.dataset(name, config.data_root, chosen.options.get(name))
+            name: local_data.dataset(name, config.data_root, chosen.options.get(name))
             for name in dict.fromkeys((chosen.source, chosen.target))
         }
         check_examples(config, local[chosen.target]["train_size"])
@@ -72,7 +72,7 @@ class Artifacts:
                 params["nets"] = self.config.source.nets
                 inputs = {"source": self.source}
             else:
-                params["files"] = [local_files.checksum(file) for file in settings.files or ()]
+                params["files"] = [local_data.checksum(file) for file in settings.files or ()]
                 inputs = {}
             artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store
 from dwp.pipeline.artifact_store import Version
-from dwp.pipeline.config_files import defaults, users
+from dwp.pipeline.config.files import defaults, users
 from dwp.pipeline.run_locks import any_held
 from dwp.pipeline.version_diff import ABSENT, diff
 

@@ -22,7 +22,8 @@ from dwp.files import remove_stale
 from dwp.nn.precision import choose_precision
 from dwp.pipeline import paths
 from dwp.pipeline.gpu_slots import choose_device
-from dwp.pipeline.provenance import ROOT, checked_sha256, write_manifest
+from dwp.pipeline.manifest import checked_sha256, write_manifest
+from dwp.pipeline.paths import ROOT
 from dwp.pipeline.shards import Completed, completed
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint

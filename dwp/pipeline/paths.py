@@ -57,6 +57,9 @@ class Pattern(str):
         return found
 
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that contains the package: a checkout, or `site-packages`."""
+
 RESULTS = Path("results")
 LABEL = Pattern("{stage}/{version}")
 """A version as manifests and people call it."""
@@ -73,7 +76,7 @@ ALL_SETTINGS = {"axis": "settings", "setting": "all"}
 
 LATEST = RESULTS / "latest"
 LOCKS = RESULTS / ".locks"
-REMEMBERED = RESULTS / ".remembered.json"
+CACHE = RESULTS / ".cache.json"
 DOWNLOADS = RESULTS / "downloads"
 CHECKPOINTS = "checkpoints"
 

@@ -1,41 +1,19 @@
-"""What made an artifact: versions, code digests, manifests."""
+"""Versions and code digests of artifacts."""
 
 import ast
-import contextlib
-import datetime
 import hashlib
-import importlib.metadata
 import json
-import os
 import platform
-import re
-import reprlib
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from dwp.errors import InputError
-from dwp.files import atomic_write, sha256
 from dwp.pipeline import paths, syntax
-from dwp.pipeline.remembered import remembered
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "h5py",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "snakemake",
-    "zuko",
-    "laplace-torch",
-)
+from dwp.pipeline.cache import cached
+from dwp.pipeline.manifest import read_manifest
+from dwp.pipeline.paths import ROOT
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +91,7 @@ def code_digest(roots: Iterable[str]) -> str:
     """
     roots = sorted(set(roots))
     key = f"code of {' '.join(roots)} in {ROOT}"
-    return remembered(key, lambda: _find_digest(roots), platform.python_version())
+    return cached(key, lambda: _find_digest(roots), platform.python_version())
 
 
 def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
@@ -133,9 +111,6 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8], files
 
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The folder that this package lies in: a checkout, or `site-packages`."""
 
 SLICED = "dwp.experiments."
 _cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
@@ -181,123 +156,3 @@ def _module_file(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
-    """Write what made some files: the spec, facts of the run, library versions, checksums."""
-    manifest = {
-        **spec,
-        **facts,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git_state(),
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "libraries": dict(_libraries()),
-        "files": {os.path.relpath(file, Path(path).parent): sha256(file) for file in outputs},
-    }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_manifest(path: str | Path) -> dict:
-    """Return what `write_manifest` wrote.
-
-    Raises:
-        InputError: it cannot be read, or an entry that others rely on is missing or of another form.
-    """
-    try:
-        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as a manifest: {error}") from None
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path} is no manifest: it holds {reprlib.repr(manifest)}")
-    for key, (is_valid, expected) in _FORM.items():
-        if not is_valid(manifest.get(key)):
-            found = reprlib.repr(manifest.get(key))
-            raise InputError(f"{path} is no manifest: {key} is {found}; expected {expected}")
-    return manifest
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return datetime.datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_string(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_file(value: object) -> bool:
-    """Return whether it is a path that stays in its folder."""
-    if not isinstance(value, str) or not value.isprintable():
-        return False
-    path = PurePosixPath(value)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _maps(is_key: Callable, is_value: Callable) -> Callable[[object], bool]:
-    def is_valid(value: object) -> bool:
-        return isinstance(value, dict) and all(
-            is_key(key) and is_value(inner) for key, inner in value.items()
-        )
-
-    return is_valid
-
-
-_FORM = {
-    "stage": (_is_string, "a name"),
-    "version": (_is_string, "a version"),
-    "params": (_maps(_is_string, lambda value: True), "a mapping"),
-    "inputs": (_maps(_is_string, _is_string), "a mapping of roles to versions"),
-    "code": (_is_string, "a digest"),
-    "finished": (_is_time, "a time in ISO 8601, with its zone"),
-    "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
-}
-
-
-def checked_sha256(file: str | Path) -> str:
-    """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
-
-    Raises:
-        InputError: it is another.
-    """
-    file, digest = Path(file), sha256(file)
-    try:
-        recorded = read_manifest(paths.manifest(file))["files"].get(file.name, digest)
-    except InputError:
-        recorded = digest  # a file of somebody else's
-    if recorded != digest:
-        raise InputError(
-            f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
-            f"{recorded[:8]}…); delete it and run again, and it is made anew"
-        )
-    return digest
-
-
-def _libraries() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            yield name, importlib.metadata.version(name)
-
-
-def _git_state() -> dict[str, object]:
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An environment may lie in a repository of the user's, which says nothing about this package.
-    if not git("ls-files", "dwp/__init__.py"):
-        return {"commit": None, "clean": None}
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "clean": None if status is None else not status}

@@ -12,7 +12,7 @@ from pathlib import Path
 from dwp.errors import InputError
 from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.pipeline.provenance import read_manifest
+from dwp.pipeline.manifest import read_manifest
 
 
 def shards(count: int, size: int) -> Iterator[str]:

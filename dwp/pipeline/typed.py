@@ -42,7 +42,7 @@ def parse(cls: type[T], value: object, where: str = "") -> T:
             raise InputError(f"{path}: {json.dumps(values)} is not allowed; expected each value once")
         return settings
     # By name, so that their wording is no part of the code of the jobs, which read their parameters here.
-    raise importlib.import_module("dwp.pipeline.refusals").first(cls, value, errors, where)
+    raise importlib.import_module("dwp.pipeline.config.errors").first(cls, value, errors, where)
 
 
 def dump(settings: Any) -> Any:

@@ -16,7 +16,7 @@ from dwp.experiments.methods import STARTS
 from dwp.experiments.source_nets import SourceSettings
 from dwp.kernels.pruning import RULES
 from dwp.nn.spec import size_label
-from dwp.pipeline import refusals
+from dwp.pipeline.config import errors as refusals
 from dwp.pipeline.typed import adapter, parse, plain
 from dwp.priors import settings as kinds
 from dwp.priors.settings import PriorSettings

@@ -8,8 +8,9 @@ from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.nn.spec import Network, size_label
-from dwp.pipeline import method_checks, paths
-from dwp.pipeline.config import Config
+from dwp.pipeline import paths
+from dwp.pipeline.config import method_checks
+from dwp.pipeline.config.model import Config
 
 MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
 

@@ -1,7 +1,7 @@
-"""What takes long to find out about files, remembered: a plan is made anew for every job.
+"""A cache of checksums and code digests: every job of a cluster plans the whole run anew.
 
-It is kept in a small file under `results/`, and holds as long as the files that it was found from have the
-size and the time of last change that they had.
+The cache is one JSON file under `results/`. An entry is valid while the files that it depends on keep their
+size and modification time.
 """
 
 import functools
@@ -18,13 +18,13 @@ T = TypeVar("T")
 Entries = dict[str, dict]
 
 
-def remembered(key: str, find: Callable[[], tuple[T, Iterable[Path]]], version: object = None) -> T:
-    """Return what was found under a key, or find it now.
+def cached(key: str, find: Callable[[], tuple[T, Iterable[Path]]], version: object = None) -> T:
+    """Return the cached result of a key, or compute and cache it.
 
     Args:
-        key: what is asked for; names the files that it is found from.
-        find: returns what is found, as JSON has it, and the files and folders that it depends on.
-        version: what it depends on besides, such as versions of libraries, as JSON has it.
+        key: identifies the result and the files that it depends on.
+        find: computes the result, a JSON value, and returns it with the files and folders that it depends on.
+        version: anything else that the result depends on, such as versions of libraries, as a JSON value.
     """
     entry = _entries().get(key)
     if isinstance(entry, dict) and entry.get("version") == version and _is_current(entry.get("files")):
@@ -33,11 +33,11 @@ def remembered(key: str, find: Callable[[], tuple[T, Iterable[Path]]], version: 
     entry = {"version": version, "files": {str(file): _state(file) for file in files}, "found": found}
     if paths.RESULTS.is_dir():
         try:
-            with atomic_write(paths.REMEMBERED) as temporary:
-                # With what other runs have written since.
+            with atomic_write(paths.CACHE) as temporary:
+                # Keep what other runs have written since.
                 temporary.write_text(json.dumps(_entries() | {key: entry}))
         except StorageError:
-            pass  # it is found anew next time
+            pass  # computed again next time
     return found
 
 
@@ -54,7 +54,7 @@ def _state(file: Path) -> list[int] | None:
 
 
 def _entries() -> Entries:
-    file = paths.REMEMBERED.absolute()
+    file = paths.CACHE.absolute()
     state = _state(file)
     return _read(file, tuple(state)) if state else {}
 
@@ -64,5 +64,5 @@ def _read(file: Path, state: tuple[int, ...]) -> Entries:
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
-        return {}  # damaged: as if there were nothing
+        return {}  # a damaged cache counts as empty
     return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What the local files of a configuration hold: checksums of data sets and kernels, remembered."""
+"""Cached checksums of the local data sets and kernel files of a configuration."""
 
 import importlib.metadata
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from dwp import data
 from dwp.files import sha256
-from dwp.pipeline.remembered import remembered
+from dwp.pipeline.cache import cached
 
 # They come with the fonts, and with the checksums, of data sets that have no local folder.
 PACKAGES = ("matplotlib", "torchvision")
@@ -17,7 +17,7 @@ PACKAGES = ("matplotlib", "torchvision")
 def checksum(file: str) -> str:
     """Return the SHA-256 of a file."""
     path = Path(file).resolve()
-    return remembered(f"file {path}", lambda: (sha256(path), [path]))
+    return cached(f"file {path}", lambda: (sha256(path), [path]))
 
 
 def dataset(name: str, data_root: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def dataset(name: str, data_root: str | None, options: Mapping[str, Any] | None)
         files = [folder, *folder.rglob("*")] if folder and folder.is_dir() else []
         return found, [*files, *Path(data.__file__).parent.glob("*.py")]
 
-    return remembered(f"data {name} {folder} {json.dumps(options, sort_keys=True)}", find, _versions())
+    return cached(f"data {name} {folder} {json.dumps(options, sort_keys=True)}", find, _versions())
 
 
 def _versions() -> list[str]:

@@ -8,7 +8,7 @@ from dwp.errors import InputError
 from dwp.experiments.base import ExperimentSettings, Method, Names
 from dwp.experiments.methods import PRETRAINED, STARTS, by_layer, is_pretrained
 from dwp.nn.spec import RULES, size_label
-from dwp.pipeline.config import Config, PriorChoice
+from dwp.pipeline.config.model import Config, PriorChoice
 
 Priors = Mapping[str, PriorChoice]
 

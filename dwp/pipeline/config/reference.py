@@ -1,6 +1,6 @@
 """The JSON schema and the reference of the configuration, both made from its classes of settings.
 
-`python -m dwp.pipeline.reference` writes them.
+`python -m dwp.pipeline.config.reference` writes them.
 """
 
 import json
@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from dwp import data
 from dwp.experiments import base as experiments
 from dwp.files import atomic_write
-from dwp.pipeline.config import Config
-from dwp.pipeline.provenance import ROOT
-from dwp.pipeline.refusals import Schema, words
+from dwp.pipeline.config.errors import Schema, words
+from dwp.pipeline.config.model import Config
+from dwp.pipeline.paths import ROOT
 from dwp.pipeline.typed import adapter
 from dwp.priors import settings as priors
 
@@ -35,7 +35,7 @@ values given by `--config` over both. A wrong key or value is refused before any
 value if a key is missing, or, for a key that must be there, the one in `config.yaml`. Keys marked † only say
 which results there are, or how they are cut into jobs: what is there already stays.
 
-<!-- Made by `python -m dwp.pipeline.reference` from the classes of settings; change those. -->
+<!-- Made by `python -m dwp.pipeline.config.reference` from the classes of settings; change those. -->
 """
 
 

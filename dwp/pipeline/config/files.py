@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from dwp.errors import InputError
-from dwp.pipeline.config import Config, read
+from dwp.pipeline.config.model import Config, read
+from dwp.pipeline.paths import ROOT
 from dwp.pipeline.plan import Plan
-from dwp.pipeline.provenance import ROOT
 
 
 def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config:
