@@ -190,7 +190,9 @@ class Material:
 
     def bayesian(self) -> nn.Module:
         """Return the few-shot network with its own copies of the priors, as `few_shot.run` makes it."""
-        return layers.make_bayesian(self.few_shot(None).start(build=self.build), self.priors, "additive")
+        return layers.make_bayesian(
+            self.few_shot(None).build_initialised(build=self.build), self.priors, "additive"
+        )
 
     def examples(self) -> Tensor:
         """Return the indices of the few training examples."""

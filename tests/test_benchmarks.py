@@ -87,16 +87,19 @@ def test_flops_of_a_known_product():
 
 def test_ablations_change_no_result(material, monkeypatch):
     image = material.target.images("test", material.device)[:5]
-    kept = material.few_shot(None).start(build=material.build)
+    kept = material.few_shot(None).build_initialised(build=material.build)
     for ablation in ablations.ABLATIONS:
         with ablation.away():
-            model = material.few_shot(None).start(build=material.build)
+            model = material.few_shot(None).build_initialised(build=material.build)
             torch.testing.assert_close(model(image), kept(image), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_taken_away_is_away(material):
     def kinds():
-        return [type(module).__name__ for module in material.few_shot(None).start(build=material.build)]
+        return [
+            type(module).__name__
+            for module in material.few_shot(None).build_initialised(build=material.build)
+        ]
 
     there = kinds()
     assert there.index("MaxPool2d") < there.index("LeakyReLU")
@@ -111,7 +114,7 @@ def test_what_is_taken_away_is_away(material):
         assert pooled.is_contiguous()
     with away["convolutions in fewer products"]():
         assert conv._pytorch_only
-        model = material.few_shot(None).start(build=material.build)
+        model = material.few_shot(None).build_initialised(build=material.build)
         assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     maps = torch.randn(2, 3, 4, 4)
     assert conv.MaxPool2d(2)(maps).is_contiguous()

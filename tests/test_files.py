@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
+from conftest import ROOT
 
 from dwp.files import atomic_write, sha256
-from dwp.pipeline import paths
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
@@ -53,7 +53,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         "import os, sys\nfrom dwp.files import atomic_write\n"
         "with atomic_write(sys.argv[1]) as temporary:\n    temporary.write_text('half')\n    os._exit(9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=paths.ROOT)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT)
     assert done.returncode == 9
     assert path.read_text() == "old"
 

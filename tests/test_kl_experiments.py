@@ -84,7 +84,7 @@ def run(shared, experiment, settings, seeds, method=DWP, **options):
 
 def kernels(shared, seed, layers):
     """Return the kernels of a network before training, [n, 1, k, k]."""
-    model = replace(shared, seed=seed).start()
+    model = replace(shared, seed=seed).build_initialised()
     return torch.cat([model.get_submodule(name).weight.flatten(0, 1)[:, None] for name in layers]).detach()
 
 

@@ -64,7 +64,7 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
 
 def _model(task: Task[Any, Any], member: int) -> nn.Module:
-    model, method = task.start(member=member), task.method
+    model, method = task.build_initialised(member=member), task.method
     if method.is_bayesian:
         model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
     return model

@@ -15,7 +15,7 @@ def train(task: Task[Any, Any], *, frozen: bool) -> list[dict]:
     settings, device, dataset = task.settings, task.device, task.dataset
     data = task.training_examples(settings.examples)
     test_images, test_labels = dataset.images("test", device), dataset.labels("test", device)
-    model = task.start(width=task.setting)
+    model = task.build_initialised(width=task.setting)
     for _, convolution in convolutions(model):
         convolution.requires_grad_(not frozen)
 

@@ -35,7 +35,7 @@ def estimate(
         network: seed of the kernels that q is around.
         scale: factor on them, which leaves the noise of an additive posterior as it is.
     """
-    model, chosen = replace(task, seed=network).start(), task.priors_by_layer(task.method.prior)
+    model, chosen = replace(task, seed=network).build_initialised(), task.priors_by_layer(task.method.prior)
     copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values() if prior}
     sizes = task.settings.network.layer_sizes()
     nats: dict[int, float] = defaultdict(float)

@@ -50,7 +50,7 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     settings, device = task.settings, task.device
     images, _ = task.training_examples(settings.examples)
     test_images = task.dataset.images("test", device)
-    model = task.start(
+    model = task.build_initialised(
         task.setting,
         build=lambda network, shape, classes, width: ImageVAE(network, shape, settings.latent, width),
     )

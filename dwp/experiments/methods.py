@@ -12,7 +12,7 @@ PRIOR = "prior"
 """The setting of every method that is Bayesian."""
 
 PRETRAINED = "pretrained"
-STARTS = (*RULES, PRETRAINED)
+ORIGINS = (*RULES, PRETRAINED)
 
 
 def by_layer(choice: Names, network: Network) -> dict[str, str]:
@@ -40,7 +40,7 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     chosen.append(by_layer(method.init.origin, network))
     sizes = network.layer_sizes()
     needed = {(name, sizes[layer]): None for names in chosen for layer, name in names.items()}
-    return [need for need in needed if need[0] not in STARTS]
+    return [need for need in needed if need[0] not in ORIGINS]
 
 
 def is_pretrained(method: Method) -> bool:

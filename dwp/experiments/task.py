@@ -67,7 +67,7 @@ class Task(Generic[S, M]):
         chosen = few_shot(labels, count, self.seed).to(self.device)
         return images[chosen], labels[chosen]
 
-    def start(
+    def build_initialised(
         self, width: float = 1.0, member: int = 0, build: Callable[..., nn.Module] = build
     ) -> nn.Module:
         """Return the network before training, initialised as the method says, on the device.

@@ -6,7 +6,7 @@ from dwp.bayes.settings import FORMS
 from dwp.bayes.settings import find as find_form
 from dwp.errors import InputError
 from dwp.experiments.base import ExperimentSettings, Method, Names
-from dwp.experiments.methods import PRETRAINED, STARTS, by_layer, is_pretrained
+from dwp.experiments.methods import ORIGINS, PRETRAINED, by_layer, is_pretrained
 from dwp.nn.spec import RULES, size_label
 from dwp.pipeline.config.model import Config, PriorChoice
 
@@ -26,7 +26,7 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
         InputError: names the key's path, the value, and what is allowed.
     """
     _check_prior(where, method, settings, config.priors)
-    _check_start(f"{where}.init.from", method, settings, config)
+    _check_origin(f"{where}.init.from", method, settings, config)
     for key in ("laplace", "dropout", "l2"):
         if method.is_bayesian and (value := getattr(method, key, None)):
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
@@ -61,15 +61,15 @@ def _check_prior(where: str, method: Method, settings: ExperimentSettings, prior
             raise InputError(f"{where}.posterior: {form!r} with prior {name!r}: {error}") from None
 
 
-def _check_start(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
-    starts = STARTS if method.pretrained else RULES
+def _check_origin(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+    origins = ORIGINS if method.pretrained else RULES
     for name, size in _chosen(where, method.init.origin, settings):
         if name in RULES:
             continue
         if name == PRETRAINED:
             _check_pretrained(f"{where}: {PRETRAINED!r}", method, settings, config)
             continue
-        _check_known(where, name, config.priors, size, starts)
+        _check_known(where, name, config.priors, size, origins)
         facts = config.priors[name].facts
         if not facts.has_samples:
             raise InputError(f"{where}: {name!r} ({facts.kind}) cannot be sampled from; use another")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments.base import Count, ExperimentSettings
-from dwp.experiments.methods import STARTS
+from dwp.experiments.methods import ORIGINS
 from dwp.experiments.source_nets import SourceSettings
 from dwp.kernels.pruning import RULES
 from dwp.nn.spec import size_label
@@ -183,8 +183,8 @@ def _experiment(name: str, value: object) -> ExperimentSettings:
 
 def _prior(name: str, value: object) -> PriorChoice:
     where = f"priors.{name}"
-    if name in STARTS:
-        raise InputError(f"{where}: this name has a meaning in init; expected any but {', '.join(STARTS)}")
+    if name in ORIGINS:
+        raise InputError(f"{where}: this name has a meaning in init; expected any but {', '.join(ORIGINS)}")
     if not isinstance(value, dict):
         found = refusals.shown(value)
         raise InputError(f"{where}: {found} is not allowed; expected null or a mapping with kind")
