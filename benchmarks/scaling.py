@@ -27,8 +27,7 @@ from benchmarks.workloads import SOURCE_L2, SUBSET, VAE_BATCH, WORKLOADS
 from dwp.bayes import layers
 from dwp.bayes.objectives import elbo
 from dwp.errors import InputError
-from dwp.experiments import source_nets
-from dwp.experiments.task import run
+from dwp.experiments import few_shot, source_nets
 from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
 from dwp.priors.base import KLEstimator
@@ -178,7 +177,7 @@ def seeds(m: Material, repeats: int) -> None:
 
         def call(count=count):
             for seed in range(count):
-                run("few_shot", "dwp", task, seed)
+                few_shot.run(replace(task, seed=seed))
 
         growth(count, call, count, repeats, m.device)
 

@@ -152,19 +152,17 @@ def run(dataset, pretrained):
     def run(experiment, method, seeds, setting=None, checkpoint=None, priors=None, **changes):
         chosen = METHODS[experiment][method]
         settings = settings_of(experiment, chosen, setting or default_setting(experiment), **changes)
-        shared = task.Task(
-            setting=0.0,
-            seed=0,
-            settings=settings,
-            method=settings.methods["method"],
-            dataset=dataset,
-            priors=priors or make_priors(),
-            device=torch.device("cpu"),
-            outliers=dataset,
-            pretrained=pretrained if chosen["init"]["from"] == "pretrained" else {},
-            checkpoint=checkpoint,
-        )
-        return [row for seed in seeds for row in task.run(experiment, method, shared, seed)]
+        shared = {
+            "settings": settings,
+            "method": settings.methods["method"],
+            "dataset": dataset,
+            "priors": priors or make_priors(),
+            "device": torch.device("cpu"),
+            "outliers": dataset,
+            "pretrained": pretrained if chosen["init"]["from"] == "pretrained" else {},
+            "checkpoint": checkpoint,
+        }
+        return [row for seed in seeds for row in task.run(experiment, method, seed, **shared)]
 
     return run
 

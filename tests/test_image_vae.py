@@ -15,7 +15,7 @@ from dwp.data import Dataset
 from dwp.errors import InputError
 from dwp.experiments import image_vae
 from dwp.experiments.base import Init
-from dwp.experiments.task import Task, run
+from dwp.experiments.task import run
 from dwp.initialisation import build_initialised, init_
 from dwp.nn.convnet import build
 from dwp.nn.image_vae import ImageVAE
@@ -233,7 +233,8 @@ def bars():
     return Dataset("bars", images[:36], torch.arange(36) % 2, images[36:], torch.arange(12) % 2)
 
 
-def task(bars, steps, examples=None):
+def xavier(bars, steps, examples=None):
+    """Run one seed of the experiment from Xavier's initialisation; return its rows."""
     settings = image_vae.Settings(
         seeds=2,
         shard=2,
@@ -246,11 +247,14 @@ def task(bars, steps, examples=None):
         latent=2,
     )
     method = settings.methods["xavier"]
-    return Task(0.0, 0, settings, method, bars, {}, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    return run(
+        "image_vae", "xavier", 0, settings=settings, method=method, dataset=bars, priors={}, device=cpu
+    )
 
 
 def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
-    rows = run("image_vae", "xavier", task(bars, 200), 0)
+    rows = xavier(bars, 200)
     bounds = {row["step"]: row["value"] for row in rows if row["metric"] == "lower_bound"}
     assert bounds[0] < bounds[100]
     # The best that a model without a code can do.
@@ -260,6 +264,6 @@ def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
 
 
 def test_only_the_wanted_examples_are_learned_from(bars):
-    few, all_of_them = (run("image_vae", "xavier", task(bars, 4, n), 0) for n in (8, None))
+    few, all_of_them = (xavier(bars, 4, n) for n in (8, None))
     assert [row["metric"] for row in few] == [row["metric"] for row in all_of_them]
     assert few != all_of_them

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ class Rough(Prior):
 
 @pytest.fixture(scope="module")
 def shared():
-    """What the tasks of all experiments share: settings and method are set by `of`."""
+    """What the tasks of all experiments share, beside settings and method."""
     generator = torch.Generator().manual_seed(0)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     priors = {name: {} for name in ("vae", "filters", "standard_normal", "log_uniform", "molchanov", "rough")}
@@ -56,24 +55,24 @@ def shared():
             priors["molchanov"][k] = LogUniform(k, approximation="molchanov")
             priors["rough"][k] = Rough(k)
     dataset = Dataset("none", images, torch.arange(2), images, torch.arange(2))
-    return of("kl_profile", Task(0.0, 0, None, None, dataset, priors, torch.device("cpu")), [1.0])
+    return {"dataset": dataset, "priors": priors, "device": torch.device("cpu")}
 
 
 def of(experiment, shared, settings, method=DWP, **options):
-    """Return the task of an experiment at these settings."""
+    """Return what the tasks of an experiment at these settings share."""
     declared = base.find(experiment)
     names = {entry.name for entry in dataclasses.fields(declared.settings)}
     chosen = {key: value for key, value in SETTINGS.items() if key in names} | options
     cell = {"seeds": 1, "shard": 1, "methods": {"method": method}, declared.axis: settings}
     parsed = parse(declared.settings, chosen | cell)
-    return replace(shared, settings=parsed, method=parsed.methods["method"])
+    return shared | {"settings": parsed, "method": parsed.methods["method"]}
 
 
 def run(shared, experiment, settings, seeds, method=DWP, **options):
     """Return values by kernel size, [settings, seeds]."""
     own = of(experiment, shared, settings, method, **options)
     values = defaultdict(dict)
-    for row in (row for seed in range(seeds) for row in task.run(experiment, "method", own, seed)):
+    for row in (row for seed in range(seeds) for row in task.run(experiment, "method", seed, **own)):
         assert row["metric"] == "kl"
         values[row["part"]][row["setting"], row["seed"]] = row["value"]
     return {
@@ -84,7 +83,8 @@ def run(shared, experiment, settings, seeds, method=DWP, **options):
 
 def kernels(shared, seed, layers):
     """Return the kernels of a network before training, [n, 1, k, k]."""
-    model = replace(shared, seed=seed).build_initialised()
+    own = of("kl_profile", shared, [1.0])
+    model = Task(setting=1.0, seed=seed, **own).build_initialised()
     return torch.cat([model.get_submodule(name).weight.flatten(0, 1)[:, None] for name in layers]).detach()
 
 
@@ -94,7 +94,7 @@ def test_rows_are_tidy_and_repeat_and_hold_all_settings(shared, experiment):
     own = of(experiment, shared, [1, 2])
 
     def run_seeds(*seeds):
-        return [row for seed in seeds for row in task.run(experiment, "dwp", own, seed)]
+        return [row for seed in seeds for row in task.run(experiment, "dwp", seed, **own)]
 
     rows = run_seeds(3, 4)
     assert {tuple(row) for row in rows} == {COLUMNS}
@@ -117,7 +117,7 @@ def test_an_estimate_is_that_of_the_prior_under_the_same_noise(shared, prior):
     for layer in ("conv1", "conv2", "conv3"):
         mean = 0.5 * kernels(shared, 0, [layer])
         q = GaussianPosterior(mean, torch.full_like(mean, 2 * math.log(0.05)))
-        nats.append(shared.priors[prior][mean.shape[-1]].kl(q, KLEstimator(None, 3, 1)).item())
+        nats.append(shared["priors"][prior][mean.shape[-1]].kl(q, KLEstimator(None, 3, 1)).item())
     assert found["3x3"][0, 0] == pytest.approx((nats[0] + nats[1]) / 20, rel=1e-5)
     assert found["5x5"][0, 0] == pytest.approx(nats[2] / 16, rel=1e-5)
 
@@ -147,7 +147,7 @@ def test_the_subset_is_unbiased_and_its_variance_falls_as_for_draws_without_repl
     method, options = DWP | {"prior": "rough"}, {"std": 1e-6}
     found = run(shared, "kl_subset", sizes, seeds, method, **options)["5x5"]
     assert np.ptp(found[-1]) < 1e-4 * found[-1].mean()
-    cost = -shared.priors["rough"][5].log_prob(kernels(shared, 0, ["conv3"])).double()
+    cost = -shared["priors"]["rough"][5].log_prob(kernels(shared, 0, ["conv3"])).double()
     for size, values in zip(sizes[:-1], found, strict=False):
         expected = cost.var().item() * (1 / size - 1 / total)
         assert abs(values.mean() - found[-1].mean()) < 4 * math.sqrt(expected / seeds)

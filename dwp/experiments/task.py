@@ -37,8 +37,7 @@ class Task(Generic[S, M]):
         device: where to compute.
         outliers: the source data set, where `settings` has `outliers`.
         pretrained: state dicts of source networks by seed, for methods that start from them.
-        checkpoint: where to save progress and resume from; None keeps none. `run` uses it for a
-            single setting only.
+        checkpoint: where to save progress and resume from; None keeps none.
         label: what logs and progress bars call it.
     """
 
@@ -129,30 +128,37 @@ class Task(Generic[S, M]):
         )
 
 
-def run(experiment: str, method: str, task: Task[Any, Any], seed: int) -> list[dict]:
-    """Run one method with one seed, at each of the values that `task.settings` has of the axis.
+def run(
+    experiment: str,
+    name: str,
+    seed: int,
+    *,
+    settings: ExperimentSettings,
+    checkpoint: Checkpoint | None = None,
+    **shared: Any,
+) -> list[dict]:
+    """Run one method with one seed, at each value that `settings` has of the experiment's axis.
 
     Args:
-        experiment, method: their names, for the rows.
-        task: what all seeds and settings share; its own `setting` and `seed` do not count.
-        seed: what it yields does not depend on any other.
+        experiment, name: names of the experiment and the method, for the rows.
+        seed: its rows do not depend on any other seed.
+        settings: of the experiment.
+        checkpoint: for all seeds; each has a part of its own. Used for a single value of the axis
+            only: networks of several would resume from each other's checkpoints.
+        shared: the other attributes of a `Task`: `method`, `dataset`, `priors`, `device`, ….
 
     Returns:
         Rows with all of `base.COLUMNS`.
     """
     declared = base.find(experiment)
-    settings = [float(setting) for setting in getattr(task.settings, declared.axis)]
-    # Networks of several settings would resume from each other's.
-    checkpoint = task.checkpoint.of(seed) if task.checkpoint and len(settings) == 1 else None
+    values = [float(value) for value in getattr(settings, declared.axis)]
+    own = checkpoint.of(seed) if checkpoint and len(values) == 1 else None
     rows = []
-    for setting in settings:
-        one = replace(
-            task,
-            setting=setting,
-            seed=seed,
-            checkpoint=checkpoint,
-            label=f"{experiment} {method} {declared.axis} {setting:g} seed {seed}",
+    for value in values:
+        label = f"{experiment} {name} {declared.axis} {value:g} seed {seed}"
+        task: Task[Any, Any] = Task(
+            setting=value, seed=seed, settings=settings, checkpoint=own, label=label, **shared
         )
-        cell = {"experiment": experiment, "method": method, "setting": setting, "seed": seed}
-        rows += [{**cell, "step": None, "metric": None, "part": "", **row} for row in declared.run(one)]
+        cell = {"experiment": experiment, "method": name, "setting": value, "seed": seed}
+        rows += [{**cell, "step": None, "metric": None, "part": "", **row} for row in declared.run(task)]
     return rows

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dwp.data.dataset import load
 from dwp.experiments import base
-from dwp.experiments.task import Task, run
+from dwp.experiments.task import run
 from dwp.files import atomic_write
 from dwp.pipeline import paths
 from dwp.pipeline.job import Job
@@ -27,29 +27,27 @@ def main(job: Job) -> None:
     if declared.trains:
         cell[declared.axis] = [json.loads(wildcards.setting)]
     settings = parse(declared.settings, params["settings"] | cell)
-    task = Task(
-        setting=0.0,
-        seed=0,
-        settings=settings,
-        method=settings.methods[wildcards.method],
-        dataset=load(files.dataset),
-        priors=collection(
+    shared = {
+        "settings": settings,
+        "method": settings.methods[wildcards.method],
+        "dataset": load(files.dataset),
+        "priors": collection(
             paths.priors_by_name(files.get("priors", [])),
             params["priors"],
             settings.network.kernel_sizes(),
         ),
-        device=job.device,
-        outliers=load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
-        pretrained=load_nets(files.get("pretrained", []), seeds),
-        checkpoint=job.checkpoint(),
-    )
+        "device": job.device,
+        "outliers": load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
+        "pretrained": load_nets(files.get("pretrained", []), seeds),
+        "checkpoint": job.checkpoint(),
+    }
     there = dict(completed_seeds(job.completed_elsewhere()))
     rows = []
     for seed in seeds:
         if seed in there:
             rows += there[seed]
         else:
-            rows += run(wildcards.experiment, wildcards.method, task, seed)
+            rows += run(wildcards.experiment, wildcards.method, seed, **shared)
     with atomic_write(job.output.rows) as temporary:
         pd.DataFrame(rows, columns=base.COLUMNS).to_csv(temporary, index=False)
 
