@@ -1,4 +1,4 @@
-"""What made an artifact: versions, code digests, manifests."""
+"""Provenance of artifacts: versions, code digests and manifests."""
 
 import ast
 import contextlib
@@ -40,14 +40,14 @@ PACKAGES = (
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """One version of a stage's result: what made it, and where it lives.
+    """One version of a stage's result, identified by parameters and inputs.
 
     Args:
-        stage: its stage's name, the folder under `results/`.
-        params: everything that can change its bytes, as plain JSON values.
+        stage: name of the stage, the folder under `results/`.
+        params: all parameters that can change its bytes, as plain JSON values.
         inputs: the artifacts that it is made from, by role.
-        modules: what code it runs; not part of the version, see `code_digest`.
-        name: what people call it within its stage; not part of the version either.
+        modules: the modules that make it; not part of the version, see `code_digest`.
+        name: display name within the stage; not part of the version either.
     """
 
     stage: str
@@ -64,11 +64,11 @@ class Artifact:
 
     @cached_property
     def spec(self) -> dict:
-        """Return what a job needs to know, and what a rerun must be triggered by, as one plain dict."""
+        """Return the specification of its jobs as a plain dict; a change of it triggers a rerun."""
         return {
             "stage": self.stage,
             "version": self.version,
-            # Snakemake compares reprs, in which the order of keys counts.
+            # Sorted, because Snakemake compares reprs.
             "params": json.loads(json.dumps(self.params, sort_keys=True)),
             "inputs": {
                 role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
@@ -78,15 +78,15 @@ class Artifact:
 
     @property
     def folder(self) -> str:
-        """Return where its files lie, relative to the working directory."""
+        """Return the folder of its files, relative to the working directory."""
         return paths.VERSION.file(stage=self.stage, version=self.version)
 
     def path(self, file: str) -> str:
-        """Return where a file of this version lies, relative to the working directory."""
+        """Return the path of one of its files, relative to the working directory."""
         return f"{self.folder}/{file}"
 
     def made(self, manifest: str | Path) -> bool:
-        """Return whether a manifest can be read and says this: same parameters, inputs and code."""
+        """Return whether a manifest can be read and has the same parameters, inputs and code."""
         try:
             written = read_manifest(manifest)
         except InputError:
@@ -95,21 +95,21 @@ class Artifact:
 
 
 def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
-    """Return the version of what a stage makes with these parameters from these versions, by role."""
+    """Return the version of a stage's result, from its parameters and its inputs' versions by role."""
     text = json.dumps([stage, params, inputs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def code_digest(roots: Iterable[str]) -> str:
-    """Return a digest of the syntax trees of modules and of all that they import from this package.
+    """Return a digest of the syntax trees of modules and of everything that they import from this package.
 
     Comments, docstrings, descriptions of settings and formatting do not count. A package's
-    `__init__` counts where something is imported from the package itself.
+    `__init__` counts if something is imported from the package itself.
 
     Args:
-        roots: `module`, or `module:name` for a function or class: then of that module only what
-            it reaches by name counts, as with all that is imported by name from an experiment,
-            so that how an experiment is shown has no part in how it is computed.
+        roots: `module`, or `module:name` for a function or class. For the latter, only the statements of
+            the module that the name depends on count, and so for names imported from an experiment:
+            titles and figures of an experiment do not affect the digest of its results.
     """
     roots = sorted(set(roots))
     key = f"code of {' '.join(roots)} in {ROOT}"
@@ -127,7 +127,7 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
             file = _module_file(root.partition(":")[0])
             assert file is not None
             found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
-            # Its folder too: a module that is new there may be what an import now names.
+            # The folder too: an import may refer to a module that is added there later.
             files |= {file, file.parent}
             todo += imports
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
@@ -135,14 +135,14 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
 
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that this package lies in: a checkout, or `site-packages`."""
+"""The folder that contains this package: a checkout, or `site-packages`."""
 
 SLICED = "dwp.experiments."
 _cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
 
 
 def _digest(root: str, file: Path, modified: int) -> tuple[str, list[str]]:
-    """Return a digest of a root's own code, and the roots that it imports."""
+    """Return a digest of the code of a root, without its imports, and the roots that it imports."""
     key = root, file, modified
     if key not in _cache:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -173,7 +173,7 @@ def _imported(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _module_file(name: str) -> Path | None:
-    """Return the file of a module of this package, or None for anybody else's."""
+    """Return the file of a module of this package, or None for other modules."""
     if name.split(".")[0] != "dwp":
         return None
     base = ROOT.joinpath(*name.split("."))
@@ -184,7 +184,7 @@ def _module_file(name: str) -> Path | None:
 
 
 def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
-    """Write what made some files: the spec, facts of the run, library versions, checksums."""
+    """Write the manifest of some files: the spec, facts of the run, library versions, checksums."""
     manifest = {
         **spec,
         **facts,
@@ -200,10 +200,10 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
 
 
 def read_manifest(path: str | Path) -> dict:
-    """Return what `write_manifest` wrote.
+    """Return the content of a manifest.
 
     Raises:
-        InputError: it cannot be read, or an entry that others rely on is missing or of another form.
+        InputError: it cannot be read, or a required entry is missing or malformed.
     """
     try:
         manifest = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -230,7 +230,7 @@ def _is_string(value: object) -> bool:
 
 
 def _is_file(value: object) -> bool:
-    """Return whether it is a path that stays in its folder."""
+    """Return whether a value is a path that stays in its folder."""
     if not isinstance(value, str) or not value.isprintable():
         return False
     path = PurePosixPath(value)
@@ -262,16 +262,16 @@ _FORM = {
 
 
 def checked_sha256(file: str | Path) -> str:
-    """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
+    """Return the SHA-256 of a file, checked against its manifest if it has one.
 
     Raises:
-        InputError: it is another.
+        InputError: the manifest records another.
     """
     file, digest = Path(file), sha256(file)
     try:
         recorded = read_manifest(paths.manifest(file))["files"].get(file.name, digest)
     except InputError:
-        recorded = digest  # a file of somebody else's
+        recorded = digest  # not made by this workflow
     if recorded != digest:
         raise InputError(
             f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
@@ -296,7 +296,7 @@ def _git_state() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An environment may lie in a repository of the user's, which says nothing about this package.
+    # An environment may lie in the user's own repository, whose commit is not that of this package.
     if not git("ls-files", "dwp/__init__.py"):
         return {"commit": None, "clean": None}
     status = git("status", "--porcelain")

@@ -1,7 +1,7 @@
-"""What takes long to find out about files, remembered: a plan is made anew for every job.
+"""Cache of facts about files that take long to compute, because every job plans anew.
 
-It is kept in a small file under `results/`, and holds as long as the files that it was found from have the
-size and the time of last change that they had.
+It is a small file under `results/`. An entry is valid as long as the size and modification time of
+the files it was computed from are unchanged.
 """
 
 import functools
@@ -19,12 +19,12 @@ Entries = dict[str, dict]
 
 
 def remembered(key: str, find: Callable[[], tuple[T, Iterable[Path]]], version: object = None) -> T:
-    """Return what was found under a key, or find it now.
+    """Return the cached value of a key, or compute and cache it.
 
     Args:
-        key: what is asked for; names the files that it is found from.
-        find: returns what is found, as JSON has it, and the files and folders that it depends on.
-        version: what it depends on besides, such as versions of libraries, as JSON has it.
+        key: name of the value, with the files that it is computed from.
+        find: returns the value, as JSON, and the files and folders that it depends on.
+        version: other dependencies, such as library versions, as JSON.
     """
     entry = _entries().get(key)
     if isinstance(entry, dict) and entry.get("version") == version and _is_current(entry.get("files")):
@@ -34,10 +34,10 @@ def remembered(key: str, find: Callable[[], tuple[T, Iterable[Path]]], version: 
     if paths.RESULTS.is_dir():
         try:
             with atomic_write(paths.REMEMBERED) as temporary:
-                # With what other runs have written since.
+                # Includes entries that other runs have written since.
                 temporary.write_text(json.dumps(_entries() | {key: entry}))
         except StorageError:
-            pass  # it is found anew next time
+            pass  # computed again next time
     return found
 
 
@@ -64,5 +64,5 @@ def _read(file: Path, state: tuple[int, ...]) -> Entries:
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
-        return {}  # damaged: as if there were nothing
+        return {}  # damaged: treated as empty
     return content if isinstance(content, dict) else {}
