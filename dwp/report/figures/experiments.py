@@ -10,7 +10,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 
 PANELS = 3
-"""At most so many metrics are shown where a figure names none."""
+"""Maximum number of metrics in a figure that names none."""
 
 
 def by_setting(

@@ -17,7 +17,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 
 FEW = 0.02
-"""A bin with a smaller share of the images is drawn hollow: its accuracy is that of a handful."""
+"""Bins with a smaller share of the images are drawn hollow: their accuracy is unreliable."""
 GAP = "#D55E00"
 
 
