@@ -30,7 +30,7 @@ test: .venv/.installed
 test-slurm: .venv/.installed
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
-# An environment of its own, in another folder, so that nothing of the checkout is within reach.
+# A separate environment, used from another folder, so that nothing of the checkout can be imported.
 WHEEL := .venv/wheel
 test-wheel: .venv/.installed
 	rm -rf build $(WHEEL)

@@ -1,1 +1,1 @@
-"""What the library costs, measured: see `published`, `scaling` and `startup`."""
+"""Benchmarks of the library; docs/performance.md describes each."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablations --data-root ~/data --threads 2
 
-An ablation replaces one optimisation by what the published recipe does, in this process only.
-A ratio is the median of the ratios of the turns, in brackets the least and the largest; above 1 the
-optimisation pays. The gain of two together is not the product of both.
+An ablation replaces one optimisation by the published recipe's method, in this process only.
+A ratio is the median over turns, with the smallest and the largest in brackets; above 1, the
+optimisation helps. The gains of two optimisations do not multiply.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ Away = Callable[[], contextlib.AbstractContextManager]
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is done, in which workloads (of `WORKLOADS`), and a context in which it is not."""
+    """An optimisation, the workloads (of `WORKLOADS`) that it affects, and a context that disables it."""
 
     title: str
     workloads: tuple[str, ...]
@@ -45,7 +45,7 @@ class Ablation:
 
 @contextlib.contextmanager
 def plain_adam() -> Iterator[None]:
-    """Take PyTorch's own choice of an implementation of Adam."""
+    """Use PyTorch's default implementation of Adam."""
     adam = torch.optim.Adam
     with patch.object(torch.optim, "Adam", lambda parameters, lr, fused: adam(parameters, lr=lr)):
         yield
@@ -53,7 +53,7 @@ def plain_adam() -> Iterator[None]:
 
 @contextlib.contextmanager
 def built_otherwise(change: Callable[[nn.Sequential], nn.Sequential], **options: object) -> Iterator[None]:
-    """Change every network after it was built, or build it with other options."""
+    """Change every network after it is built, or build it with other options."""
     build = convnet.build
 
     def changed(*arguments: object) -> nn.Module:
@@ -77,7 +77,7 @@ def activation_first(model: nn.Sequential) -> nn.Sequential:
 
 @contextlib.contextmanager
 def pytorch_convolutions() -> Iterator[None]:
-    """Leave every convolution to PyTorch, with weights in the orders of memory that it likes."""
+    """Leave every convolution to PyTorch, with weights in the memory formats that suit it."""
     with (
         pytorch_only(),
         patch.object(Conv2d, "__init__", nn.Conv2d.__init__),
@@ -89,7 +89,7 @@ def pytorch_convolutions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noise_for_each_image() -> Iterator[None]:
-    """Draw the noise of every image's outputs at test, instead of one sample of the weights for all."""
+    """Draw separate output noise for each image at test, instead of one sample of the weights for all."""
     predicting = layers._predicting
 
     def noisy(model: nn.Module, noise: Noise) -> contextlib.AbstractContextManager:
@@ -101,7 +101,7 @@ def noise_for_each_image() -> Iterator[None]:
 
 @contextlib.contextmanager
 def transformed_images() -> Iterator[None]:
-    """Make every image of a minibatch anew from its bytes, by an image object and a transform."""
+    """Convert each image of a minibatch from bytes, by an image object and a transform."""
     minibatch = loop._minibatch
 
     def transformed(data: tuple[Tensor, ...], *arguments: object) -> tuple[Tensor, ...]:
@@ -114,12 +114,12 @@ def transformed_images() -> Iterator[None]:
 
 
 def contiguous() -> contextlib.AbstractContextManager:
-    """Give images to PyTorch's convolutions and pooling in its default order."""
+    """Pass images to PyTorch's convolutions and pooling in its default memory format."""
     return patch.object(torch, "channels_last", torch.contiguous_format)
 
 
 def places_of_maxima() -> contextlib.AbstractContextManager:
-    """Let pooling look for the places of the maxima where nobody asks for them, too."""
+    """Compute the indices of the maxima in pooling even if no gradient needs them."""
 
     def forward(self: MaxPool2d, x: Tensor) -> Tensor:
         return nn.MaxPool2d.forward(self, x.to(memory_format=torch.channels_last))
@@ -183,7 +183,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def gain(workload: str, material: Material, other: Material, away: Away, repeats: int) -> dict[str, float]:
-    """Return how many times longer a workload takes on the other material and without an optimisation."""
+    """Return the ratio of a workload's time without an optimisation, on the other material, to its time."""
     call, _ = WORKLOADS[workload].ours(material)
     with away():
         slow, _ = WORKLOADS[workload].ours(other)
@@ -197,7 +197,7 @@ def gain(workload: str, material: Material, other: Material, away: Away, repeats
 
 
 def gain_of_memory(workload: str, options: Options, repeats: int) -> dict[str, float]:
-    """Return how many times longer a workload takes in a process that gives freed memory back."""
+    """Return the ratio of a workload's time in a process that returns freed memory to its time."""
     with (
         Side(workload, "ours", options) as ours,
         Side(workload, "ours", replace(options, keep_memory=False)) as theirs,
@@ -206,7 +206,7 @@ def gain_of_memory(workload: str, options: Options, repeats: int) -> dict[str, f
 
 
 def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return median, least and largest of the ratios of the turns."""
+    """Return median, smallest and largest of the ratios over turns."""
     return asdict(Spread.of([there / here for here, there in zip(ours, theirs, strict=True)]))
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy --data-root ~/data --priors vae-7x7.safetensors vae-5x5.safetensors
 
-The recipe (benchmarks/baseline.py) against ours, with all optimisations and with one changed, from the
-same examples, initial weights and priors for each seed; noise and minibatches differ.
+The recipe (benchmarks/baseline.py) and the library, with all optimisations and with one changed. For each
+seed, they have the same examples, initial weights and priors; noise and minibatches differ.
 """
 
 import statistics
@@ -63,7 +63,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def source_recipe(m: Material) -> float:
-    """Train a source net by the recipe; return its test accuracy."""
+    """Train a source network by the recipe; return its test accuracy."""
     torch.manual_seed(m.seed)
     images, labels = m.source.train_images, m.source.train_labels
     model = baseline.ConvNet(*m.sizes.source).to(m.device)
@@ -83,7 +83,7 @@ def source_recipe(m: Material) -> float:
 
 
 def source_ours(m: Material, precision: str = "float32") -> float:
-    """Train a source net as the workflow does, one epoch as for the recipe; return its test accuracy."""
+    """Train a source network as the workflow does, for one epoch; return its test accuracy."""
     settings = m.source_settings(workloads.SOURCE_L2, precision)
     return source_nets.train(m.seed, m.source, settings, m.device)[1]["accuracy"]
 
@@ -106,7 +106,7 @@ def few_shot_ours(m: Material, subset: int | None = None, precision: str = "floa
 
 
 def without_products(train: Callable[[Material], float]) -> Callable[[Material], float]:
-    """Return the same with every convolution left to PyTorch."""
+    """Return the same function with every convolution left to PyTorch."""
 
     def away(m: Material) -> float:
         with pytorch_convolutions():

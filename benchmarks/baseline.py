@@ -1,12 +1,12 @@
-"""The published recipe, plainly: what `benchmarks.published` measures the library against.
+"""The published recipe, plainly implemented: the baseline of `benchmarks.published`.
 
-Written anew from the paper and from what is known of its code, and kept as it would be
-written without a thought of speed: images go one by one from PIL through a transform in a
-DataLoader, everything is float32 and contiguous, activations come before pooling, every
-kernel passes the VAE in every step, and at test every image draws its own noise in every
-layer. It computes the same quantities as the library; `tests/test_baseline.py` holds it to that.
+Written anew from the paper and from what is known of its code, without regard to speed: a
+DataLoader passes each image from PIL through a transform, everything is float32 and contiguous,
+activations come before pooling, every kernel passes through the VAE in every step, and at test
+every image has its own noise in every layer. It computes the same quantities as the library;
+`tests/test_baseline.py` checks this.
 
-Nothing here is slowed down on purpose: PyTorch's own modules, threads and optimiser defaults.
+Nothing is slowed down on purpose: it uses PyTorch's own modules, threads and optimiser defaults.
 """
 
 import itertools
@@ -23,17 +23,17 @@ from torch.utils.data import Dataset as TorchDataset
 from dwp.torchvision_import import torchvision_datasets
 
 TEST_BATCH = 500
-VARIANCE_FLOOR = 1e-6  # the library's, so that both compute the same numbers
+VARIANCE_FLOOR = 1e-6  # as in the library, so that both compute the same numbers
 
 
 # Data
 
 
 class Images(TorchDataset):
-    """Grey images as bytes, as torchvision holds MNIST; an image object and a transform for each."""
+    """Grey images as bytes, as torchvision stores MNIST; each becomes an image object, then a tensor."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        torchvision_datasets()  # lets `transforms` be imported beside a CPU-only PyTorch
+        torchvision_datasets()  # makes `transforms` importable with a CPU-only PyTorch
         from torchvision.transforms import Compose, ToTensor
 
         self.images: np.ndarray = images[:, 0].cpu().numpy()  # uint8 [n, h, w]
@@ -81,7 +81,7 @@ class BayesianConv2d(nn.Module):
         return mean + torch.sqrt(variance + 1e-12) * torch.randn_like(mean)
 
     def kl(self, prior: "KernelVAE") -> Tensor:
-        """Return the bound on KL(q(W) || p(W)) in nats, summed, every kernel through the VAE (eq. 9)."""
+        """Return the bound on KL(q(W) || p(W)) in nats, summed, with every kernel through the VAE (eq. 9)."""
         size = self.mean.shape[-1]
         mean, log_variance = self.mean.view(-1, 1, size, size), self.log_variance.view(-1, 1, size, size)
         w = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -130,7 +130,7 @@ def source_loss(model: ConvNet, images: Tensor, labels: Tensor, l2: float) -> Te
 def train_source(
     model: ConvNet, optimizer: torch.optim.Optimizer, loader: DataLoader, l2: float, device: torch.device
 ) -> None:
-    """Train a source net for one epoch."""
+    """Train a source network for one epoch."""
     model.train()
     for step, (images, labels) in enumerate(loader):
         linear_decay(optimizer, step, len(loader))
@@ -144,7 +144,7 @@ def train_source(
 
 
 class KernelVAE(nn.Module):
-    """The paper's VAE over k×k kernels, k = 5 or 7; mean and variance have heads of their own."""
+    """The paper's VAE over k×k kernels, k = 5 or 7, with separate heads for mean and variance."""
 
     def __init__(self, size: int, hidden: int, latent: int) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ def train_vae(
 
 
 def reverse_model(vae: KernelVAE) -> list[nn.Parameter]:
-    """Freeze a VAE but for its encoder r(z|w), which the paper trains with the posterior; return that."""
+    """Freeze a VAE except its encoder r(z|w), which the paper trains jointly; return its parameters."""
     vae.requires_grad_(False)
     trained = nn.ModuleList([vae.encoder, vae.code_mean, vae.code_variance]).requires_grad_(True)
     return list(trained.parameters())
@@ -242,7 +242,7 @@ def predict(
 
 
 def evaluate(model: ConvNet, loader: DataLoader, device: torch.device, members: int = 10) -> dict[str, float]:
-    """Return the test accuracy of an ensemble of noisy passes, of one more such pass, and of the mean."""
+    """Return the test accuracy of an ensemble of noisy passes, of one noisy pass, and of the mean."""
     passes = [predict(model, loader, device) for _ in range(members)]
     labels = passes[0][1]
     predictions = {

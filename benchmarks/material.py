@@ -1,4 +1,4 @@
-"""What the workloads are done on: sizes, data, networks and priors, the same for both sides."""
+"""Sizes, data, networks and priors of the workloads, the same for the library and the recipe."""
 
 import functools
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ LR = 1e-3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the workloads are; the defaults are the paper's."""
+    """Sizes of the workloads; the defaults are the paper's."""
 
     source: tuple[int, int] = (256, 512)
     source_batch: int = 256
     source_steps: int = 2
-    source_test_images: int = 1  # speed needs none
+    source_test_images: int = 1  # not needed for speed
     vaes: dict[int, dict] = field(
         default_factory=lambda: {7: {"hidden": 32, "latent": 2}, 5: {"hidden": 64, "latent": 4}}
     )
@@ -64,7 +64,7 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of where and on what to work."""
+    """Options of the command line: data, device, threads and sizes."""
 
     data_root: str | None = None
     device: str = "auto"
@@ -78,7 +78,7 @@ class Options:
 
     @classmethod
     def from_json(cls, fields: dict) -> "Options":
-        """Return what `dataclasses.asdict` and JSON made of options; apply the number of threads."""
+        """Return options from the JSON of `dataclasses.asdict`; set the number of threads."""
         options = cls(**{**fields, "priors": tuple(fields["priors"])})
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -86,7 +86,7 @@ class Options:
 
 
 class Material:
-    """Data, networks and priors for the workloads, made when first asked for."""
+    """Data, networks and priors for the workloads, made at first access."""
 
     build = staticmethod(convnet.build)
 
@@ -100,12 +100,12 @@ class Material:
 
     @functools.cached_property
     def source(self) -> Dataset:
-        """The source set: notMNIST, or glyphs."""
+        """The source data set: notMNIST, or glyphs."""
         return self._build("glyphs" if self.embedded else "notmnist", test=self.sizes.source_test_images)
 
     @functools.cached_property
     def target(self) -> Dataset:
-        """The target set: MNIST, or digits; its test images are as many as are evaluated."""
+        """The target data set: MNIST, or digits, with as many test images as are evaluated."""
         return self._build("digits" if self.embedded else "mnist", test=self.sizes.test_images)
 
     def _build(self, name: str, test: int) -> Dataset:
@@ -115,7 +115,7 @@ class Material:
         train = self.sizes.source_batch * self.sizes.source_steps
         if name == "glyphs":
             options = {"train": 1_000, "test": max(10, test)}
-        # Fewer images than the sizes ask for are repeated.
+        # Images are repeated if there are fewer than the sizes require.
         built = data.build(name, data_root=root, downloads="results/downloads", options=options)
         rows = {
             "train": torch.arange(max(train, len(built.train_labels))) % len(built.train_labels),
@@ -149,11 +149,11 @@ class Material:
             }
 
     def load(self) -> None:
-        """Make data and priors now."""
+        """Load data and priors now."""
         _ = self.source, self.target, self.priors
 
     def source_settings(self, l2: float, precision: str) -> SourceSettings:
-        """Return the settings of a source network as the workflow would train it."""
+        """Return the settings with which the workflow would train a source network."""
         steps, batch = self.sizes.source_steps, self.sizes.source_batch
         schedule = Schedule(lr=LR, steps=steps, batch=batch, precision=precision)
         return SourceSettings(nets=1, shard=1, network=network(*self.sizes.source), l2=l2, schedule=schedule)

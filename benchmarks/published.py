@@ -1,12 +1,12 @@
-"""How many times the published recipe's speed: one table, both sides measured in turns.
+"""Speed relative to the published recipe: one table, both sides measured in turns.
 
     python -m benchmarks.published --data-root ~/data --threads 2
 
-The recipe (benchmarks/baseline.py) is a DataLoader with a transform for each image, float32, every
-kernel through the VAE in each step, noise for each image at test. Ours is what the workflow runs.
-Each side has a process of its own, with the same threads, and waits while the other works.
-A ratio is the median of the ratios of the turns; in brackets the least and the largest.
-The whole run is computed from the parts, steps × step + evaluations × evaluation, unless --run is given.
+The recipe (benchmarks/baseline.py) uses a DataLoader with a transform for each image, float32, every
+kernel through the VAE in each step, and noise for each image at test. "Ours" is what the workflow runs.
+Each side has its own process, with the same number of threads, and waits while the other works.
+A ratio is the median over turns; the smallest and the largest are in brackets.
+The whole run is computed from its parts, steps × step + evaluations × evaluation, unless --run is given.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark of workloads takes."""
+    """Return a parser with the options of all benchmarks of workloads."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,7 +87,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
-    """Return the material, and lines that say on what will be measured."""
+    """Return the material, and lines that describe the machine, the data and the sizes."""
     options = Options(
         data_root=arguments.data_root,
         device=arguments.device,
@@ -101,7 +101,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
     if options.threads:
         torch.set_num_threads(options.threads)
     material = Material(options)
-    material.load()  # what is wrong with it shall be said here, not by a process
+    material.load()  # so that errors appear here, not in a subprocess
     precision = choose_precision(options.precision, material.device)
     sizes = material.sizes
     images = "glyphs and digits, repeated as often as needed" if material.embedded else "notMNIST and MNIST"
@@ -119,7 +119,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, list[str]]:
 
 
 def measure(workload: str, options: Options, repeats: int) -> dict:
-    """Time both sides of a workload by turns; return rates, seconds of a unit, ratios and peak memory."""
+    """Time both sides of a workload in turns; return rates, seconds per unit, ratios and peak memory."""
     with Side(workload, "baseline", options) as baseline, Side(workload, "ours", options) as ours:
         times = in_turns((baseline.seconds, ours.seconds), repeats)
         memory = {"baseline": baseline.memory(), "ours": ours.memory()}
@@ -135,7 +135,7 @@ def measure(workload: str, options: Options, repeats: int) -> dict:
 
 
 def whole_run(workloads: dict[str, dict], step: str, material: Material) -> dict:
-    """Compute the seconds of a whole few-shot run from those of its parts."""
+    """Compute the time of a whole few-shot run, in seconds, from its parts."""
     steps, evaluations = material.sizes.run_steps, material.sizes.run_steps // material.sizes.run_every
     result = {"steps": steps, "evaluations": evaluations}
     for side in ("baseline", "ours"):
@@ -148,7 +148,7 @@ def whole_run(workloads: dict[str, dict], step: str, material: Material) -> dict
 
 
 def really_run(material: Material, kernels: str) -> dict:
-    """Run one whole few-shot experiment of ours; return its seconds, last metrics and a line of text."""
+    """Run one whole few-shot experiment of the library; return seconds, last metrics and a text."""
     rows: list[dict] = []
     took = seconds(
         lambda: rows.extend(ours_run(material, None if kernels == "all" else SUBSET)), material.device
@@ -167,13 +167,13 @@ def row(entries: list[str] | tuple[str, ...]) -> str:
 
 
 def spread(values: dict, digits: int = 3) -> str:
-    """Return 'median (least - largest)'."""
+    """Return 'median (smallest - largest)'."""
     median, low, high = (f"{values[key]:.{digits}g}" for key in ("median", "low", "high"))
     return f"{median} ({low}-{high})"
 
 
 def cells(workload: Workload, result: dict) -> list[str]:
-    """Return the table's cells of a workload."""
+    """Return the table cells of a workload."""
     return [
         workload.title,
         spread(result["baseline"]),
@@ -186,7 +186,7 @@ def cells(workload: Workload, result: dict) -> list[str]:
 
 
 def run_cells(kernels: str, result: dict) -> list[str]:
-    """Return the table's cells of a whole run."""
+    """Return the table cells of a whole run."""
     return [
         f"whole few-shot run, {result['steps']} steps, {result['evaluations']} evaluations,"
         f" KL over {kernels} kernels in ours (computed)",
@@ -200,7 +200,7 @@ def run_cells(kernels: str, result: dict) -> list[str]:
 
 
 def memory_cell(result: dict) -> str:
-    """Return peaks with what lies above the start (libraries, data, priors) in brackets."""
+    """Return peak memory, with the part above that after loading (libraries, data, priors) in brackets."""
     return ", ".join(
         f"{peak / MiB:.0f} ({(peak - start) / MiB:+.0f})"
         for peak, start in (result["memory"][side] for side in ("baseline", "ours"))

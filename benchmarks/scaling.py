@@ -1,10 +1,10 @@
-"""How near to the machine's peak ours works, and how its time and memory grow.
+"""Share of the machine's peak that the library reaches, and growth of its time and memory.
 
     python -m benchmarks.scaling --data-root ~/data
 
-Peak: the largest rate of a square matrix product in float32 and in bfloat16, on the threads in use.
-Operations are those of the matrix products and convolutions as the network's description has them
-(torch.utils.flop_counter, forward and backward), whatever ours may leave out.
+Peak: the highest rate of a square matrix product in float32 and in bfloat16, on the threads in use.
+Operations are those of the matrix products and convolutions in the network's description
+(torch.utils.flop_counter, forward and backward), even if the library needs fewer.
 """
 
 import json
@@ -68,12 +68,12 @@ def main(words: list[str] | None = None) -> None:
 
 
 def table(title: str, *header: str) -> None:
-    """Print a title and the head of a table."""
+    """Print the title and header of a table."""
     print(f"\n{title}\n", row(header), row(["---"] * len(header)), sep="\n", flush=True)
 
 
 def growth(label: int, call: Callable[[], object], units: int, repeats: int, device: torch.device) -> None:
-    """Print a row: the label, milliseconds of a unit and of all, and the peak memory of this process."""
+    """Print a row: label, milliseconds per unit and in total, and peak memory of this process."""
     timing.forget_peak(device)
     took = 1e3 * median(call, repeats, device)
     peak = timing.peak(device) / MiB
@@ -81,27 +81,27 @@ def growth(label: int, call: Callable[[], object], units: int, repeats: int, dev
 
 
 def median(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Return the median of the seconds of a call, after one that is not timed."""
+    """Return the median time of a call in seconds, after one untimed call."""
     call()
     return Spread.of([seconds(call, device) for _ in range(repeats)]).median
 
 
 def flops(call: Callable[[], object]) -> int:
-    """Return the operations (two for a multiply-add) of matrix products and convolutions in a call."""
+    """Return the operations (two per multiply-add) of the matrix products and convolutions in a call."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def product_rate(dtype: torch.dtype, side: int, repeats: int, device: torch.device) -> float:
-    """Return operations per second of a square matrix product, the best of all turns."""
+    """Return the operations per second of a square matrix product, the best of all turns."""
     a = torch.randn(side, side, device=device).to(dtype)
     a @ a
     return 2 * side**3 / min(seconds(lambda: a @ a, device) for _ in range(repeats))
 
 
 def shares(m: Material, repeats: int, side: int) -> None:
-    """Print the rates of products, and the share of them that the steps reach in their precision."""
+    """Print the rates of products, and the share of them that training steps reach in their precision."""
     table(TITLES[0], "workload", "GFLOP of a unit", "GFLOP/s", "share of the product's rate")
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -123,7 +123,7 @@ GROWTH = ("ms of one", "ms of all", "peak of this process, MiB")
 
 
 def kernels_of_kl(m: Material, repeats: int) -> None:
-    """Print the cost of few-shot steps by the number of kernels that pass the VAE."""
+    """Print the cost of few-shot steps by the number of kernels that pass through the VAE."""
     table(TITLES[1], "kernels of each size at most", "ms a step", "ms of all steps", GROWTH[2])
     images, labels = m.target.images("train", m.device), m.target.labels("train", m.device)
     images, labels = (tensor[m.examples().to(m.device)] for tensor in (images, labels))
@@ -183,7 +183,7 @@ def seeds(m: Material, repeats: int) -> None:
 
 
 def processes(options: Options, duration: float) -> None:
-    """Print the rate of workloads with more threads, and with more processes side by side."""
+    """Print the rate of workloads with more threads, and with more processes in parallel."""
     table(
         TITLES[5], "workload", "processes", "threads of each", "units/s together", "times one of one thread"
     )
@@ -198,7 +198,7 @@ def processes(options: Options, duration: float) -> None:
 
 
 def throughput(name: str, count: int, options: Options, duration: float) -> float:
-    """Return the units a second of several processes that do a workload of ours at the same time."""
+    """Return the units per second of several parallel processes that run a workload of the library."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--process"]
     command.append(json.dumps([name, asdict(options), duration]))
     environment = os.environ | {"PYTHONPATH": str(timing.ROOT), **MEMORY}
@@ -206,7 +206,7 @@ def throughput(name: str, count: int, options: Options, duration: float) -> floa
         subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(count)
     ]
-    for process in started:  # all have warmed up before any begins
+    for process in started:  # all have warmed up before the first one starts
         if process.stdout.readline() != "ready\n":
             raise RuntimeError(f"a process for {name} ended before it began")
     for process in started:

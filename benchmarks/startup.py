@@ -1,9 +1,9 @@
-"""How long people wait before anything happens: `snakemake -n` with many cells, and `import dwp`.
+"""Start-up time: `snakemake -n` with many cells, and `import dwp`.
 
     python benchmarks/startup.py --cells 2000
     python benchmarks/startup.py --cells 100000 --shard 100
 
-The cells' files are empty, made by hand and recorded by `snakemake --touch`; nothing is trained.
+The files of the cells are empty and recorded by `snakemake --touch`; nothing is trained.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run(*command: str) -> str:
-    """Run a command with dwp from this checkout; return what it printed."""
+    """Run a command with dwp from this checkout; return its output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False

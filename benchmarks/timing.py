@@ -1,4 +1,4 @@
-"""How the workloads are measured: in turns, each side in a process of its own."""
+"""Measurement of workloads: in turns, each side in its own process."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ MiB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Median, least and largest of several measurements."""
+    """Median, smallest and largest of several measurements."""
 
     median: float
     low: float
@@ -41,7 +41,7 @@ class Spread:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return how long a call takes, until the device has done what it was told."""
+    """Return the duration of a call in seconds, including pending work on the device."""
     began = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -50,13 +50,13 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """Time several workloads by turns, so that a change of the machine's mood meets all alike.
+    """Time several workloads in turns, so that changes in the machine's speed affect all of them.
 
-    Each is done once before, untimed. The order turns round with every repeat.
+    Each runs once untimed before. The order is reversed in every other turn.
 
     Args:
-        calls: each does a workload and returns the seconds that it took.
-        repeats: turns.
+        calls: each runs a workload and returns its time in seconds.
+        repeats: number of turns.
 
     Returns:
         Seconds, one list of `repeats` for each call.
@@ -72,7 +72,7 @@ def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[fl
 
 
 class Side:
-    """One side of a workload in a process of its own, which does it whenever it is told to, else nothing."""
+    """One side of a workload in its own process, which runs it on request and is otherwise idle."""
 
     def __init__(self, workload: str, side: str, options: Options) -> None:
         arguments = json.dumps([workload, side, dataclasses.asdict(options)])
@@ -96,13 +96,13 @@ class Side:
         self._process.communicate()
 
     def seconds(self) -> float:
-        """Do the workload; return how long it took."""
+        """Run the workload; return its time in seconds."""
         return self._ask("workload")[0]
 
     def memory(self) -> tuple[int, int]:
-        """Return bytes at the peak so far, and how many of them the start took (libraries, data, priors).
+        """Return the peak memory so far, and that at the start (libraries, data, priors), in bytes.
 
-        On CUDA: of PyTorch's allocations on the device, and what data and weights take of them.
+        On CUDA: PyTorch's allocations on the device, and the part for data and weights.
         """
         peak, start = self._ask("memory")
         return int(peak), int(start)
@@ -127,7 +127,7 @@ def _serve(workload: str, side: str, options: dict) -> None:
     options = Options.from_json(options)
     logging.getLogger("dwp").setLevel(logging.WARNING)
     material = Material(options)
-    # Data and priors are on both sides: they count as the start, and what making them took does not.
+    # Both sides have data and priors: they count as the start; the memory for making them is excluded.
     material.load()
     forget_peak(material.device)
     start = peak(material.device)
@@ -141,7 +141,7 @@ def _serve(workload: str, side: str, options: dict) -> None:
 
 
 def with_memory_kept(main: Callable[[], None]) -> None:
-    """Call main in the environment of the workflow's jobs: begin the process anew in it, if it is not set."""
+    """Call main in the environment of the workflow's jobs; restart the process if it is not set."""
     if MEMORY.items() <= os.environ.items():
         main()
     else:
@@ -149,7 +149,7 @@ def with_memory_kept(main: Callable[[], None]) -> None:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin anew with the peak that `peak` returns; the resident size where that cannot be done."""
+    """Reset the peak that `peak` returns, if the system allows it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -160,12 +160,12 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """Return the largest size so far in bytes: resident, of this process, or allocated on the GPU."""
+    """Return the peak memory so far in bytes: resident size of this process, or allocations on the GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: on Linux its maximum begins with that of the process that started this one.
+        # Not getrusage: on Linux its maximum includes that of the parent process.
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
     import resource
 
@@ -174,7 +174,7 @@ def peak(device: torch.device) -> int:
 
 
 def machine(device: torch.device, threads: int) -> str:
-    """Return one line that says on what, and with what, was measured."""
+    """Return one line that describes the machine and the software."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):

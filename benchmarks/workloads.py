@@ -1,7 +1,7 @@
-"""The workloads that are compared: each done once by the library and once by the baseline.
+"""The workloads, each run once by the library and once by the baseline.
 
-The library's side calls what the workflow's scripts call: `training.fit` with the source
-nets' loss, `VAE.fit`, `training.fit` with the few-shot loss, `layers.predict` with
+The library's side calls the same functions as the workflow's scripts: `training.fit` with the source
+networks' loss, `VAE.fit`, `training.fit` with the few-shot loss, `layers.predict` with
 `metrics.summary`. Both sides start from the same weights where these could matter.
 """
 
@@ -26,7 +26,7 @@ from dwp.training.loop import fit
 from dwp.training.schedule import Schedule
 
 SOURCE_L2, VAE_BATCH, SUBSET = 1e-3, 128, 256
-# Enough kernels to evaluate on as training goes; evaluation is not what is timed there.
+# Few kernels, because evaluation during training is not the subject of the measurement.
 TEST_KERNELS = 16
 Call = Callable[[], object]
 
@@ -35,7 +35,7 @@ Call = Callable[[], object]
 class Workload:
     """One row: each side makes a call that does `amount` units.
 
-    `goal` is the ratio to reach (issue 5 of the tracker); `unit` what is counted.
+    `goal` is the speed-up to reach; `unit` is the unit of the rate.
     """
 
     title: str
@@ -100,7 +100,7 @@ def ours_evaluation(m: Material) -> tuple[Call, float]:
 
 
 def ours_run(m: Material, subset: int | None) -> list[dict]:
-    """Really run one few-shot experiment; return its rows {step, metric, value}."""
+    """Run one whole few-shot experiment; return its rows {step, metric, value}."""
     return few_shot.run(m.few_shot(subset))
 
 
@@ -151,7 +151,7 @@ def baseline_few_shot(m: Material) -> tuple[Call, float]:
 
 
 def baseline_training(m: Material, model: baseline.ConvNet, priors: dict[int, baseline.KernelVAE]) -> None:
-    """Train the baseline's few-shot network, from a new optimiser."""
+    """Train the baseline's few-shot network, with a new optimiser."""
     chosen = m.examples()
     images, labels = m.target.train_images[chosen], m.target.train_labels[chosen]
     loader = baseline.image_loader(images, labels, len(chosen), shuffle=True, workers=m.options.workers)
@@ -169,7 +169,7 @@ def baseline_evaluation(m: Material) -> tuple[Call, float]:
     return lambda: baseline.evaluate(model, loader, m.device, m.sizes.members), 1
 
 
-# Weights from the one to the other, so that both do the same work
+# Copies of the library's weights, so that both sides do the same work
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The versions under `results/`: what is there, what made it, whether it is intact, and removing it."""
+"""Versions under `results/`: listing, lookup, verification and removal."""
 
 import datetime
 import os
@@ -26,9 +26,9 @@ class Version:
     """One version of a stage: the folder `results/<stage>/<version>`.
 
     Attributes:
-        folder: where it is.
-        manifests: the content of each manifest, by file; None for one that cannot be read.
-        files: everything else in the folder.
+        folder: the version's folder.
+        manifests: content of each manifest, by file; None if it cannot be read.
+        files: all other files in the folder.
     """
 
     folder: Path
@@ -37,49 +37,49 @@ class Version:
 
     @property
     def stage(self) -> str:
-        """Return the name of its stage."""
+        """Return the name of the stage."""
         return self.folder.parent.name
 
     @property
     def label(self) -> str:
-        """Return `<stage>/<version>`, as manifests call their inputs."""
+        """Return `<stage>/<version>`, the form in which manifests refer to inputs."""
         return f"{self.stage}/{self.folder.name}"
 
     @property
     def spec(self) -> dict:
-        """Return what made it: `params`, `inputs` and `code`; empty before the first job is done."""
+        """Return `params`, `inputs` and `code` from a manifest; empty before the first job has finished."""
         manifest = next(filter(None, self.manifests.values()), {})
         return {key: manifest[key] for key in ("params", "inputs", "code") if key in manifest}
 
     @property
     def names(self) -> list[str]:
-        """Return what people call it: the names of its files without setting and shard."""
+        """Return the display names of its results: file stems without setting and shard."""
         return sorted(set(filter(None, map(paths.name, self.manifests))))
 
     @cached_property
     def size(self) -> int:
-        """Return the bytes of all its files."""
+        """Return the total size of its files, in bytes."""
         return sum(path.stat().st_size for path in (*self.manifests, *self.files) if path.is_file())
 
     @property
     def finished(self) -> datetime.datetime | None:
-        """Return when its latest job was done, or None before the first."""
+        """Return the time at which its latest job finished, or None before the first."""
         times = [manifest["finished"] for manifest in self.manifests.values() if manifest]
         return max(map(datetime.datetime.fromisoformat, times), default=None)
 
     @property
     def recorded_files(self) -> Iterator[tuple[Path, str]]:
-        """Yield each file that a manifest records, there or not, with its SHA-256."""
+        """Yield each file that a manifest records, whether it exists or not, with its SHA-256."""
         for manifest in self.manifests.values():
             for name, digest in (manifest or {}).get("files", {}).items():
                 yield self.folder / name, digest
 
     @cached_property
     def unrecorded_files(self) -> list[Path]:
-        """Return what no manifest records: of a job in progress or killed, or whose manifest is gone.
+        """Return the files that no manifest records: those of running or killed jobs, or of a lost manifest.
 
-        Left out are the logs and benchmarks of finished jobs, and what belongs to a manifest that
-        cannot be read.
+        Logs and benchmarks of finished jobs are left out, and so are the files of a manifest that cannot be
+        read.
         """
         known = {file for file, _ in self.recorded_files}
         for manifest in self.manifests:
@@ -92,7 +92,7 @@ class Version:
         return [file for file in self.files if file not in known and not has_unreadable_manifest(file)]
 
     def may_be_in_progress(self, now: float) -> bool:
-        """Return whether a job may be writing here: an output is not finished and less than a day old."""
+        """Return whether a job may be writing here: unfinished, and changed less than a day ago."""
         if self.manifests and not self.unrecorded_files:
             return False
         times = [path.stat().st_mtime for path in (self.folder, *self.unrecorded_files) if path.exists()]
@@ -100,13 +100,13 @@ class Version:
 
 
 def read() -> list[Version]:
-    """Return all versions in the order of the pipeline, and within a stage by age.
+    """Return all versions in pipeline order, and by age within a stage.
 
-    Passed over are links, which may lead out of `results/`, and what only looks like a
-    version: no stage of that name is known, and no manifest is in it.
+    Symbolic links, which may point outside `results/`, are skipped, and so are folders that only look
+    like a version: the stage is unknown and there is no manifest.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: `results/` does not exist.
     """
     if not RESULTS.is_dir():
         raise InputError(
@@ -144,7 +144,7 @@ def _read_manifest(path: Path, folder: Path) -> dict | None:
     inputs = {role: paths.LABEL.parse(label) for role, label in manifest["inputs"].items()}
     if (stage, version) != (folder.parent.name, folder.name) or not all(inputs.values()):
         return None
-    # A version is the hash of what made it, so its own manifest tells whether that is what it says.
+    # The version is a hash of parameters and inputs, so a changed manifest no longer matches it.
     made_from = {role: fields["version"] for role, fields in inputs.items() if fields}
     return manifest if version == version_of(stage, manifest["params"], made_from) else None
 
@@ -156,15 +156,15 @@ def _order(version: Version) -> tuple:
 
 
 def find(versions: Iterable[Version], name: str) -> Version:
-    """Return the version that a person means.
+    """Return the version that a name refers to.
 
     Args:
-        versions: those to choose from.
+        versions: the versions to search.
         name: a version or its unique beginning, `<stage>/<version>`, the folder or a link to it,
             or a name under `results/latest` (`priors/vae-7x7`).
 
     Raises:
-        InputError: there is none, or more than one.
+        InputError: no version matches, or more than one.
     """
     versions = list(versions)
     for place in (Path(name), paths.LATEST / name):
@@ -191,14 +191,14 @@ def verify(
     """Recompute the checksum of every file that a manifest records.
 
     Args:
-        versions: those to check.
-        running: whether a workflow is running here, so that a file's manifest may be yet to come.
+        versions: the versions to check.
+        running: whether a workflow is running here, so that a manifest may not have been written yet.
         now: the time in seconds since the epoch.
 
     Returns:
-        the faults, a list of {file, fault}, and how many files were as their manifest says. A fault is
-        `missing`; `damaged`; `no manifest`, for a result that no manifest records; or `unfinished`, for what
-        a job that is not finished leaves: logs, checkpoints, temporary files, while `running` results too.
+        the faults, a list of {file, fault}, and the number of files that match their manifest. A fault is
+        `missing`; `damaged`; `no manifest`, for a result that no manifest records; or `unfinished`, for
+        files of an unfinished job: logs, checkpoints and temporary files, and results while `running`.
     """
     now = time.time() if now is None else now
     faults, sound = [], 0
@@ -207,7 +207,7 @@ def verify(
             if manifest is None:
                 faults.append({"file": str(path), "fault": "damaged"})
         for file, digest in version.recorded_files:
-            if not os.path.isfile(file):  # false too for a name that no system takes
+            if not os.path.isfile(file):  # also false for an invalid file name
                 faults.append({"file": str(file), "fault": "missing"})
             elif sha256(file) != digest:
                 faults.append({"file": str(file), "fault": "damaged"})
@@ -226,8 +226,8 @@ def unreferenced(
     """Return versions that no configuration refers to: those to remove, and those that a job may be writing.
 
     Args:
-        versions: those to choose from.
-        referenced: the labels of the versions that configurations refer to.
+        versions: the versions to choose from.
+        referenced: labels of the versions that configurations refer to.
         now: the time in seconds since the epoch.
     """
     now = time.time() if now is None else now
@@ -240,7 +240,7 @@ def unreferenced(
 
 
 def remove(versions: Iterable[Version]) -> None:
-    """Delete versions, and the links of `results/latest` that lead nowhere; nothing outside `results/`."""
+    """Delete versions, and dangling links in `results/latest`; nothing outside `results/`."""
     for version in versions:
         shutil.rmtree(version.folder)
     for link in sorted(paths.LATEST.rglob("*"), reverse=True):

@@ -1,4 +1,4 @@
-"""The artifacts of a configuration: what each is made from, and so its version."""
+"""Artifacts of a configuration: the parameters, inputs and code that determine each."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,10 +20,10 @@ STAGES = "dwp.pipeline.stages"
 
 
 class Artifacts:
-    """All artifacts of one configuration but its report, in the order in which they are made.
+    """All artifacts of one configuration except the report, in the order in which they are made.
 
-    Known before anything runs, without reading any result. Lists and counts (nets, seeds,
-    settings, methods) say which cells are wanted; they are not part of a version.
+    They are known before anything runs, without reading any result. Lists and counts (nets, seeds,
+    settings, methods) select the cells to compute; they are not part of a version.
 
     Args:
         config: a complete configuration.
@@ -35,7 +35,7 @@ class Artifacts:
     def __init__(self, config: Config) -> None:
         self.config = config
         check(config)
-        # Reads headers and checksums of local files, where they changed: fail before the first job.
+        # Reads headers and checksums of changed local files, so that errors appear before the first job.
         chosen = config.data
         local = {
             name: local_data.dataset(name, config.data_root, chosen.options.get(name))
@@ -48,18 +48,18 @@ class Artifacts:
         }
 
     def dataset(self, name: str) -> Artifact:
-        """Return a data set; local files count by their content, not their place."""
+        """Return a data set; local files are identified by content, not by path."""
         return self._datasets[name]
 
     @cached_property
     def source(self) -> Artifact:
-        """Return the source nets; how many there are is not part of the version."""
+        """Return the source networks; their number is not part of the version."""
         inputs = {"dataset": self.dataset(self.config.data.source)}
         return Artifact("source", self._params(self.config.source), inputs, (f"{STAGES}.source",))
 
     @cached_property
     def kernels(self) -> dict[int, Artifact]:
-        """Return the kernel stores by size."""
+        """Return the kernel stores by kernel size."""
         settings = self.config.kernels
         artifacts = {}
         for size in self.config.sizes:
@@ -97,7 +97,7 @@ class Artifacts:
 
     @cached_property
     def scores(self) -> dict[int, Artifact]:
-        """Return the scores by kernel size, of all priors that have a density, where there are any."""
+        """Return the scores of all priors with a density, by kernel size; sizes without one are left out."""
         scored = {name: prior for name, prior in self.config.priors.items() if prior.facts.has_density}
         artifacts = {}
         for size in self.config.sizes:
@@ -118,7 +118,7 @@ class Artifacts:
 
     @cached_property
     def methods(self) -> dict[tuple[str, str], Artifact]:
-        """Return an artifact for each experiment and method, which depends on the priors it uses alone."""
+        """Return an artifact for each experiment and method; it depends only on the priors that it uses."""
         return {
             (experiment, method): self._method(experiment, method)
             for experiment, settings in self.config.experiments.items()
@@ -134,7 +134,7 @@ class Artifacts:
         if methods.is_pretrained(method):
             inputs["pretrained"] = self.source
         analytic = {}
-        # What is declared beside these only shows the results.
+        # The other declarations only affect how results are shown.
         computing = (declared.run, declared.settings, declared.method)
         modules = dict.fromkeys(f"{part.__module__}:{part.__qualname__}" for part in computing)
         modules[f"{STAGES}.experiment"] = None
@@ -144,7 +144,7 @@ class Artifacts:
                 inputs[f"{prior}-{size}"] = self.priors[prior][size]
             else:
                 analytic[prior] = self._prior_params(prior, size)
-        # Each setting of an experiment that trains has jobs of its own.
+        # In an experiment that trains, each setting has separate jobs.
         cells = [declared.axis] if declared.trains else []
         params = {"settings": self._params(settings, cells), "method": dump(method), "priors": analytic}
         return Artifact(experiment, params, inputs, tuple(modules), name)
@@ -154,14 +154,14 @@ class Artifacts:
         return {"kind": prior.kind, **self._params(prior.of(size))}
 
     def _params(self, settings: Any, without: Iterable[str] = ()) -> dict:
-        """Return settings as plain values, but for those that only say how many results there are."""
+        """Return settings as plain values, without those that only set the number of results or jobs."""
         if isinstance(schedule := getattr(settings, "schedule", None), Schedule):
             settings = replace(settings, schedule=self._in_precision(schedule))
         left_out = {*marked(type(settings), "counts"), *without}
         return {key: value for key, value in dump(settings).items() if key not in left_out}
 
     def _in_precision(self, schedule: Schedule) -> Schedule:
-        """Return a schedule in the precision of the whole configuration, unless it has its own."""
+        """Return a schedule in the precision of the configuration, unless the schedule sets one."""
         own = schedule.precision != "auto"
         return schedule if own else replace(schedule, precision=self.config.precision)
 

@@ -1,4 +1,4 @@
-"""A cache of checksums and code digests: every job of a cluster plans the whole run anew.
+"""Cache of checksums and code digests, because every job of a cluster plans the whole run anew.
 
 The cache is one JSON file under `results/`. An entry is valid while the files that it depends on keep their
 size and modification time.

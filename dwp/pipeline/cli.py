@@ -1,4 +1,4 @@
-"""The console script `dwp`: look at, compare, check and clear up the versions under `results/`."""
+"""Console script `dwp`: list, compare, verify and prune the versions under `results/`."""
 
 import argparse
 import contextlib
@@ -45,10 +45,10 @@ WITHOUT_DEFAULTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 for faults that `verify` found, 2 for an InputError."""
+    """Run a command; return its exit status: 0, 1 for faults found by `verify`, 2 for an InputError."""
     options = _parser().parse_args(arguments)
     try:
-        # Relative to where the command was given, as with snakemake.
+        # Relative to the current directory, as with snakemake.
         overlays = [[Path(file).resolve() for file in files] for files in getattr(options, "configfile", [])]
         if not Path(options.directory).is_dir():
             raise InputError(f"--directory: there is no folder {options.directory}")
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dwp: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of the output, `head` say, has seen enough.
+        # The reader of the output, such as `head`, has closed the pipe.
         sys.stderr.close()
         return 0
 
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _versions(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
-    """List every version: stage, version, names, cells (jobs done), inputs, size, age and who uses it.
+    """List every version: stage, version, names, cells (finished jobs), inputs, size, age and users.
 
     USED BY names config.yaml, or the configurations given instead.
     """
@@ -145,7 +145,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
 
 
 def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
-    """Say which parameters, inputs and code of two versions differ, and why their inputs do."""
+    """Show the parameters, inputs and code in which two versions differ, also for their inputs."""
     difference = diff(artifact_store.find(found, options.A), artifact_store.find(found, options.B), found)
     if options.json:
         _print_json(difference)
@@ -157,11 +157,10 @@ def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list
 
 
 def _verify(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
-    """Recompute the SHA-256 of every file that a manifest names.
+    """Recompute the SHA-256 of every file that a manifest records.
 
-    Names what is missing or damaged, and results that no manifest records; then exits with 1. What
-    a running job writes, or a killed one left (logs, checkpoints, temporary files), is mentioned
-    as unfinished.
+    Missing and damaged files, and results that no manifest records, are listed; the exit status is then
+    1. Files of running or killed jobs (logs, checkpoints, temporary files) are listed as unfinished.
     """
     chosen = [artifact_store.find(found, name) for name in options.version] or found
     faults, sound = artifact_store.verify(chosen, running=any_held() or _locked())
@@ -182,14 +181,14 @@ def _verify(options: argparse.Namespace, found: list[Version], overlays: list[li
 def _prune(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
     """Show the versions that no configuration refers to; with --yes delete them.
 
-    config.yaml alone always counts; name every other configuration whose results are to stay.
-    A version that a job may be writing stays too. While a workflow runs, nothing is deleted.
+    config.yaml always counts; name every other configuration whose results you want to keep. Versions
+    that a job may be writing are kept. While a workflow runs, nothing is deleted.
     """
     if not overlays and not defaults():
         raise InputError(WITHOUT_DEFAULTS)
     if options.yes:
         _refuse_while_a_workflow_runs()
-    # With --config, config.yaml counts both with those values and without.
+    # With --config, config.yaml counts both with and without those values.
     own: list[tuple[Sequence[Path], Sequence[str]]] = [([], [])] if defaults() else []
     used = users([*own, *((files, options.config) for files in overlays or [[]])])
     unused, kept = artifact_store.unreferenced(found, used)
@@ -220,7 +219,7 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
 
 
 def _refuse_while_a_workflow_runs() -> None:
-    # Snakemake's locks outlive a run that was killed, and go with the first run that ends; ours do neither.
+    # Snakemake's locks survive a killed run and are removed by the first run that ends; ours do neither.
     if any_held():
         raise InputError("a workflow is running here; wait for its end, then prune")
     if _locked():

@@ -1,4 +1,4 @@
-"""Which of several GPUs a job works on: the one that the fewest jobs of this machine use."""
+"""Assignment of jobs to GPUs: each job takes the GPU with the fewest jobs on this machine."""
 
 import fcntl
 import itertools
@@ -11,17 +11,17 @@ import torch
 
 from dwp.training import devices
 
-_held: list[int] = []  # file descriptors of the slots of this process, which keeps them until it ends
+_held: list[int] = []  # file descriptors of this process's slots, open until it ends
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device to work on, see `dwp.training.devices.choose_device`.
 
-    Of several visible GPUs it is the one that the fewest living processes have chosen this
-    way, so that jobs on one machine spread; it becomes PyTorch's current one.
+    If several GPUs are visible, this is the one with the fewest jobs on this machine; it becomes
+    PyTorch's current device.
 
     Raises:
-        InputError: the device asked for does not answer.
+        InputError: the requested device is not available.
     """
     device = devices.choose_device(name)
     if device.type == "cuda" and (count := torch.cuda.device_count()) > 1:
@@ -33,11 +33,11 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def take_slot(names: Sequence[str], folder: Path) -> int:
-    """Return the index of the GPU with the fewest slots taken, and hold a slot on it until this process ends.
+    """Take a slot on the GPU with the fewest slots taken, until this process ends; return the GPU's index.
 
     Args:
-        names: of the GPUs; processes may see different ones.
-        folder: where the locks are, one file for each slot; the kernel frees those of a process that died.
+        names: names of the GPUs; processes may see different ones.
+        folder: folder of the lock files, one for each slot; the kernel frees the locks of a dead process.
     """
     folder.mkdir(exist_ok=True)
     for slot in itertools.count():

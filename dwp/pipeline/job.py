@@ -1,8 +1,8 @@
-"""What every job does around its work: log, threads, device, seconds, manifest.
+"""Common parts of every job: log, threads, device, timing and manifest.
 
-What can change a result reaches a script as `params.spec`. Where and how it runs
-(data_root, device, threads, checkpoint_seconds) comes from the configuration,
-so that a change of it reruns nothing.
+Parameters that can change a result reach a script as `params.spec`. Those that cannot
+(data_root, device, threads, checkpoint_seconds) come from the configuration,
+so that changing them reruns nothing.
 """
 
 import hashlib
@@ -33,22 +33,22 @@ logger = logging.getLogger("dwp")
 
 
 def run(main: "Callable[[Job], None]", snakemake: Any) -> None:
-    """Do the work of a rule, from its script.
+    """Run a stage from the script of its rule.
 
     Args:
-        main: of the rule's stage.
-        snakemake: the object that Snakemake gives to a script.
+        main: main function of the stage.
+        snakemake: the object that Snakemake provides to a script.
     """
     with Job(snakemake) as job:
         main(job)
 
 
 class Job:
-    """Context of one job; on success it leaves a manifest beside the outputs.
+    """Context of one job; on success it writes a manifest beside the outputs.
 
     Attributes:
-        params: the parameters of the artifact's version.
-        input, output, wildcards, config: Snakemake's own.
+        params: parameters of the artifact.
+        input, output, wildcards, config: those of Snakemake.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -62,7 +62,7 @@ class Job:
 
     def __enter__(self) -> "Job":
         self._began = time.perf_counter()
-        logging.raiseExceptions = False  # a log on a full disk is no reason to print tracebacks
+        logging.raiseExceptions = False  # no tracebacks if the disk of the log is full
         logging.basicConfig(
             filename=self._snakemake.log[0],
             filemode="w",
@@ -71,7 +71,7 @@ class Job:
             force=True,
         )
         logging.captureWarnings(True)
-        # A workflow in a checkout goes with the library there; an installed one is found first.
+        # A workflow in a checkout needs the library of that checkout, but an installed one is found first.
         checkout = Path(self._snakemake.scriptdir).resolve().parents[1]
         if checkout != ROOT and (checkout / "dwp").is_dir():
             self._refuse(
@@ -86,15 +86,15 @@ class Job:
             self._refuse(error)
         stage, version = self.spec["stage"], self.spec["version"]
         logger.info("%s/%s, %d threads", stage, version, torch.get_num_threads())
-        signals.on_sigterm()  # not before: there was nothing to lose yet
+        signals.on_sigterm()  # not earlier: until here there is no progress to save
         return self
 
     @cached_property
     def device(self) -> torch.device:
-        """Return the device to work on, chosen when it is first asked for: some jobs need none.
+        """Return the device to work on, chosen at the first access because some jobs need none.
 
         Raises:
-            InputError: the device that the configuration insists on does not answer.
+            InputError: the configured device is not available.
         """
         device = choose_device(self.config["device"])
         precision = str(choose_precision(self.config["precision"], device)).removeprefix("torch.")
@@ -103,8 +103,8 @@ class Job:
         return device
 
     def checkpoint(self) -> Checkpoint:
-        """Return a checkpoint that outlives the job until its outputs are written."""
-        # The bytes that it reads count too: after an edit of code upstream they are others.
+        """Return a checkpoint that is kept until the outputs are written."""
+        # Includes the input bytes, which change if code upstream changes.
         made_of = [self.spec[key] for key in ("stage", "version", "code")] + sorted(self._read.items())
         self._checkpoint = Checkpoint(
             paths.checkpoint(self.output[0]),
@@ -114,7 +114,7 @@ class Job:
         return self._checkpoint
 
     def completed_elsewhere(self) -> list[Completed]:
-        """Return which of its nets or seeds other shards of this version have completed; log them."""
+        """Return the networks or seeds of this job that other shards have completed; log them."""
         found = completed(self.output.manifest, self.spec, self._read)
         taken_over = {paths.stem(shard.manifest): shard.numbers for shard in found}
         self._facts["taken_over"] = taken_over
@@ -123,7 +123,7 @@ class Job:
         return found
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do is short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the rest takes little time
         if isinstance(error, InputError | StorageError | FloatingPointError):
             self._refuse(error)
         if error is not None and out_of_memory(error):

@@ -1,4 +1,4 @@
-"""The links under `results/latest/`, by which people find what the last configuration made."""
+"""Links under `results/latest/` to the results of the last configuration that ran."""
 
 import os
 from collections.abc import Iterable
@@ -9,17 +9,17 @@ from dwp.pipeline.provenance import Artifact
 
 
 def link_latest(artifacts: Iterable[Artifact]) -> None:
-    """Make `results/latest/<stage>[/<name>]` lead to these artifacts, and to no others."""
-    # Where a run made a part only, links to the rest would lead nowhere.
+    """Link `results/latest/<stage>[/<name>]` to these artifacts, and remove all other links."""
+    # After a partial run, links to the missing artifacts would dangle.
     there = [artifact for artifact in artifacts if Path(artifact.folder).exists()]
     links = {paths.LATEST / artifact.stage / artifact.name: artifact.folder for artifact in there}
     for old in paths.LATEST.rglob("*"):
-        # Names with a dot are the temporary links of another run.
+        # Names that start with a dot are temporary links of another run.
         if old.is_symlink() and old not in links and not old.name.startswith("."):
             old.unlink(missing_ok=True)
     for link, folder in links.items():
         link.parent.mkdir(parents=True, exist_ok=True)
-        # Made beside and moved, so that there is a link at every moment.
+        # Created under another name and renamed, so that a link exists at all times.
         temporary = link.with_name(f".{link.name}-{os.getpid()}")
         temporary.symlink_to(os.path.relpath(folder, link.parent))
         temporary.replace(link)

@@ -1,4 +1,4 @@
-"""Cached checksums of the local data sets and kernel files of a configuration."""
+"""Checksums and sizes of local data sets and kernel files, cached between plans."""
 
 import importlib.metadata
 import json
@@ -10,7 +10,7 @@ from dwp import data
 from dwp.files import sha256
 from dwp.pipeline.cache import cached
 
-# They come with the fonts, and with the checksums, of data sets that have no local folder.
+# Packages that provide the fonts and checksums of data sets without a local folder.
 PACKAGES = ("matplotlib", "torchvision")
 
 

@@ -1,4 +1,4 @@
-"""Manifests: what made the files of a job, with their checksums, beside the files."""
+"""Manifests: JSON files beside the outputs of a job, with their provenance and checksums."""
 
 import contextlib
 import datetime
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
-    """Write what made some files: the spec, facts of the run, library versions, checksums."""
+    """Write the manifest of some files: the spec, facts of the run, library versions, checksums."""
     manifest = {
         **spec,
         **facts,
@@ -50,10 +50,10 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
 
 
 def read_manifest(path: str | Path) -> dict:
-    """Return what `write_manifest` wrote.
+    """Return the content of a manifest.
 
     Raises:
-        InputError: it cannot be read, or an entry that others rely on is missing or of another form.
+        InputError: it cannot be read, or a required entry is missing or malformed.
     """
     try:
         manifest = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def _is_string(value: object) -> bool:
 
 
 def _is_file(value: object) -> bool:
-    """Return whether it is a path that stays in its folder."""
+    """Return whether a value is a path that stays in its folder."""
     if not isinstance(value, str) or not value.isprintable():
         return False
     path = PurePosixPath(value)
@@ -112,16 +112,16 @@ _FORM = {
 
 
 def checked_sha256(file: str | Path) -> str:
-    """Return the SHA-256 of a file, which has to be the one that its manifest says, if it has a manifest.
+    """Return the SHA-256 of a file, checked against its manifest if it has one.
 
     Raises:
-        InputError: it is another.
+        InputError: the manifest records another.
     """
     file, digest = Path(file), sha256(file)
     try:
         recorded = read_manifest(paths.manifest(file))["files"].get(file.name, digest)
     except InputError:
-        recorded = digest  # a file of somebody else's
+        recorded = digest  # not made by this workflow
     if recorded != digest:
         raise InputError(
             f"{file} is not as it was written (SHA-256 {digest[:8]}…, its manifest says "
@@ -146,7 +146,7 @@ def _git_state() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An environment may lie in a repository of the user's, which says nothing about this package.
+    # An environment may lie in the user's own repository, whose commit is not that of this package.
     if not git("ls-files", "dwp/__init__.py"):
         return {"commit": None, "clean": None}
     status = git("status", "--porcelain")

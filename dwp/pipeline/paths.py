@@ -1,7 +1,7 @@
-"""Every path under `results/`: where a file lies, what its name says. Only this module makes or parses one.
+"""Paths under `results/`. Only this module builds or parses them.
 
 results/<stage>/<version>/<stem>.<suffix>     a result; manifest, log and benchmark differ in the suffix
-results/<stage>/<version>/checkpoints/        progress of jobs
+results/<stage>/<version>/checkpoints/        checkpoints of jobs
 results/latest/<stage>/<name>                 links to the versions of the last configuration that ran
 """
 
@@ -21,22 +21,22 @@ FIELDS = {
     "experiment": r"\w+",
     "stage": r"\w+",
 }
-"""What a field may be, as a regular expression: constraints for Snakemake's wildcards of these names."""
+"""Regular expressions of the fields, which also constrain Snakemake's wildcards of these names."""
 
 
 class Pattern(str):
-    """A path with fields in braces and without a suffix, which the rules take as a pattern of wildcards."""
+    """A path without a suffix, with fields in braces; the rules use it as a pattern of wildcards."""
 
     def file(self, suffix: str = "", **fields: object) -> str:
-        """Return the path with all fields filled in, and a suffix such as 'csv' after it."""
+        """Return the path with all fields filled in, followed by a suffix such as 'csv'."""
         return self.format(**fields) + (f".{suffix}" if suffix else "")
 
     def parse(self, path: str | Path, **known: str) -> dict[str, str] | None:
-        """Return the fields of a path and its `suffix`; None if the path is not of this pattern.
+        """Return the fields of a path and its `suffix`; None if the path does not match the pattern.
 
         Args:
-            path: relative to the working directory, or with anything before it.
-            known: fields that can have one value only, where the name alone could be read in two ways.
+            path: relative to the working directory, or with any prefix.
+            known: values of fields, for names that could be parsed in two ways.
         """
         expression, seen = "", set()
         for text, field, *_ in Formatter().parse(self):
@@ -51,7 +51,7 @@ class Pattern(str):
         return found.groupdict(default="") if found else None
 
     def fields(self, path: str | Path) -> dict[str, str]:
-        """Return the fields of a path that must be of this pattern; see `parse`."""
+        """Return the fields of a path that must match the pattern; see `parse`."""
         found = self.parse(path)
         assert found is not None, f"{path} is not of the pattern {self}"
         return found
@@ -62,7 +62,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 RESULTS = Path("results")
 LABEL = Pattern("{stage}/{version}")
-"""A version as manifests and people call it."""
+"""A version as it is written in manifests and on the command line."""
 VERSION = Pattern("results/{stage}/{version}")
 DATA = Pattern("results/data/{version}/{name}")
 NETS = Pattern("results/source/{version}/nets-{shard}")
@@ -70,9 +70,9 @@ KERNELS = Pattern("results/kernels/{version}/kernels-{size}x{size}")
 PRIOR = Pattern("results/priors/{version}/{name}-{size}x{size}")
 SCORES = Pattern("results/scores/{version}/scores-{size}x{size}")
 CELL = Pattern("results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}")
-"""Rows of one method of an experiment, at one setting of its axis, of a shard of seeds."""
+"""Rows of one method of an experiment, at one setting of its axis, for a shard of seeds."""
 ALL_SETTINGS = {"axis": "settings", "setting": "all"}
-"""Fields of a CELL that holds all settings."""
+"""Fields of a CELL with all settings."""
 
 LATEST = RESULTS / "latest"
 LOCKS = RESULTS / ".locks"
@@ -103,7 +103,7 @@ def _version(path: str | Path) -> dict[str, str]:
 
 
 def stem(path: str | Path) -> str:
-    """Return the name that all files of one job have before their suffixes; '' for the report's manifest."""
+    """Return the beginning that the names of all files of one job share; '' for the report's manifest."""
     name = Path(path).name
     if name == MANIFEST:
         return ""
@@ -111,33 +111,33 @@ def stem(path: str | Path) -> str:
 
 
 def suffix(path: str | Path) -> str:
-    """Return what follows a file's `stem`, without the dot: 'seconds.tsv'."""
+    """Return the part of a file's name after the `stem`, without the dot: 'seconds.tsv'."""
     return Path(path).name.removeprefix(stem(path)).removeprefix(".")
 
 
 def manifest(path: str | Path) -> Path:
-    """Return where the manifest of a file is."""
+    """Return the path of a file's manifest."""
     return Path(path).with_name(f"{stem(path)}.{MANIFEST}")
 
 
 def logs(manifest: Path) -> list[Path]:
-    """Return where the log and the benchmark of the job with a manifest are."""
+    """Return the paths of the log and the benchmark of the job that writes a manifest."""
     name = stem(manifest) or _version(manifest)["stage"]
     return [manifest.with_name(name + suffix) for suffix in LOGS]
 
 
 def checkpoint(output: str | Path) -> Path:
-    """Return where a job keeps its progress, which Snakemake does not delete before a rerun."""
+    """Return the path of a job's checkpoint, which Snakemake does not delete before a rerun."""
     return Path(output).parent / CHECKPOINTS / f"{stem(output)}.pt"
 
 
 def is_byproduct(file: Path) -> bool:
-    """Return whether a file is no result: a log, a benchmark, a checkpoint, or a temporary file."""
+    """Return whether a file is not a result: a log, a benchmark, a checkpoint, or a temporary file."""
     return file.name.startswith(".") or file.name.endswith(LOGS) or file.parent.name == CHECKPOINTS
 
 
 def name(path: str | Path) -> str:
-    """Return what people call what a file holds: its stem without setting and shard."""
+    """Return the display name of a result file: its stem without setting and shard."""
     if cell := CELL.parse(path):
         return cell["method"]
     return "nets" if NETS.parse(path) else stem(path)

@@ -1,4 +1,4 @@
-"""What a configuration means: every artifact, its version, its files and its cells."""
+"""The plan of a configuration: every artifact, its version, its files and its cells."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from dwp.report.catalogue import Contents, Output, report_files
 
 
 class Plan(Artifacts):
-    """All artifacts of one configuration, and the files that they consist of; see `Artifacts`."""
+    """All artifacts of one configuration, and their files; see `Artifacts`."""
 
     @cached_property
     def report(self) -> Artifact:
@@ -34,7 +34,7 @@ class Plan(Artifacts):
             "style": dump(self.config.report),
             "source": self.config.data.source if trained else "",
             "target": self.config.data.target,
-            # What is shown, in order; the versions are among the inputs.
+            # The contents, in order; their versions are among the inputs.
             "nets": [self.config.source.nets, self.config.source.shard] if trained else [],
             "priors": [[name, *sizes] for name, sizes in self.priors.items()],
             "experiments": [
@@ -53,7 +53,7 @@ class Plan(Artifacts):
 
     @property
     def named(self) -> list[Artifact]:
-        """Return every artifact of this configuration; two that are made alike share a version."""
+        """Return every artifact of this configuration; identical ones share a version."""
         found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
         found += [
             self.report,
@@ -80,23 +80,23 @@ class Plan(Artifacts):
 
     @property
     def with_outliers(self) -> list[str]:
-        """Return the names of the experiments that read the source data set too."""
+        """Return the names of the experiments that also read the source data set."""
         experiments = self.config.experiments.items()
         return [name for name, settings in experiments if getattr(settings, "outliers", False)]
 
     @property
     def datasets(self) -> list[str]:
-        """Return the names of the data sets that something here reads."""
+        """Return the names of the data sets that this configuration reads."""
         chosen = self.config.data
         reads_source = self.config.trains_source or self.with_outliers
         return list(dict.fromkeys([chosen.target, *([chosen.source] if reads_source else [])]))
 
     def dataset_file(self, name: str) -> str:
-        """Return a data set's file."""
+        """Return the file of a data set."""
         return paths.DATA.file("safetensors", version=self.dataset(name).version, name=name)
 
     def source_files(self, suffix: str = "safetensors") -> list[str]:
-        """Return the shards of source nets, or with suffix 'csv' their tables."""
+        """Return the files of the source networks, one for each shard; with suffix 'csv', their tables."""
         if not self.config.trains_source:
             return []
         settings = self.config.source
@@ -106,7 +106,7 @@ class Plan(Artifacts):
         ]
 
     def kernels_from(self) -> list[str]:
-        """Return the files that kernels are collected from."""
+        """Return the files from which kernels are collected."""
         return list(self.config.kernels.files or self.source_files())
 
     def kernels_file(self, size: int) -> str:
@@ -114,7 +114,7 @@ class Plan(Artifacts):
         return paths.KERNELS.file("h5", version=self.kernels[size].version, size=size)
 
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
-        """Return a fitted prior's file, or with suffix 'csv' the history of its training."""
+        """Return the file of a fitted prior; with suffix 'csv', its training history."""
         return paths.PRIOR.file(suffix, version=self.priors[name][size].version, name=name, size=size)
 
     def scores_file(self, size: int) -> str:
@@ -122,7 +122,7 @@ class Plan(Artifacts):
         return paths.SCORES.file("csv", version=self.scores[size].version, size=size)
 
     def score_inputs(self, size: int) -> dict[str, list[str] | str]:
-        """Return the files that the scores of a size are made from: `kernels` and fitted `priors`."""
+        """Return the inputs of the scores of a size: `kernels` and fitted `priors`."""
         scored = [name for name in self.priors if f"{name}-{size}" in self.scores[size].inputs]
         return {
             "kernels": self.kernels_file(size),
@@ -130,8 +130,8 @@ class Plan(Artifacts):
         }
 
     def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
-        """Return the files that a cell reads: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
-        self.spec(version)  # refuses one of another configuration
+        """Return the inputs of a cell: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
+        self.spec(version)  # refuses a version of another configuration
         experiment, method = next(key for key, made in self.methods.items() if made.version == version)
         made = self.methods[experiment, method]
         settings = self.config.experiments[experiment]
@@ -143,7 +143,7 @@ class Plan(Artifacts):
         if "outliers" in made.inputs:
             files["outliers"] = self.dataset_file(self.config.data.source)
         if "pretrained" in made.inputs:
-            # The nets of the same numbers.
+            # Each seed starts from the network of the same number.
             wanted = set(numbers(shard))
             files["pretrained"] = [
                 file
@@ -154,14 +154,14 @@ class Plan(Artifacts):
 
     @property
     def axes(self) -> list[str]:
-        """Return what the settings of cells are called."""
+        """Return the names of all axes, as in the file names of cells."""
         axes = [experiments.find(name).axis for name in self.config.experiments]
         return list(dict.fromkeys([*axes, paths.ALL_SETTINGS["axis"]]))
 
     def cells(self, experiment: str) -> list[str]:
         """Return the tables of an experiment: one for each method, setting and shard of seeds.
 
-        All settings share one where there is no training.
+        An experiment that trains nothing has one table for all settings.
         """
         settings, declared = self.config.experiments[experiment], experiments.find(experiment)
         cells = [paths.ALL_SETTINGS]
@@ -187,7 +187,7 @@ class Plan(Artifacts):
         return getattr(self.config.experiments[experiment], experiments.find(experiment).axis)
 
     def report_inputs(self) -> dict[str, list[str]]:
-        """Return what the report reads: `cells`, `stores`, `priors`, `histories` and perhaps `nets`."""
+        """Return the report's inputs: `cells`, `stores`, `priors`, `histories`, perhaps `scores`, `nets`."""
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
             "cells": [path for experiment in self.config.experiments for path in self.cells(experiment)],
@@ -202,7 +202,7 @@ class Plan(Artifacts):
     def files(self) -> list[str]:
         """Return every file of this configuration, with its manifest.
 
-        All are targets: Snakemake does not miss a file of which only the results are asked for.
+        All are targets, because Snakemake does not notice a missing manifest if only the result is a target.
         """
         named = [*map(self.dataset_file, self.datasets), *self.source_files()]
         named += [file for files in self.report_inputs().values() for file in files]
@@ -211,10 +211,10 @@ class Plan(Artifacts):
         return [*named, *manifests, *map(self.report.path, report)]
 
     def stale(self, files: Iterable[str]) -> list[str]:
-        """Return which of some files of this configuration are manifests that do not say what it does.
+        """Return the existing manifests among some files that do not match this configuration.
 
-        Other parameters, inputs or code made what they stand for, or nobody can tell, as they
-        are damaged. A file that is not there is not stale but missing.
+        Their parameters, inputs or code differ, or they are damaged. A file that does not exist is missing,
+        not stale.
         """
         return [
             file
@@ -230,7 +230,7 @@ class Plan(Artifacts):
 
     @property
     def contents(self) -> Contents:
-        """Return what the report is about."""
+        """Return the contents of the report."""
         return Contents(
             experiments={
                 name: [key for key, value in vars(settings).items() if value is True]

@@ -18,14 +18,14 @@ from dwp.pipeline.paths import ROOT
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """One version of a stage's result: what made it, and where it lives.
+    """One version of a stage's result, identified by parameters and inputs.
 
     Args:
-        stage: its stage's name, the folder under `results/`.
-        params: everything that can change its bytes, as plain JSON values.
+        stage: name of the stage, the folder under `results/`.
+        params: all parameters that can change its bytes, as plain JSON values.
         inputs: the artifacts that it is made from, by role.
-        modules: what code it runs; not part of the version, see `code_digest`.
-        name: what people call it within its stage; not part of the version either.
+        modules: the modules that make it; not part of the version, see `code_digest`.
+        name: display name within the stage; not part of the version either.
     """
 
     stage: str
@@ -42,11 +42,11 @@ class Artifact:
 
     @cached_property
     def spec(self) -> dict:
-        """Return what a job needs to know, and what a rerun must be triggered by, as one plain dict."""
+        """Return the specification of its jobs as a plain dict; a change of it triggers a rerun."""
         return {
             "stage": self.stage,
             "version": self.version,
-            # Snakemake compares reprs, in which the order of keys counts.
+            # Sorted, because Snakemake compares reprs.
             "params": json.loads(json.dumps(self.params, sort_keys=True)),
             "inputs": {
                 role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
@@ -56,15 +56,15 @@ class Artifact:
 
     @property
     def folder(self) -> str:
-        """Return where its files lie, relative to the working directory."""
+        """Return the folder of its files, relative to the working directory."""
         return paths.VERSION.file(stage=self.stage, version=self.version)
 
     def path(self, file: str) -> str:
-        """Return where a file of this version lies, relative to the working directory."""
+        """Return the path of one of its files, relative to the working directory."""
         return f"{self.folder}/{file}"
 
     def made(self, manifest: str | Path) -> bool:
-        """Return whether a manifest can be read and says this: same parameters, inputs and code."""
+        """Return whether a manifest can be read and has the same parameters, inputs and code."""
         try:
             written = read_manifest(manifest)
         except InputError:
@@ -73,21 +73,21 @@ class Artifact:
 
 
 def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
-    """Return the version of what a stage makes with these parameters from these versions, by role."""
+    """Return the version of a stage's result, from its parameters and its inputs' versions by role."""
     text = json.dumps([stage, params, inputs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def code_digest(roots: Iterable[str]) -> str:
-    """Return a digest of the syntax trees of modules and of all that they import from this package.
+    """Return a digest of the syntax trees of modules and of everything that they import from this package.
 
     Comments, docstrings, descriptions of settings and formatting do not count. A package's
-    `__init__` counts where something is imported from the package itself.
+    `__init__` counts if something is imported from the package itself.
 
     Args:
-        roots: `module`, or `module:name` for a function or class: then of that module only what
-            it reaches by name counts, as with all that is imported by name from an experiment,
-            so that how an experiment is shown has no part in how it is computed.
+        roots: `module`, or `module:name` for a function or class. For the latter, only the statements of
+            the module that the name depends on count, and so for names imported from an experiment:
+            titles and figures of an experiment do not affect the digest of its results.
     """
     roots = sorted(set(roots))
     key = f"code of {' '.join(roots)} in {ROOT}"
@@ -105,7 +105,7 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
             file = _module_file(root.partition(":")[0])
             assert file is not None
             found[root], imports = _digest(root, file, file.stat().st_mtime_ns)
-            # Its folder too: a module that is new there may be what an import now names.
+            # The folder too: an import may refer to a module that is added there later.
             files |= {file, file.parent}
             todo += imports
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
@@ -117,7 +117,7 @@ _cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
 
 
 def _digest(root: str, file: Path, modified: int) -> tuple[str, list[str]]:
-    """Return a digest of a root's own code, and the roots that it imports."""
+    """Return a digest of the code of a root, without its imports, and the roots that it imports."""
     key = root, file, modified
     if key not in _cache:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ def _imported(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _module_file(name: str) -> Path | None:
-    """Return the file of a module of this package, or None for anybody else's."""
+    """Return the file of a module of this package, or None for other modules."""
     if name.split(".")[0] != "dwp":
         return None
     base = ROOT.joinpath(*name.split("."))

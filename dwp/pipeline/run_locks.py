@@ -1,6 +1,6 @@
-"""Locks that let concurrent runs share artifacts: shared on a finished version, exclusive on one to be made.
+"""Locks that let concurrent runs share artifacts: shared for finished versions, exclusive for others.
 
-A run holds its locks until it ends. They are the kernel's (`flock`), so a run that is killed leaves none.
+A run holds its locks until it ends. They are kernel locks (`flock`), so a killed run leaves none.
 """
 
 import errno
@@ -15,21 +15,21 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
 
-_descriptors: dict[str, int] = {}  # of this process's locks, by version; kept until it ends
+_descriptors: dict[str, int] = {}  # of this process's locks, by version; open until it ends
 
 
 def lock(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda files: False) -> None:
-    """Lock the versions that files belong to until this process ends, waiting for other runs.
+    """Lock the versions of some files until this process ends, waiting for other runs.
 
     Args:
-        files: all that the run reads or makes.
-        is_stale: whether files of one version, which are all there, are to be made again.
+        files: all files that the run reads or makes.
+        is_stale: whether existing files of one version must be made again.
     """
     versions: dict[str, list[str]] = {}
     for file in files:
         versions.setdefault(paths.label(file), []).append(file)
     paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    # All runs go in the same order, so no two wait for each other.
+    # All runs lock in the same order, so there is no deadlock.
     for version in sorted(versions):
         if version not in _descriptors:
             lock_file = paths.LOCKS / version.replace("/", "-")
@@ -43,7 +43,7 @@ def lock(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda fi
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            # As on some clusters. Snakemake's own locks still end a second run that would do harm.
+            # The case on some clusters. Snakemake's own locks still stop a conflicting second run.
             logger.warning("No waiting for other runs here: this file system keeps no locks (%s)", error)
             return
 
@@ -54,20 +54,20 @@ def _lock(descriptor: int, version: str, is_finished: Callable[[], bool]) -> Non
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.warning("Waiting for another run here, which makes or reads %s", version)
-        # Shared first, which is enough for all who wait if the other run makes the files.
+        # Shared first, which is enough for all waiting runs if the other run makes the files.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         shared = is_finished()
         if not shared:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # or two that wait to write would wait for each other
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # otherwise two waiting writers would deadlock
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if not shared and is_finished():  # by a run that ended just now
+    if not shared and is_finished():  # made by a run that has just ended
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def any_held() -> bool:
-    """Return whether a run, in whatever process, holds a lock here."""
+    """Return whether any run holds a lock here."""
     for path in paths.LOCKS.glob("*"):
-        with path.open("r+b") as file:  # NFS locks only what could be written
+        with path.open("r+b") as file:  # NFS locks only files that are open for writing
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

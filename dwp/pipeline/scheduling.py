@@ -1,4 +1,4 @@
-"""What Snakemake has to run: targets that no concurrent run makes, and jobs whose artifacts are stale."""
+"""Targets and reruns: waiting for concurrent runs, and forcing the jobs of stale artifacts."""
 
 import logging
 from pathlib import Path
@@ -13,14 +13,14 @@ from dwp.pipeline.run_locks import lock
 
 logger = logging.getLogger("dwp")
 
-SHOWN = 6  # of the versions that are stale, so many are named
+SHOWN = 6  # number of stale versions that a warning names
 
 
 def refuse_prefix(workflow: Any) -> None:
-    """Refuse to be a module with another prefix than `results/`, where the manifests are looked for.
+    """Refuse to be a module with a path prefix, because manifests are read from `results/`.
 
     Raises:
-        InputError: the other workflow's `module` has a prefix or replaces one.
+        InputError: the other workflow's `module` has `prefix` or `replace_prefix`.
     """
     modifier = workflow.modifier.path_modifier
     if modifier.prefix or modifier.modifies_prefixes:
@@ -31,42 +31,42 @@ def refuse_prefix(workflow: Any) -> None:
 
 
 def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
-    """Return every file of a configuration, once no concurrent run is making any of them.
+    """Return every file of a configuration, after waiting until no concurrent run is making any of them.
 
-    Snakemake would end a run that shares such files with another. It asks for its targets
-    before it looks at what is there and locks, so this is the moment to wait. Dry runs,
-    reports and the like wait for nobody.
+    Snakemake would stop a run that shares such files with another. It evaluates its targets
+    before it checks existing files and locks, so this is the moment to wait. Dry runs,
+    reports and the like do not wait.
     """
     files = plan.files()
     if workflow.execution_settings and workflow.is_main_process and not workflow.dryrun:
         by_manifest = RerunTrigger.PARAMS in workflow.rerun_triggers
         lock(files, lambda files: by_manifest and bool(plan.stale(files)))
-        # The run that ended took the folder along.
+        # The run that ended removed the folder.
         Path(workflow.persistence.path, "locks").mkdir(exist_ok=True)
     return files
 
 
 def rerun_stale_artifacts(plan: Plan, workflow: Any) -> None:
-    """Have a job run again where its manifest does not say what the plan does.
+    """Rerun the jobs whose manifest does not match the plan.
 
-    Snakemake compares parameters with a record that it keeps in `.snakemake`; results that were
-    copied come without, and then it would compare nothing. The manifests are beside the results.
-    In the rules, `params` is a function of `threads` too, since Snakemake leaves those out of its comparison.
+    Snakemake compares parameters with a record in `.snakemake`. Copied results come without it, and
+    Snakemake would then compare nothing; the manifests are copied with the results. In the rules, `params`
+    is also a function of `threads`, because Snakemake leaves such parameters out of its comparison.
     """
     forced: list[str] | None = None
 
     def force_stale(wildcards: object) -> list[str]:
-        """Put what is stale among the files whose jobs are forced to run; return no file."""
+        """Add the stale files to those whose jobs are forced to run; return no file."""
         nonlocal forced
         if forced is None:
             forced = _stale(plan, workflow)
-            # Not the setting `forcerun`, which would make targets of them.
+            # Not the setting `forcerun`, which would turn them into targets.
             workflow.dag.forcefiles.update(forced)
         return []
 
-    # Those of this workflow, which may be a module of another.
+    # The rules of this workflow only, which may be a module of another.
     for rule in workflow.modifier.rules:
-        # An input function is asked before Snakemake decides what to run, whatever the targets are.
+        # For any target, Snakemake calls input functions before it decides what to run.
         rule.set_input(force_stale)
 
 

@@ -1,7 +1,7 @@
-"""Shards: runs of nets or seeds that are one job's work, and what of them other shards have completed.
+"""Shards: ranges of networks or seeds that one job computes, and reuse between them.
 
-What a net or a seed yields does not depend on its shard. So a job takes over those that
-are there, in shards cut otherwise, and computes the rest: counts and shard sizes only add.
+The result of a network or a seed does not depend on its shard. A job therefore reuses those that
+shards of any size have completed, and computes only the rest.
 """
 
 import json
@@ -16,24 +16,24 @@ from dwp.pipeline.manifest import read_manifest
 
 
 def shards(count: int, size: int) -> Iterator[str]:
-    """Yield 'first-last' of runs of at most `size` numbers from 0; the runs before the last never move."""
+    """Yield ranges 'first-last' of at most `size` numbers from 0; a larger total changes only the last."""
     for first in range(0, count, size):
         yield f"{first:03d}-{min(first + size, count) - 1:03d}"
 
 
 def numbers(shard: str) -> range:
-    """Return the numbers of a shard, named 'first-last'."""
+    """Return the numbers of a shard named 'first-last'."""
     first, last = map(int, shard.split("-"))
     return range(first, last + 1)
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What another shard has completed of the numbers asked for.
+    """Networks or seeds that another shard has completed.
 
     Attributes:
-        numbers: those nets or seeds.
-        manifest: its manifest.
+        numbers: the networks or seeds.
+        manifest: manifest of that shard.
         files: its files by suffix, such as 'csv'.
     """
 
@@ -43,15 +43,15 @@ class Completed:
 
 
 def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> list[Completed]:
-    """Return what other shards of the same version have completed of a shard, each number once.
+    """Return the networks or seeds of a shard that others of the same version have completed, each once.
 
-    Used are those that the same code made from the same bytes, and whose files are
-    still as their manifests say; a version alone does not tell, as code is no part of it.
+    Another shard is used only if the same code made it from the same bytes and its files match its
+    manifest. The version alone is not enough, since code is not part of it.
 
     Args:
-        manifest: where the shard's own manifest will be.
-        spec: of the shard, see `Artifact.spec`.
-        read: the SHA-256 of each file that its job reads.
+        manifest: path of the shard's own manifest.
+        spec: spec of the shard, see `Artifact.spec`.
+        read: SHA-256 of each file that the job reads.
     """
     pattern, own = next((p, fields) for p in (paths.NETS, paths.CELL) if (fields := p.parse(manifest)))
     missing = set(numbers(own["shard"]))
@@ -69,7 +69,7 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
 
 
 def _sound_files(manifest: Path, made_by: dict) -> dict[str, Path]:
-    """Return the files of a manifest by suffix; none if something else made them or one is not as written."""
+    """Return the files of a manifest by suffix; none if `made_by` differs or a checksum does not match."""
     try:
         content = read_manifest(manifest)
         if any(content.get(key) != value for key, value in made_by.items()):

@@ -1,18 +1,18 @@
-"""Python's syntax trees, as far as code can change results: without prose, or only what a name reaches."""
+"""Reduction of Python syntax trees to the parts that can change results."""
 
 import ast
 from collections.abc import Iterator
 
-# Expressions with names of their own.
+# Expressions with their own scope.
 SCOPES = ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 def without_prose(tree: ast.Module) -> ast.Module:
-    """Return a tree without docstrings, strings that stand alone, and the descriptions of settings."""
+    """Return a tree without docstrings, other bare strings, and the descriptions of settings."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            # A string alone is a docstring, or a comment by another name.
+            # A bare string is a docstring or serves as a comment.
             body[:] = [entry for entry in body if not _is_text(entry)]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
             node.args = node.args[1:]  # see `dwp.settings.setting`
@@ -28,11 +28,11 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def reached(body: list[ast.stmt], name: str) -> list[ast.stmt]:
-    """Return the top-level statements of a module that a name reaches, in their order.
+    """Return the top-level statements of a module that a name depends on, in their order.
 
-    These are the statement that binds the name, those that bind what occurs in one that is
-    reached, and those that bind nothing, since they run for what else they do. If nothing
-    binds the name, all are.
+    These are the statement that binds the name, recursively those that bind the names it uses, and
+    those that bind nothing, which run for their side effects. If nothing binds the name, all
+    statements are returned.
     """
     statements = [single for statement in body for single in _singles(statement)]
     binds = [set(_bound(statement)) for statement in statements]
@@ -52,7 +52,7 @@ def reached(body: list[ast.stmt], name: str) -> list[ast.stmt]:
 
 
 def attributes(body: list[ast.stmt], name: str) -> list[str]:
-    """Return which attributes of a name some statements use; none if they use it in another way, too."""
+    """Return the attributes of a name that some statements use; none if they also use the name itself."""
     nodes = [node for statement in body for node in ast.walk(statement)]
     of_name = [node for node in nodes if isinstance(node, ast.Attribute) and _is_name(node.value, name)]
     alone = sum(_is_name(node, name) for node in nodes) > len(of_name)
@@ -64,7 +64,7 @@ def _is_name(node: ast.AST, name: str) -> bool:
 
 
 def _singles(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """Yield an import of several names as several of one name, and any other statement as it is."""
+    """Yield an import of several names as imports of one name each, and other statements unchanged."""
     if isinstance(statement, ast.Import):
         yield from (ast.Import([alias]) for alias in statement.names)
     elif isinstance(statement, ast.ImportFrom):
@@ -75,7 +75,7 @@ def _singles(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a statement binds, or changes, in the scope it stands in."""
+    """Yield the names that a statement binds or changes in its scope."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.alias):

@@ -1,7 +1,7 @@
-"""Plain values, as YAML and JSON hold them, to settings and back.
+"""Conversion between plain values, as in YAML and JSON, and settings.
 
-A class of settings is a dataclass of the standard library, see `dwp.settings`. Values are
-taken strictly: a string is no number, a boolean no integer, and an unknown key is refused.
+A settings class is a standard dataclass, see `dwp.settings`. Values are validated strictly: a string
+is not a number, a boolean is not an integer, and an unknown key is refused.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ T = TypeVar("T")
 
 
 def parse(cls: type[T], value: object, where: str = "") -> T:
-    """Return an instance of a class of settings.
+    """Return an instance of a settings class.
 
     Args:
         cls: the class.
         value: a mapping of plain values.
-        where: what errors name the value by: 'priors.vae'.
+        where: prefix of paths in errors: 'priors.vae'.
 
     Raises:
         InputError: names the first path that is refused, its value, and what is expected.
     """
     value = plain(value)
     try:
-        # As JSON, in which strict does not mean an instance of the class, nor a tuple for a list.
-        # A class is hashable, which the annotations of the cache do not see.
+        # As JSON, since strict mode would otherwise require an instance of the class, and tuples for lists.
+        # A class is hashable, but the annotations of the cache do not allow it.
         settings = adapter(cls).validate_json(json.dumps([value]))[0]  # type: ignore[arg-type]
     except ValidationError as error:
         errors = error.errors(include_url=False)
@@ -41,18 +41,18 @@ def parse(cls: type[T], value: object, where: str = "") -> T:
         for path, values in _repeating(settings, where):
             raise InputError(f"{path}: {json.dumps(values)} is not allowed; expected each value once")
         return settings
-    # By name, so that their wording is no part of the code of the jobs, which read their parameters here.
+    # Imported by name, so that the wording of messages is not part of the code digest of jobs.
     raise importlib.import_module("dwp.pipeline.config.errors").first(cls, value, errors, where)
 
 
 def dump(settings: Any) -> Any:
-    """Return settings as plain JSON values, without those that are the default."""
+    """Return settings as plain JSON values, without those that have their default."""
     kinds = adapter(type(settings))  # type: ignore[arg-type]  # as above
     return kinds.dump_python((settings,), mode="json", exclude_defaults=True, by_alias=True)[0]
 
 
 def _repeating(settings: Any, where: str) -> Iterator[tuple[str, tuple]]:
-    """Yield path and value of each list of settings that holds a value twice and may not."""
+    """Yield path and value of each list of settings that must not repeat a value but does."""
     unique = marked(type(settings), "uniqueItems")
     for field in dataclasses.fields(settings):
         value, path = getattr(settings, field.name), f"{where}.{field.name}".lstrip(".")
@@ -63,7 +63,7 @@ def _repeating(settings: Any, where: str) -> Iterator[tuple[str, tuple]]:
 
 
 def plain(value: object) -> Any:
-    """Return a value that YAML may hold as JSON may: keys and dates become text, tuples lists."""
+    """Return a YAML value as JSON allows it: keys and dates become text, tuples become lists."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -73,8 +73,8 @@ def plain(value: object) -> Any:
 
 @functools.cache
 def adapter(cls: Any) -> TypeAdapter[Any]:
-    """Return what reads and writes one instance of a class, in a tuple.
+    """Return a pydantic adapter for a tuple of one instance of a class.
 
-    Inside a tuple, because only there a dataclass of the standard library takes this configuration.
+    Only inside a tuple does a standard dataclass accept this configuration.
     """
     return TypeAdapter(tuple[cls], config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))

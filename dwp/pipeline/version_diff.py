@@ -1,4 +1,4 @@
-"""Why two versions of a stage differ: their parameters, code and inputs."""
+"""Differences between two versions of an artifact: parameters, code and inputs."""
 
 from collections.abc import Iterable
 
@@ -9,15 +9,15 @@ ABSENT = "(absent)"
 
 
 def diff(a: Version, b: Version, versions: Iterable[Version]) -> dict:
-    """Return why two versions of a stage differ.
+    """Return the differences between two versions of a stage.
 
     Returns:
         `a` and `b`, the labels; `changes`, a list of {path, a, b} with dotted paths, without
-        `a` or `b` where only the other has that path; `inputs`, for each input that differs
-        and is there in both versions the same again, by role.
+        `a` or `b` if only the other version has that path; `inputs`, the same by role for each
+        input that both versions have and that differs.
 
     Raises:
-        InputError: the versions belong to different stages, or nothing says what made one of them.
+        InputError: the versions belong to different stages, or one has no readable manifest.
     """
     if a.stage != b.stage:
         raise InputError(f"{a.label} and {b.label} are of different stages; compare versions of one stage")

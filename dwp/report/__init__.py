@@ -1,1 +1,1 @@
-"""Tables and figures of a run."""
+"""Tables, pages and figures of a run."""

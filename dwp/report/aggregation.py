@@ -29,7 +29,7 @@ def read(paths: Iterable[str | Path], columns: Iterable[str] = COLUMNS) -> pd.Da
         missing = [name for name in columns if name not in table]
         if missing:
             raise InputError(f"table: {path} has columns {', '.join(table)}; {', '.join(missing)} missing")
-        # A run that recorded nothing has only a header, which would turn number columns into objects.
+        # A table with only a header would turn numeric columns into object columns.
         if len(table):
             tables.append(table.fillna({"part": ""}) if "part" in table else table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
@@ -48,8 +48,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         rows: columns `dwp.experiments.base.COLUMNS`.
 
     Returns:
-        Columns experiment, method, setting, metric, part, mean, std, n; methods in the order in
-        which they are first seen, settings ascending.
+        Columns experiment, method, setting, metric, part, mean, std, n; methods in order of first
+        appearance, settings ascending.
     """
     return _over_seeds(last_steps(rows), CELL)
 
@@ -63,16 +63,16 @@ def reliability(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the reliability diagram of each method and setting, its bins pooled over seeds.
 
     Args:
-        rows: as for `summarise`; read are the metrics bin_confidence, bin_accuracy and bin_fraction,
+        rows: as for `summarise`, with the metrics bin_confidence, bin_accuracy and bin_fraction,
             whose `part` is the index of the bin, see `metrics.reliability`.
 
     Returns:
         Columns experiment, method, setting, bin, confidence, accuracy (of all images in the
-        bin, whatever their seed), fraction (of all images), accuracy_std (sample deviation over
-        the seeds that have images in the bin), n (of all seeds); ordered as in `summarise`.
+        bin, over all seeds), fraction (of all images), accuracy_std (sample standard deviation over
+        the seeds with images in the bin), n (number of all seeds); ordered as in `summarise`.
 
     Raises:
-        InputError: there are no such metrics.
+        InputError: the rows lack these metrics.
     """
     metrics = {"bin_confidence": "confidence", "bin_accuracy": "accuracy", "bin_fraction": "fraction"}
     diagrams = last_steps(rows[rows["metric"].isin(metrics)])
@@ -97,7 +97,7 @@ def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _ordered(table: pd.DataFrame, by: list[str], rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort by columns: names in the order in which `rows` has them, numbers ascending."""
+    """Sort by columns: names in order of first appearance in `rows`, numbers ascending."""
     names = ("experiment", "method", "metric", "part")
     seen = {name: rows[name].drop_duplicates().tolist() for name in names}
 

@@ -1,4 +1,4 @@
-"""Making the report: every table, page and figure that `dwp.report.catalogue` lists."""
+"""Writing of the report: every table, page and figure listed in `dwp.report.catalogue`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults, Results
 
 DPI = 150
-# Without these, a viewer would see the date and the versions of libraries change the bytes.
+# Leaves out dates and library versions, which would change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
 
@@ -39,23 +39,24 @@ def make(
     """Write all tables, pages and figures of a run; the same inputs give the same bytes.
 
     Args:
-        output: folder; gets `tables`, `pages` and `figures`.
+        output: folder for `tables`, `pages` and `figures`.
         experiments: CSV files of cells (columns `dwp.experiments.base.COLUMNS`) by experiment.
         stores: kernel stores (`dwp.kernels.store.collect`) by size.
         priors: files of fitted priors, by name and size.
-        histories: CSV files (step, metric, value) likewise; a prior that was not trained may lack one.
-        nets: CSV files of source nets (net, seed, accuracy, nll); none where none were trained.
-        scored: CSV files of `dwp.priors.scores.COLUMNS`, by size; none where no prior has a density.
-        switches: by experiment, the names of its boolean settings that are true.
-        source: name of the data set that kernels come from; `target`, that experiments are on.
-            The paper's numbers are shown where they are the paper's.
+        histories: CSV files (step, metric, value) by name and size; optional for priors without training.
+        nets: CSV files of source networks (net, seed, accuracy, nll); empty if none were trained.
+        scored: CSV files of `dwp.priors.scores.COLUMNS`, by size; empty if no prior has a density.
+        switches: names of the boolean settings that are true, by experiment.
+        source: name of the data set of the kernels.
+        target: name of the data set of the experiments. The paper's numbers are shown if source and
+            target are the paper's.
         style: `dpi` of PNG files, and `font_size` in points.
 
     Returns:
-        What was written: `report_files` of the same contents.
+        The written files: `report_files` of the same contents.
 
     Raises:
-        InputError: an input is missing or is not what it should be.
+        InputError: an input is missing or malformed.
     """
     results = Results(
         experiments={
@@ -108,7 +109,7 @@ def _history(file: str | Path | None) -> pd.DataFrame:
 
 
 def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
-    """Return what an item shows, of its experiment's results or of those of the whole run."""
+    """Return the content of an item, from the results of its experiment or of the whole run."""
     subject = results.experiments[item.experiment] if item.experiment else results
     functions = {"figures": figures, "tables": tables, "pages": pages}[item.folder]
     function = getattr(functions, item.make) if isinstance(item.make, str) else item.make

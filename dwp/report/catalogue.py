@@ -1,7 +1,7 @@
-"""Which tables, pages and figures a report holds: one list, known before anything runs.
+"""Catalogue of the report's tables, pages and figures, known before anything runs.
 
 An item names the function that makes it, so that planning imports neither PyTorch nor
-Matplotlib. What a report shows of an experiment, the experiment declares.
+Matplotlib. Each experiment declares its own figures and tables.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from dwp.priors.settings import find
 
 @dataclass(frozen=True)
 class Output:
-    """A file of the report: its path in the report's folder, where it is listed, and its caption's file."""
+    """A file of the report: its path in the report's folder, category, labels and caption file."""
 
     path: str
     category: str
@@ -26,13 +26,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a report is about.
+    """The contents of a report.
 
     Attributes:
-        experiments: their names, each with those of its boolean settings that are true.
+        experiments: names of the experiments, each with the names of its boolean settings that are true.
         sizes: kernel sizes.
         priors: kind of each fitted prior, by name and size.
-        nets: whether source networks were trained here.
+        nets: whether source networks were trained by the workflow.
         scores: whether priors were scored on held-out kernels.
     """
 
@@ -49,15 +49,15 @@ class Item:
 
     Attributes:
         name: its path in the report's folder without the suffix: 'figures/…', 'tables/…', 'pages/…'.
-        category: the heading that it is listed under.
-        label: what it shows.
+        category: its heading in the listing.
+        label: its label in the listing.
         caption: file in `workflow/report`, without its suffix.
-        make: the name of a function of `dwp.report.figures`, `.tables` or `.pages`, whichever the
-            folder says, or a function; see `dwp.report.build`.
-        each: what there is one for: '' (the run), 'size', 'latent prior'; or a condition,
-            'priors', 'scores' or 'nets', without which there is none.
+        make: a function, or the name of one in `dwp.report.figures`, `.tables` or `.pages`,
+            according to the folder; see `dwp.report.build`.
+        each: '' for one item; 'size' or 'latent prior' for one item each; 'priors', 'scores' or 'nets'
+            for one item if the report has any.
         options: further arguments of the function.
-        experiment: the experiment whose results it is about; '' for those of the whole run.
+        experiment: name of the experiment whose results it shows; '' for the whole run.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Item:
         return {"figures": ("png", "pdf"), "tables": ("csv",), "pages": ("html",)}[self.folder]
 
     def of(self, options: Mapping[str, Any]) -> "Item":
-        """Return the item of one size or prior: `options` fill its name and label, and are its own."""
+        """Return the item for one size or prior: `options` complete its name and label, and are kept."""
         name, label = self.name.format(**options), self.label.format(**options)
         return Item(name, self.category, label, self.caption, self.make, options=options)
 
@@ -128,7 +128,7 @@ ITEMS = (
     ),
     Item("tables/source_nets", "Source kernels", "Source nets", "source_nets_table", "source_nets", "nets"),
 )
-"""What a report holds beside the figures and tables of its experiments."""
+"""Items of every report, in addition to the figures and tables of its experiments."""
 
 
 def items(contents: Contents) -> Iterator[Item]:
@@ -163,7 +163,7 @@ def report_files(contents: Contents) -> list[Output]:
 
 
 def check_captions(captions: Iterable[str], folder: str | Path) -> None:
-    """Raise InputError for the first caption whose file is not in the folder, before a run finds that out."""
+    """Raise InputError, before a run starts, for the first caption whose file is not in the folder."""
     for caption in captions:
         if not Path(folder, caption).is_file():
             raise InputError(
@@ -194,7 +194,7 @@ def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
 
 
 def _cases(each: str, contents: Contents) -> list[dict[str, Any]]:
-    """Return the options of every item that there is of a kind, see `Item.each`."""
+    """Return the options of each case of an item, see `Item.each`."""
     if each == "size":
         return [{"size": size} for size in contents.sizes]
     if each == "latent prior":

@@ -1,4 +1,4 @@
-"""Every page of the report, as a function of what a run came to: HTML tables to read in a browser."""
+"""Pages of the report: HTML tables, each a function of the results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +55,7 @@ NONE = "–"
 def experiment(results: ExperimentResults) -> str:
     """Return a page with a table for each metric at the end of training, methods by settings.
 
-    In brackets stand the means that the paper published for the same data sets.
+    In brackets: the means that the paper published for the same data sets.
     """
     summary, published = results.summary, results.published
     final = published[published["step"].isna()]
@@ -79,7 +79,7 @@ def experiment(results: ExperimentResults) -> str:
 
 
 def scores(results: Results) -> str:
-    """Return a page with the mean log density of held-out kernels, priors and K by kernel sizes."""
+    """Return a page with the mean log density of held-out kernels: priors and K by kernel size."""
     rows = results.scores
     assert rows is not None
     text = [

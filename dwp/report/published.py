@@ -1,7 +1,7 @@
-"""The numbers that *The Deep Weight Prior* (ICLR 2019) published, as tidy rows.
+"""Numbers published in *The Deep Weight Prior* (ICLR 2019), as tidy rows.
 
-They belong to its pairs of data sets and are shown beside no others. Methods bear
-the names they have in the default configuration, so that a plot can pair them up.
+They are shown only for the paper's pairs of data sets. Methods have the names of the default
+configuration, so that plots can match them.
 """
 
 import pandas as pd
@@ -51,7 +51,7 @@ _FINAL: dict[_Pair, list[tuple[str, str, _Numbers, bool, dict[str, _Numbers]]]] 
                 "xavier": (0.931, 0.956, 0.972, 0.979, 0.983),
             },
         ),
-        # What the published script gives for 7×7 kernels, held out, in nats per kernel.
+        # Results of the published script for held-out 7×7 kernels, in nats per kernel.
         ("priors", "elbo", (7,), False, {"vae": (48.6,)}),
         ("priors", "log_likelihood", (7,), False, {"vae": (54.9,)}),
         ("priors", "kl", (7,), False, {"vae": (6.2,)}),
@@ -118,12 +118,13 @@ _CURVES: dict[_Pair, list[tuple[str, str, _Numbers, dict[str, _Numbers]]]] = {
 
 
 def published(experiment: str, source: str, target: str) -> pd.DataFrame:
-    """Return the paper's numbers for an experiment on its data sets, without rows on any others.
+    """Return the paper's numbers for an experiment; no rows for other data sets than the paper's.
 
     Args:
         experiment: `few_shot`, `random_features`, `convergence`, `image_vae` (convolutions of
             a VAE over images, initialised), or `priors` (`setting` is the kernel size).
-        source: name of the data set that the kernels come from; `target`, that they are used on.
+        source: name of the data set of the kernels.
+        target: name of the data set of the experiments.
 
     Returns:
         Columns experiment, method, label, setting, step (NaN for the end of training),

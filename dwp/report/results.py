@@ -1,4 +1,4 @@
-"""What the report is made of: the tidy tables of every experiment, and all else that a run left."""
+"""Results that the report is made from: tidy tables of the experiments, kernels, priors and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from dwp.report import aggregation
 
 @dataclass(frozen=True, eq=False)
 class ExperimentResults:
-    """The results of one experiment, as its figures and tables get them.
+    """The results of one experiment, the input of its figures and tables.
 
     Attributes:
-        name: of the experiment.
-        experiment: what it declares.
+        name: name of the experiment.
+        experiment: its declaration.
         rows: all rows of its cells, columns `dwp.experiments.base.COLUMNS`.
-        published: the paper's numbers, columns `published.COLUMNS`; no rows on other data sets.
+        published: the paper's numbers, columns `published.COLUMNS`; empty for other data sets.
     """
 
     name: str
@@ -52,33 +52,33 @@ class ExperimentResults:
 
     @property
     def axis_label(self) -> str:
-        """Return what the setting is."""
+        """Return the label of the setting."""
         return self.experiment.axis_label
 
     @property
     def metric_names(self) -> list[str]:
-        """Return the names of the metrics: those declared, in that order, then others of the rows."""
+        """Return the names of the metrics: those declared, in that order, then any others in the rows."""
         return list(
             dict.fromkeys([*(metric.name for metric in self.experiment.metrics), *self.rows["metric"]])
         )
 
     def metric_title(self, name: str, part: str = "") -> str:
-        """Return what an axis calls a metric, with its unit."""
+        """Return the axis label of a metric, with its unit."""
         return self.experiment.metric(name).title(part)
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Everything that the report shows of a run.
+    """Everything of a run that the report shows.
 
     Attributes:
         experiments: results by name of the experiment.
-        stores: files of kernels, see `dwp.kernels.store`, by size.
+        stores: kernel stores, see `dwp.kernels.store`, by size.
         priors: fitted priors by name and size.
-        histories: columns step, metric, value of their training, likewise.
-        published: what the paper's authors published of priors; see `published.published`.
-        nets: source networks, columns net, seed, accuracy, nll; empty where none were trained.
-        scores: rows of `dwp.priors.scores.score`; empty where no prior has a density.
+        histories: their training histories by name and size, columns step, metric, value.
+        published: the paper's numbers on priors; see `published.published`.
+        nets: source networks, columns net, seed, accuracy, nll; empty if none were trained.
+        scores: rows of `dwp.priors.scores.score`; empty if no prior has a density.
     """
 
     experiments: Mapping[str, ExperimentResults]

@@ -1,4 +1,4 @@
-"""Every table of the report, as a function of what a run came to (see `dwp.report.results`)."""
+"""Tables of the report, each a function of the results (see `dwp.report.results`)."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ SAMPLES = 4096
 """Kernels drawn from a prior to measure the norms of its samples."""
 
 
-# Of one experiment
+# Tables of one experiment
 
 
 def summary(results: ExperimentResults) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def reliability(results: ExperimentResults) -> pd.DataFrame:
     return aggregation.reliability(results.rows)
 
 
-# Of the whole run
+# Tables of the whole run
 
 
 def source_nets(results: Results) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def scores(results: Results) -> pd.DataFrame:
 
 
 def kernels(results: Results) -> pd.DataFrame:
-    """Return one row for each kernel size: the modes of the norms, what was pruned and kept."""
+    """Return one row for each kernel size: modes of the norms, numbers of pruned and kept kernels."""
     rows = []
     for size, path in results.stores.items():
         pruned, norms = store.pruning(path), store.kept_norms(path)
@@ -65,9 +65,9 @@ def kernels(results: Results) -> pd.DataFrame:
 def priors(results: Results) -> pd.DataFrame:
     """Return one row for each fitted prior and size.
 
-    Held-out metrics are those of the step that was kept, in nats per kernel (NaN where there are none):
-    log_prob, the log density of kinds that have it; elbo, and its terms log_likelihood,
-    E_r log p(w|z), and kl, of those that bound it. The median norms of samples and of samples
+    Held-out metrics are those of the step that was kept, in nats per kernel (NaN if a kind does not have
+    the metric): log_prob, the log density of kinds with an exact one; elbo, and its terms log_likelihood,
+    E_r log p(w|z), and kl, of kinds with a lower bound. The median norms of samples and of samples
     without the last layer of noise stand beside that of the test kernels: a prior whose
     samples are much smaller has not learned its kernels.
     """
@@ -78,7 +78,7 @@ def priors(results: Results) -> pd.DataFrame:
             history = history[history["step"] <= kept_step(history)]
             kept = history.sort_values("step", kind="stable").groupby("metric")["value"].last()
             row = {"name": name, "kind": prior.kind, "size": size}
-            # Kinds that come later may be judged by something else; it follows the usual ones.
+            # Other metrics of new kinds follow the usual ones.
             wanted = dict.fromkeys(["log_prob", "elbo", "log_likelihood", "kl", *kept.index])
             row |= {metric: kept.get(metric, float("nan")) for metric in wanted if "train_" not in metric}
             row["test_norm"] = median_norm(results.learned(size))

@@ -1,4 +1,4 @@
-# Data sets: each one verified file with train and test tensors.
+# Data sets: one verified file each, with training and test tensors.
 
 
 rule data:

@@ -1,5 +1,5 @@
-# Experiments: one method at one setting with a shard of seeds is one job; of those that train
-# nothing, one method at all settings ("settings-all").
+# Experiments: each job runs one method at one setting on a shard of seeds. In experiments that train
+# nothing, it runs one method at all settings ("settings-all").
 
 
 rule experiment:

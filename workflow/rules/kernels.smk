@@ -1,4 +1,4 @@
-# Kernels of one size: collected from all networks, pruned, split, stored.
+# Kernels of one size: collected from all source networks, pruned, split and stored.
 
 
 rule kernels:

@@ -1,4 +1,4 @@
-# Priors: one is fitted to the kernels of one size.
+# Priors: each job fits one prior to the kernels of one size.
 
 
 rule prior:

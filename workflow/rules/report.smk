@@ -1,4 +1,4 @@
-# Tables and figures of everything that this configuration asks for.
+# Report: all tables and figures of the configuration.
 
 
 rule report:

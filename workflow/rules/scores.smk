@@ -1,4 +1,4 @@
-# Scores: all priors of one kernel size on the same held-out kernels.
+# Scores: log density of the same held-out kernels under each prior of one kernel size.
 
 
 rule scores:

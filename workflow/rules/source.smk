@@ -1,4 +1,4 @@
-# Source networks: a shard of seeds in one job.
+# Source networks: each job trains a shard of them.
 
 
 rule source:

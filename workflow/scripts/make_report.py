@@ -1,4 +1,4 @@
-"""Make the tables and figures."""
+"""Make the tables and figures of the report."""
 
 from dwp.pipeline.job import run
 from dwp.pipeline.stages.report import main

@@ -1,4 +1,4 @@
-"""What the sections of a configuration demand of each other, and of the files that it names."""
+"""Checks across the sections of a configuration, and of the files that it names."""
 
 import os
 from pathlib import Path
@@ -12,18 +12,18 @@ from dwp.pipeline import paths
 from dwp.pipeline.config import method_checks
 from dwp.pipeline.config.model import Config
 
-MOST_JOBS = 200_000  # Snakemake plans some 200 in a second
+MOST_JOBS = 200_000  # Snakemake plans some 200 per second
 
 Shape = tuple[int, int, int]
 
 
 def check(config: Config) -> None:
-    """Refuse what each section allows but not all together.
+    """Refuse values that each section allows but that do not go together.
 
     Raises:
         InputError: names the key's path, the value, and what is allowed.
     """
-    # Nearest folder that exists: before the first run `results` does not.
+    # The nearest existing folder, since `results` does not exist before the first run.
     folder = paths.RESULTS if paths.RESULTS.exists() else Path()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(
@@ -36,7 +36,7 @@ def check(config: Config) -> None:
 
 
 def check_examples(config: Config, available: int | None) -> None:
-    """Refuse experiments on more examples than the target data set has, where that is known.
+    """Refuse experiments with more examples than the target data set has, if its size is known.
 
     Raises:
         InputError: names the experiment's path.
@@ -119,7 +119,7 @@ def _check_sizes(where: str, network: Network, config: Config) -> None:
 
 
 def _check_jobs(config: Config) -> None:
-    """Refuse more jobs than Snakemake could ever plan."""
+    """Refuse more jobs than Snakemake can plan."""
     jobs = {"source": _shards(config.source.nets, config.source.shard)}
     for name, settings in config.experiments.items():
         declared = experiments.find(name)

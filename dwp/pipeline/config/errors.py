@@ -1,4 +1,4 @@
-"""Why a value is refused, in one line: its path, the value, and what a class of settings expects there."""
+"""Messages for refused values, in one line: path, value, and the values that the settings class allows."""
 
 import difflib
 import functools
@@ -12,26 +12,26 @@ from dwp.errors import InputError
 
 Schema = dict[str, Any]
 
-# Of how many entries a list has, pydantic complains as well when one of them is refused.
+# If an entry of a list is refused, pydantic also reports the list's length.
 LENGTH = ("too_short", "too_long")
 UNKNOWN = "unexpected_keyword_argument"
 
 PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts"}
-# What needs the description of the setting beside it.
+# Types that are shown with the description of the setting.
 VAGUE = {"a text", "a list", "a list of texts", "a mapping"}
 
 
 def first(
     cls: type, value: object, errors: Sequence[Mapping[str, Any]], where: str = "", *, partial: bool = False
 ) -> InputError | None:
-    """Return the first of pydantic's errors as the one to show; None if there is none.
+    """Return the first of pydantic's errors that should be shown; None if there is none.
 
     Args:
-        cls: the class of settings.
-        value: what was refused, as JSON has it.
-        errors: pydantic's, of a value inside a tuple (see `typed.adapter`).
-        where: what the message calls the value.
-        partial: let pass that keys are missing.
+        cls: the settings class.
+        value: the refused value, as JSON.
+        errors: pydantic's errors, for a value inside a tuple (see `typed.adapter`).
+        where: prefix of the path in the message.
+        partial: ignore missing keys.
     """
     found = [Refusal(value, error) for error in errors]
     found = [one for one in found if not (partial and one.kind == "missing")]
@@ -41,7 +41,7 @@ def first(
 
 @functools.cache
 def schema_of(cls: type) -> Schema:
-    """Return the JSON schema of a class of settings."""
+    """Return the JSON schema of a settings class."""
     return TypeAdapter(cls).json_schema(by_alias=True)
 
 
@@ -50,8 +50,8 @@ class Refusal:
 
     Attributes:
         kind: pydantic's name for it.
-        path: keys and indices that lead to what is refused, or missing.
-        union: length of the path to the union of types that the value fits none of; None: no union.
+        path: keys and indices of the refused or missing value.
+        union: length of the path to the union of types that the value does not match; None: no union.
         branch: the type of that union that this error is about.
     """
 
@@ -61,7 +61,7 @@ class Refusal:
         self.union: int | None = None
         path: list[str | int] = []
         missing = self.kind == "missing"
-        # The location has names of types, too, wherever one of several was tried.
+        # Inside a union, pydantic's location also contains the names of the types that it tried.
         for part in error["loc"][1:-1] if missing else error["loc"][1:]:
             if isinstance(part, int) or (isinstance(value, dict) and part in value):
                 path.append(part)
@@ -71,24 +71,24 @@ class Refusal:
         self.path = (*path, error["loc"][-1]) if missing else tuple(path)
 
     def is_of_entries(self, others: Sequence["Refusal"]) -> bool:
-        """Return whether others refuse entries of what it refuses."""
+        """Return whether other errors are about entries of the value of this one."""
         depth = len(self.path)
         return any(len(one.path) > depth and one.path[:depth] == self.path for one in others)
 
 
 def _meant(found: list[Refusal]) -> Refusal:
-    """Return the first refusal; of a union, the first of the type that must have been meant."""
+    """Return the first error; within a union, the first one of the type that was most likely meant."""
     union, start = found[0].union, found[0].path
     if union is not None:
         branches: dict[object, list[Refusal]] = {}
         for one in found:
             if one.union == union and one.path[:union] == start[:union]:
                 branches.setdefault(one.branch, []).append(one)
-        # The one that got furthest, and of those the one with the fewest objections.
+        # The type whose errors are deepest, and among those the one with the fewest errors.
         found = max(
             branches.values(), key=lambda branch: (max(len(one.path) for one in branch), -len(branch))
         )
-    # A key that is missing may be there, spelt wrongly.
+    # A missing key may be misspelt.
     siblings = [one for one in found if one.kind == UNKNOWN and one.path[:-1] == found[0].path[:-1]]
     return siblings[0] if siblings and found[0].kind == "missing" else found[0]
 
@@ -107,14 +107,14 @@ def _message(schema: Schema, one: Refusal, where: str) -> str:
 
 
 def unknown_key(key: object, known: Sequence[str]) -> str:
-    """Return what is wrong with a key that is none of those known, and the nearest of them."""
+    """Return the message for an unknown key, with the closest known key."""
     close = difflib.get_close_matches(str(key), known, 1)
     meant = f", did you mean {close[0]!r}?" if close else ";"
     return f"unknown key{meant} allowed here: {', '.join(known)}"
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it."""
+    """Return a value as it is quoted in messages."""
     return repr(value) if isinstance(value, str | bool | None) else json.dumps(value)
 
 
@@ -124,7 +124,7 @@ def keys(schema: Schema, path: Sequence[str | int]) -> list[str]:
 
 
 def expected(schema: Schema, path: Sequence[str | int]) -> str:
-    """Return what may stand at a path, in words."""
+    """Return a description of the values allowed at a path."""
     if not path:
         return words(schema, schema)
     found = [child for parent in _at(schema, path[:-1]) for child in _children(parent, path[-1])]
@@ -132,7 +132,7 @@ def expected(schema: Schema, path: Sequence[str | int]) -> str:
 
 
 def words(one: Schema, root: Schema) -> str:
-    """Return what a schema allows, in words: 'null or a whole number from 1'."""
+    """Return a description of the values that a schema allows: 'null or a whole number from 1'."""
     allowed = list(dict.fromkeys(text for kind in _alternatives(one, root) for text in _words(kind, root)))
     said = _joined(sorted(allowed, key=lambda text: text != "null"))
     description = one.get("description")
@@ -183,7 +183,7 @@ def _joined(parts: list[str]) -> str:
 
 
 def _at(root: Schema, path: Sequence[str | int]) -> list[Schema]:
-    """Return the schemas of what is at a path, without references and unions."""
+    """Return the schemas at a path, with references and unions resolved."""
     found = list(_alternatives(root, root))
     for part in path:
         children = [child for parent in found for child in _children(parent, part)]
@@ -203,7 +203,7 @@ def _children(one: Schema, part: str | int) -> Iterator[Schema]:
 
 
 def _alternatives(one: Schema, root: Schema) -> Iterator[Schema]:
-    """Yield a schema, or those that it refers to or is one of, each with its own list's uniqueness."""
+    """Yield a schema with its references and unions resolved."""
     if "$ref" in one:
         yield from _alternatives(root["$defs"][one["$ref"].rpartition("/")[2]], root)
     elif "anyOf" in one:

@@ -1,4 +1,4 @@
-"""Configurations as they are given on a command line: files and values laid over config.yaml."""
+"""Configurations from the command line: files and values laid over config.yaml."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,11 @@ def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config
     """Return config.yaml with overlays and values laid over it as Snakemake does.
 
     Args:
-        overlays: files, the later above the earlier.
-        entries: `key=value`, as `snakemake --config` takes them; above the files.
+        overlays: files; later ones override earlier ones.
+        entries: `key=value`, as for `snakemake --config`; they override the files.
 
     Raises:
-        InputError: a file is missing, is no YAML mapping, an entry has no key, or the result is refused.
+        InputError: a file is missing or not a YAML mapping, an entry has no key, or the result is refused.
     """
     merged: dict = {}
     for file in (*defaults(), *overlays):
@@ -30,15 +30,15 @@ def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config
 
 
 def defaults() -> list[Path]:
-    """Return the workflow's config.yaml; nothing where dwp is installed without the workflow."""
+    """Return the workflow's config.yaml, or nothing if dwp is installed without the workflow."""
     return [file for file in (ROOT / "config.yaml",) if file.is_file()]
 
 
 def with_types(given: object) -> Any:
-    """Return values of `--config` as YAML has them.
+    """Return values of `--config` with their YAML types.
 
-    Snakemake leaves what stands inside a mapping or a list as text: in `--config 'report={dpi: 200}'`
-    the number, in `data_root=null` the null.
+    Snakemake leaves values inside a mapping or a list as text: the number in `--config 'report={dpi: 200}'`,
+    the null in `data_root=null`.
     """
     if isinstance(given, Mapping):
         return {key: with_types(value) for key, value in given.items()}
@@ -54,16 +54,16 @@ def with_defaults(config: Mapping, file: str | Path) -> dict:
     """Return a configuration laid over the defaults of a file.
 
     Raises:
-        InputError: the file is missing or is no YAML mapping.
+        InputError: the file is missing or not a YAML mapping.
     """
     return overlaid(_read(Path(file)), config)
 
 
 def users(configurations: Iterable[tuple[Sequence[Path], Sequence[str]]]) -> dict[str, list[str]]:
-    """Return the names of the configurations that refer to a version, by `<stage>/<version>`.
+    """Return the names of the configurations that refer to each version, by `<stage>/<version>`.
 
     Args:
-        configurations: what is laid over config.yaml, as `read_config` takes it.
+        configurations: overlays and entries of each, as for `read_config`.
     """
     found: dict[str, list[str]] = {}
     for overlays, entries in configurations:
@@ -86,7 +86,7 @@ def _read(file: Path) -> dict:
 def _parse(entries: Sequence[str]) -> dict:
     if not entries:
         return {}
-    # Snakemake's own, so that a value means here what it means there.
+    # Snakemake's own parser, so that values mean the same.
     from snakemake.cli import parse_config
 
     try:
@@ -96,7 +96,7 @@ def _parse(entries: Sequence[str]) -> dict:
 
 
 def overlaid(below: object, above: Mapping) -> dict:
-    """Return one mapping laid over another, key by key, as Snakemake lays configurations."""
+    """Return one mapping laid over another, key by key, as Snakemake merges configurations."""
     merged = dict(below) if isinstance(below, Mapping) else {}
     for key, value in above.items():
         merged[key] = overlaid(merged.get(key), value) if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""Which choices of a method go together, with its experiment, its priors and the source networks."""
+"""Checks of a method's settings against its experiment, its priors and the source networks."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,12 +14,12 @@ Priors = Mapping[str, PriorChoice]
 
 
 def check(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
-    """Refuse choices that do not go together.
+    """Refuse settings of a method that do not go together.
 
     Args:
         where: the method's path in the configuration.
-        method: its settings.
-        settings: those of its experiment.
+        method: settings of the method.
+        settings: settings of its experiment.
         config: the whole configuration.
 
     Raises:
@@ -76,7 +76,7 @@ def _check_origin(where: str, method: Method, settings: ExperimentSettings, conf
 
 
 def _chosen(where: str, choice: Names, settings: ExperimentSettings) -> Iterable[tuple[str, int]]:
-    """Return the name that a choice has for each convolution, with the size of its kernels."""
+    """Return the chosen name and the kernel size of each convolution."""
     try:
         names = by_layer(choice, settings.network)
     except InputError as error:
@@ -97,7 +97,7 @@ def _check_known(where: str, name: str, priors: Priors, size: int, others: tuple
 
 
 def _check_pretrained(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
-    """Refuse a start from source networks; `where` ends in its name."""
+    """Refuse a method that cannot start from source networks; `where` ends in 'pretrained'."""
     if not method.pretrained:
         raise InputError(f"{where} is not allowed; expected {', '.join(RULES)}, or priors by name")
     if not is_pretrained(method):

@@ -1,4 +1,4 @@
-"""The whole configuration, typed; what its sections hold, and reading it."""
+"""The typed configuration: its sections, and reading it from a mapping."""
 
 import json
 import re
@@ -73,9 +73,9 @@ class PriorChoice:
     """A prior of the configuration.
 
     Attributes:
-        kind: what kind it is.
-        common: its settings for all kernel sizes; None if each size has its own.
-        sizes: settings by kernel size, such as '7x7', if it is for these sizes only.
+        kind: kind of the prior.
+        common: settings for all kernel sizes; None if each size has its own.
+        sizes: settings by kernel size, such as '7x7', if the prior is for these sizes only.
     """
 
     kind: str
@@ -84,11 +84,11 @@ class PriorChoice:
 
     @property
     def facts(self) -> type[PriorSettings]:
-        """Return the class of its settings, which knows what its kind can do."""
+        """Return the settings class of its kind."""
         return kinds.find(self.kind)
 
     def is_for(self, size: int) -> bool:
-        """Return whether it is for kernels of a size."""
+        """Return whether the prior applies to kernels of a size."""
         return not self.sizes or size_label(size) in self.sizes
 
     def of(self, size: int) -> PriorSettings:
@@ -115,23 +115,23 @@ class Config:
 
     @property
     def trains_source(self) -> bool:
-        """Return whether kernels come from networks trained here."""
+        """Return whether the kernels come from source networks trained by the workflow."""
         return not self.kernels.files
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Return the kernel sizes that priors are wanted for: those of the experiments' networks."""
+        """Return the kernel sizes that need priors: those of the experiments' networks."""
         networks = [settings.network for settings in self.experiments.values()]
         return sorted({size for network in networks for size in network.kernel_sizes()}, reverse=True)
 
     def threshold(self, size: int) -> str | float:
-        """Return the rule or number by which kernels of a size are pruned."""
+        """Return the pruning rule or threshold for kernels of a size."""
         chosen = self.kernels.threshold
         return chosen[size_label(size)] if isinstance(chosen, dict) else chosen
 
 
 def read(config: Mapping) -> Config:
-    """Return a configuration from what its files hold, without the entries that null removes.
+    """Return a configuration from a mapping, without the entries that are null.
 
     Raises:
         InputError: names the key's path, the value, and what is allowed.
@@ -156,7 +156,7 @@ def read(config: Mapping) -> Config:
 
 
 def _kept(where: str, entries: Mapping[str, Any], least: int = 0) -> dict[str, Any]:
-    """Return the entries that are not null; there must be enough."""
+    """Return the entries that are not null; refuse fewer than `least`."""
     kept = {name: value for name, value in entries.items() if value is not None}
     if len(kept) < least:
         raise InputError(f"{where}: none is left; expected at least one that is not null")
@@ -164,7 +164,7 @@ def _kept(where: str, entries: Mapping[str, Any], least: int = 0) -> dict[str, A
 
 
 def _named(where: str, entries: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entries; their names become parts of file names."""
+    """Return the entries; refuse names that cannot be part of a file name."""
     for name in entries:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise InputError(
@@ -219,7 +219,7 @@ def _prior(name: str, value: object) -> PriorChoice:
 def _of_size(
     settings: type[PriorSettings], common: Mapping[str, Any], special: object, where: str
 ) -> PriorSettings:
-    """Return the settings for one kernel size, which go before those for all; so do those of its schedule."""
+    """Return the settings for one kernel size, which override the common ones, also within the schedule."""
     if not isinstance(special, dict):
         raise InputError(f"{where}: {refusals.shown(special)} is not allowed; expected a mapping of settings")
     merged = dict(common)
@@ -230,7 +230,7 @@ def _of_size(
 
 
 def _refuse_part(settings: type, value: dict, where: str) -> None:
-    """Refuse what a part of a group of settings says, not what it leaves to others."""
+    """Refuse invalid values in a part of a group of settings; missing keys are allowed."""
     value = plain(value)
     try:
         adapter(settings).validate_json(json.dumps([value]))

@@ -1,4 +1,4 @@
-"""The JSON schema and the reference of the configuration, both made from its classes of settings.
+"""Generator of the configuration's JSON schema and reference page, from its settings classes.
 
 `python -m dwp.pipeline.config.reference` writes them.
 """
@@ -42,7 +42,7 @@ which results there are, or how they are cut into jobs: what is there already st
 def schema() -> Schema:
     """Return the JSON schema of a configuration file, for editors.
 
-    Nothing is required, since a file may hold only a part, to be laid over another.
+    No key is required, since a file may be an overlay.
     """
     refs, defs = _schemas()
     root = _target(refs["config"], defs)
@@ -64,7 +64,7 @@ def schema() -> Schema:
 
 
 def reference() -> str:
-    """Return the reference of the configuration, a page of Markdown with a table for each section."""
+    """Return the reference of the configuration, a Markdown page with a table for each section."""
     refs, defs = _schemas()
     given = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     shared: dict[str, Schema] = {}
@@ -100,7 +100,7 @@ def reference() -> str:
 
 
 def _schemas() -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """Return references to the schemas of all classes of settings, and what they refer to.
+    """Return references to the schemas of all settings classes, and the definitions that they refer to.
 
     The keys are 'config', the kinds of prior and the names of experiments.
     """
@@ -119,7 +119,7 @@ def _target(one: Schema, defs: Mapping[str, Schema]) -> Schema:
 
 
 def _prior(kind: str, own: Schema) -> Schema:
-    """Return the schema of a prior in a configuration, from that of its settings."""
+    """Return the schema of a prior in a configuration, from the schema of its settings."""
     properties = {"kind": {"const": kind, "description": "kind of prior"}, **own["properties"]}
     if priors.find(kind).fitted:
         each = {"type": "object", "additionalProperties": False, "properties": own["properties"]}
@@ -154,7 +154,7 @@ def _summary(one: Schema) -> str:
 def _table(
     one: Schema, values: Mapping[str, Any], defs: Mapping[str, Schema], shared: dict[str, Schema]
 ) -> Iterator[str]:
-    """Yield the lines of a table of keys; note the schemas that it refers to among the shared ones."""
+    """Yield the lines of a table of keys; add the schemas that it refers to to `shared`."""
     root = {"$defs": defs}
     yield "| Key | Value | Default | Unit | Meaning |"
     yield "| --- | --- | --- | --- | --- |"
@@ -175,7 +175,7 @@ def _table(
 
 
 def _cell(value: object) -> str:
-    """Return a value as YAML has it; nothing for one that is too long for a table."""
+    """Return a value in YAML, or nothing if it is too long for a table."""
     if value == "" or isinstance(value, dict):
         return ""
     text = json.dumps(value) if isinstance(value, list | bool | None) else str(value)
@@ -183,7 +183,7 @@ def _cell(value: object) -> str:
 
 
 def files() -> dict[Path, str]:
-    """Return what each of the generated files should hold."""
+    """Return the content of each generated file."""
     return {SCHEMA: json.dumps(schema(), indent=2, ensure_ascii=False) + "\n", REFERENCE: reference()}
 
 

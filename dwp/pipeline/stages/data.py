@@ -6,7 +6,7 @@ from dwp.pipeline.job import Job
 
 
 def main(job: Job) -> None:
-    """Make a data set's file."""
+    """Write the file of a data set."""
     dataset = build(
         job.params["name"],
         data_root=job.config["data_root"],

@@ -1,4 +1,4 @@
-"""Run one method of an experiment with a shard of seeds; take over those that others have completed."""
+"""Run one method of an experiment on a shard of seeds; reuse seeds that other shards have completed."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,11 +18,11 @@ from dwp.priors.base import collection
 
 
 def main(job: Job) -> None:
-    """Make the rows of one method, at one setting or at all of them."""
+    """Write the rows of one method, at one setting or at all of them."""
     params, wildcards, files = job.params, job.wildcards, job.input
     seeds = numbers(wildcards.shard)
     declared = base.find(wildcards.experiment)
-    # Of all settings that the experiment has, those of this job.
+    # Only the settings of this job.
     cell = {"seeds": len(seeds), "shard": len(seeds), "methods": {wildcards.method: params["method"]}}
     if declared.trains:
         cell[declared.axis] = [json.loads(wildcards.setting)]
@@ -53,9 +53,9 @@ def main(job: Job) -> None:
 
 
 def completed_seeds(shards: Iterable[Completed]) -> Iterator[tuple[int, list[dict]]]:
-    """Yield the rows of the seeds that other shards have completed, by seed."""
+    """Yield each seed that other shards have completed, with its rows."""
     for shard in shards:
-        # Pandas' quick parser may be wrong in the last digit.
+        # Pandas' default parser can be wrong in the last digit.
         table = pd.read_csv(shard.files["csv"], float_precision="round_trip", dtype={"part": str})
         table = table.fillna({"part": ""})
         for seed in shard.numbers:

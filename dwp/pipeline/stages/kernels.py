@@ -7,7 +7,7 @@ from dwp.pipeline.job import Job
 
 
 def main(job: Job) -> None:
-    """Make the kernel store of one size."""
+    """Write the kernel store of one size."""
     params = job.params
     counts = store.collect(
         job.input.files,

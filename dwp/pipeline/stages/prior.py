@@ -9,7 +9,7 @@ from dwp.priors import base as priors
 
 
 def main(job: Job) -> None:
-    """Make a prior's file and the history of its training."""
+    """Write the file of a prior and its training history."""
     settings = dict(job.params)
     prior, history = priors.find(settings.pop("kind")).fit(
         store.load(job.input.kernels, "train").to(job.device),

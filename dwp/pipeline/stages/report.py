@@ -1,4 +1,4 @@
-"""Make the tables and figures."""
+"""Make the tables and figures of the report."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dwp.report import build
 
 
 def main(job: Job) -> None:
-    """Make all tables and figures of a configuration."""
+    """Write all tables and figures of a configuration."""
     params = job.params
     cells: dict[str, list[str]] = {}
     for file in job.input.cells:

@@ -11,7 +11,7 @@ from dwp.priors.base import collection
 
 
 def main(job: Job) -> None:
-    """Make the table of scores of one kernel size."""
+    """Write the table of scores of one kernel size."""
     params, size = job.params, int(job.wildcards.size)
     fitted = paths.priors_by_name(job.input.get("priors", []))
     priors = collection(fitted, params["priors"], [size])

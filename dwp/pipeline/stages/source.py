@@ -1,4 +1,4 @@
-"""Train a shard of source networks, taking over those that other shards have completed."""
+"""Train a shard of source networks; reuse networks that other shards have completed."""
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ Net = tuple[dict[str, Tensor], dict[str, float]]
 
 
 def main(job: Job) -> None:
-    """Make the weights of the networks of a shard, and their tables."""
+    """Write the weights of a shard of networks, and their tables."""
     dataset, checkpoint = load(job.input.dataset), job.checkpoint()
     there = dict(completed_nets(job.completed_elsewhere()))
     shard = numbers(job.wildcards.shard)
@@ -34,9 +34,9 @@ def main(job: Job) -> None:
 
 
 def save(nets: dict[int, Net], weights: str | Path, table: str | Path, seconds: str | Path) -> None:
-    """Write the weights of nets, named `<net>/<layer>.weight`, and their rows.
+    """Write the weights of networks, named `<net>/<layer>.weight`, and their rows.
 
-    The seconds that each took are a table of their own, as they are never twice the same.
+    The training times have a separate table, because they differ between runs.
     """
     save_tensors(
         {f"{net}/{name}": tensor for net, (state, _) in nets.items() for name, tensor in state.items()},
@@ -50,7 +50,7 @@ def save(nets: dict[int, Net], weights: str | Path, table: str | Path, seconds: 
 
 
 def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int, dict[str, Tensor]]:
-    """Return the state dicts of the wanted ones of the networks in some shards, by number."""
+    """Return the state dicts of the wanted networks in some shards, by number."""
     nets: dict[int, dict[str, Tensor]] = {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
@@ -62,9 +62,9 @@ def load_nets(paths: Iterable[str | Path], wanted: Collection[int]) -> dict[int,
 
 
 def completed_nets(shards: Iterable[Completed]) -> Iterator[tuple[int, Net]]:
-    """Yield the nets that other shards have completed, by number."""
+    """Yield each network that other shards have completed, with its number."""
     for shard in shards:
-        # Pandas' quick parser may be wrong in the last digit.
+        # Pandas' default parser can be wrong in the last digit.
         tables = [
             pd.read_csv(shard.files[suffix], sep=sep, float_precision="round_trip", index_col="net")
             for suffix, sep in (("csv", ","), ("seconds.tsv", "\t"))

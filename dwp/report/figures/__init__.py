@@ -1,6 +1,6 @@
-"""Every figure, as a function (results, plot, **options) -> Matplotlib figure.
+"""Figures of the report, each a function (results, plot, **options) -> Matplotlib figure.
 
-Of an experiment, `results` are its `ExperimentResults`; otherwise they are those of the whole run.
+For a figure of an experiment, `results` is an `ExperimentResults`, otherwise the `Results` of the run.
 """
 
 from dwp.report.figures.experiments import by_setting, by_step

@@ -1,4 +1,4 @@
-"""Figures of any experiment: metrics by setting, metrics by training step."""
+"""Figures of any experiment: metrics by setting and by training step."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 
 PANELS = 3
-"""At most so many metrics are shown where a figure names none."""
+"""Maximum number of metrics in a figure that names none."""
 
 
 def by_setting(
@@ -24,15 +24,15 @@ def by_setting(
 ) -> Figure:
     """Plot metrics at the end of training against the setting: means over seeds, bars of one std.
 
-    The paper's values are drawn hollow and dashed in the method's colour. With a single
-    setting, methods stand on the axis instead.
+    The paper's values are hollow and dashed in the method's colour. With a single setting, there is one
+    row for each method.
 
     Args:
-        metrics: one panel for each, and for each part of it; none: the first of the experiment.
-        about: what to add to the title.
-        change_from: chooses one of the settings; what is drawn of each method is the change
-            from its mean there.
-        chance: the value of a guess, drawn as a dashed line.
+        metrics: one panel for each metric and each of its parts; default: the first of the experiment.
+        about: text to add to the title.
+        change_from: chooses a reference setting; each method is then drawn as the change from its
+            mean at that setting.
+        chance: value of a random guess, drawn as a dashed line.
     """
     summary, axis = results.summary, results.axis_label
     settings = sorted(summary["setting"].unique())
@@ -77,11 +77,11 @@ def by_step(
 ) -> Figure:
     """Plot metrics by training step: means over seeds in bands of one std.
 
-    The paper's values by step are drawn hollow, its final ones are not. Of several settings,
-    each has its column of panels.
+    The paper's values by step are hollow; its final values are not shown. Each setting has a column of
+    panels.
 
     Args:
-        metrics: those to show, where there are any; none: the first of the experiment.
+        metrics: metrics to show, if the results have them; default: the first of the experiment.
         first_setting: show the smallest setting alone.
     """
     curves, axis = results.curves, results.axis_label
@@ -101,14 +101,14 @@ def by_step(
         ]
         for method, course in panel.groupby("method", sort=False):
             line = {key: look[method][key] for key in ("color", "linestyle")}
-            # A single step makes no line.
+            # A single step is drawn as a marker.
             ax.plot(course["step"], course["mean"], **line, marker="o" if len(course) == 1 else "")
             low, high = (course["mean"] + sign * course["std"].fillna(0) for sign in (-1, 1))
             ax.fill_between(course["step"], low, high, color=look[method]["color"], alpha=0.15, linewidth=0)
         published = paper[(paper["metric"] == metric) & (paper["setting"] == setting)]
         for method, values in published.groupby("method", sort=False):
             ax.plot(values["step"], values["value"], **plot.hollow(look, method))
-        # What a hardly trained network scores would squeeze everything after it.
+        # Values from early in training would compress the rest of the axis.
         trained = panel[panel["step"] >= 0.1 * panel["step"].max()] if metric != "kl" else panel
         ax.set_xlim(left=0)
         bands = [trained["mean"] + sign * trained["std"].fillna(0) for sign in (-1, 1)]
@@ -122,6 +122,6 @@ def by_step(
 
 
 def _panels(table: pd.DataFrame, metrics: Iterable[str]) -> list[tuple[str, str]]:
-    """Return metric and part of each panel, of the metrics that a table holds."""
+    """Return the metric and part of each panel, for the metrics in a table."""
     parts = table.drop_duplicates(["metric", "part"])
     return [(name, part) for name in metrics for part in parts.loc[parts["metric"] == name, "part"]]

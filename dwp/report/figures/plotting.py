@@ -1,4 +1,4 @@
-"""What the figures share: colours, canvases, labels, legends, panels of kernels."""
+"""Common parts of the figures: colours, canvases, labels, legends, panels of kernels."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-# Okabe and Ito's colours (without yellow, which is lost on white) and two of Tol's.
+# Okabe and Ito's colours (without yellow, which is invisible on white) and two of Tol's.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222", "#882255", "#999933")
 MARKERS = "os^DvPX*<>"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
@@ -27,14 +27,14 @@ ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "mc", "vae")
 
 @dataclass(frozen=True)
 class Plot:
-    """The look that all figures share, and what they are drawn with.
+    """Style and drawing functions of all figures.
 
     No pyplot and no global settings, so figures can be drawn in any thread.
 
     Attributes:
-        methods: all methods of the report, so that one has the same colour in every figure.
+        methods: all methods of the report, so that each has the same colour in every figure.
         font_size: in points.
-        palette: colours, taken in turn.
+        palette: colours, assigned in order.
     """
 
     methods: Sequence[str] = ()
@@ -43,12 +43,12 @@ class Plot:
 
     @staticmethod
     def method_name(method: str) -> str:
-        """Return what readers call a method: its name in the configuration, acronyms in capitals."""
+        """Return the display name of a method: its name in the configuration, acronyms in capitals."""
         return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
 
     @staticmethod
     def number(value: float) -> str:
-        """Return a setting as people write it: 50, 0.3, 1/16."""
+        """Return a setting in common notation: 50, 0.3, 1/16."""
         inverse = 1 / value if value else 0
         if 0 < value < 1 and math.isclose(inverse, round(inverse)):
             return f"1/{round(inverse)}"
@@ -56,7 +56,7 @@ class Plot:
 
     @staticmethod
     def count(table: pd.DataFrame) -> str:
-        """Return how many seeds the means of a table are over, in words."""
+        """Return the number of seeds behind the means of a table, in words."""
         low, high = (int(table["n"].min()), int(table["n"].max())) if len(table) else (0, 0)
         return f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
 
@@ -85,7 +85,7 @@ class Plot:
         figure.suptitle(text, size=self.font_size * 1.15)
 
     def looks(self, methods: Iterable[str]) -> dict[str, dict]:
-        """Return colour, marker and line style of each method: its place in `methods` decides."""
+        """Return colour, marker and line style of each method, by its place in `methods`."""
         wanted = list(dict.fromkeys(methods))
         order = list(dict.fromkeys([*self.methods, *wanted]))
         colours = len(self.palette)
@@ -99,7 +99,7 @@ class Plot:
         }
 
     def hollow(self, look: dict[str, dict], method: str) -> dict:
-        """Return the look of the paper's numbers for a method: its colour, or grey if this run lacks it."""
+        """Return the style of the paper's numbers for a method: its colour, or grey if this run lacks it."""
         mine = self.counterpart(look, method)
         colour, marker = (look[mine]["color"], look[mine]["marker"]) if mine else ("0.55", "o")
         return {
@@ -112,7 +112,7 @@ class Plot:
 
     @staticmethod
     def counterpart(methods: Iterable[str], method: str) -> str | None:
-        """Return the method of this run that is the paper's, or a variant of it (`dwp_sample` of `dwp`)."""
+        """Return the method of this run that matches the paper's, or a variant (`dwp_sample` of `dwp`)."""
         methods = list(methods)
         variants = [name for name in methods if name.startswith(f"{method}_")]
         return method if method in methods else variants[0] if variants else None
@@ -165,7 +165,7 @@ class Plot:
 
     @staticmethod
     def limit(ax: Axes, values: Sequence[pd.Series], *, log: bool = True) -> None:
-        """Fit the vertical axis to these values, logarithmic if allowed and they span more than 30-fold."""
+        """Fit the vertical axis to values; logarithmic if allowed and they span a factor of 30 or more."""
         finite = pd.concat([*values, pd.Series(dtype=float)]).astype(float)
         finite = finite[np.isfinite(finite)]
         if not len(finite) or finite.min() == finite.max():
@@ -181,7 +181,7 @@ class Plot:
 
     @staticmethod
     def symmetric_log(ax: Axes, changes: pd.Series) -> None:
-        """Where changes go beyond ±30, make the axis linear within ±1 and logarithmic outside."""
+        """If changes exceed ±30, make the axis linear within ±1 and logarithmic outside."""
         if changes.abs().max() > 30:
             ax.set_yscale("symlog", linthresh=1)
 
@@ -189,7 +189,7 @@ class Plot:
     def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:
         """Draw up to side² kernels [n, 1, k, k] row by row, zero white, ±limit dark blue and dark red."""
         k = kernels.shape[-1]
-        # A grey pixel between kernels; drawn larger, so that all gaps come out alike.
+        # A grey pixel between kernels.
         sheet = np.full((side * (k + 1) + 1, side * (k + 1) + 1), np.nan, dtype=np.float32)
         for index, kernel in enumerate(kernels[: side * side, 0].numpy()):
             top, left = (place * (k + 1) + 1 for place in divmod(index, side))
@@ -215,7 +215,7 @@ class Plot:
         markers: bool = True,
         named: bool = True,
     ) -> None:
-        """List the methods below the panels, unless an axis names them, and explain the paper's marks."""
+        """List the methods below the panels, unless an axis names them, and explain the paper's markers."""
         handles = [
             Line2D([], [], color=one["color"], linestyle=one["linestyle"], label=self.method_name(method))
             for method, one in look.items()
@@ -237,10 +237,10 @@ class Plot:
         self.place(figure, handles)
 
     def place(self, figure: Figure, handles: Sequence[Artist]) -> None:
-        """Put a legend below the panels, in as many columns as the width takes."""
+        """Put a legend below the panels, in as many columns as fit."""
         if not handles:
             return
-        # One row where it fits, else columns as wide as the longest name; letters are half as wide as high.
+        # One row if it fits, else columns as wide as the longest name; letters are half as wide as high.
         room = figure.get_figwidth() * 72 / (self.font_size * 0.52)
         lengths = [len(str(handle.get_label())) + 9 for handle in handles]
         columns = len(handles) if sum(lengths) <= room else int(room / max(lengths))

@@ -1,4 +1,4 @@
-"""Figures of predictions: how well they are calibrated, and what they cost."""
+"""Figures of predictions: calibration and cost."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 
 FEW = 0.02
-"""A bin with a smaller share of the images is drawn hollow: its accuracy is that of a handful."""
+"""Bins with a smaller share of the images are drawn hollow: their accuracy is unreliable."""
 GAP = "#D55E00"
 
 
@@ -26,7 +26,7 @@ def reliability(results: ExperimentResults, plot: Plot) -> Figure:
     table, axis = aggregation.reliability(results.rows), results.axis_label
     settings = sorted({table["setting"].min(), table["setting"].max()})
     methods = list(dict.fromkeys(table["method"]))
-    # Blocks side by side, so that the figure is about as wide as high.
+    # Blocks side by side make the figure about as wide as high.
     blocks = math.ceil(math.sqrt(1.2 * len(methods) / len(settings)))
     rows = math.ceil(len(methods) / blocks)
     blocks = math.ceil(len(methods) / rows)
@@ -81,9 +81,9 @@ def _diagram(ax: Axes, bins: pd.DataFrame, colour: str) -> None:
 
 
 def cost(results: ExperimentResults, plot: Plot) -> Figure:
-    """Plot accuracy against what training costs, and against what one prediction costs, in FLOPs.
+    """Plot accuracy against the cost of training and against the cost of one prediction, in FLOPs.
 
-    The metrics are accuracy, train_flops and predict_flops; the larger the setting, the larger the mark.
+    The metrics are accuracy, train_flops and predict_flops; larger settings have larger markers.
     """
     summary, axis = results.summary, results.axis_label
     settings = sorted(summary["setting"].unique())
@@ -113,7 +113,7 @@ def cost(results: ExperimentResults, plot: Plot) -> Figure:
 
 
 def _beside(flops: pd.Series) -> dict[str, float]:
-    """Return factors that set methods of nearly the same cost side by side on a logarithmic axis."""
+    """Return factors that place methods of nearly equal cost side by side on a logarithmic axis."""
     places = np.log(flops).sort_values(kind="stable")
     span = places.max() - places.min() + 2 * math.log(2)
     factors = {}

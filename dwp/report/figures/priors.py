@@ -1,4 +1,4 @@
-"""Figures of priors: what they draw, their codes, their training, what held-out kernels say of them."""
+"""Figures of priors: samples, codes, training, held-out log density."""
 
 import math
 from dataclasses import replace
@@ -31,8 +31,8 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     """Show learned kernels beside samples, noiseless samples and reconstructions of each prior.
 
     Args:
-        size: of the kernels. Priors that cannot be sampled from are left out.
-        side: each panel is of side × side kernels, fewer where there are fewer.
+        size: size of the kernels. Priors that cannot be sampled from are left out.
+        side: each panel has side × side kernels, or fewer if there are fewer.
     """
     learned = results.learned(size)
     side = min(side, math.isqrt(len(learned)))
@@ -67,20 +67,20 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
 
 @torch.no_grad()
 def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: int = 15) -> Figure:
-    """Show the codes of held-out kernels and what the decoder makes of a grid of codes.
+    """Show the codes of held-out kernels, and kernels decoded from a grid of codes.
 
     Args:
-        prior: name of one with `encode` and `decode`. Of more than two latent dimensions, those two
-            are shown along which the means of the codes vary most; the others are held at zero.
-        size: of the kernels.
-        side: the grid is of side × side codes.
+        prior: name of a prior with `encode` and `decode`. If it has more than two latent dimensions, the
+            two along which the mean codes vary most are shown; the others are zero.
+        size: size of the kernels.
+        side: the grid has side × side codes.
     """
     name, coded = prior, results.priors[prior][size]
     assert isinstance(coded, PriorWithCodes)
     learned = results.learned(size)[:20_000]
     codes = torch.cat([coded.encode(part)[0] for part in learned.split(4096)])
     widest = sorted(codes.var(0).argsort(descending=True)[:2].tolist())
-    # A code of one dimension is shown on the diagonal.
+    # One-dimensional codes are shown on the diagonal.
     first, second = (widest * 2)[:2]
     extent = max(2.5, float(codes[:, widest].abs().quantile(0.995)))
     figure, axes = plot.canvas(1, 2, 5.6, 4.3)
@@ -114,9 +114,9 @@ def latent_space(results: Results, plot: Plot, *, prior: str, size: int, side: i
 
 
 def prior_training(results: Results, plot: Plot) -> Figure:
-    """Plot how priors were fitted: held-out metrics (solid) and training metrics (dotted) by step.
+    """Plot the training of priors: held-out metrics (solid) and training metrics (dotted) by step.
 
-    Histories of a single step are left out; published numbers are a dashed line each.
+    Histories of a single step are left out; each published number is a dashed line.
     """
     histories, paper = results.histories, results.published
     rows = [
@@ -152,7 +152,7 @@ def prior_training(results: Results, plot: Plot) -> Figure:
         for line in paper[(paper["metric"] == metric) & (paper["setting"] == size)].itertuples():
             ax.axhline(line.value, color="0.45", linestyle=(0, (6, 3)), linewidth=1.2)
             values.append(pd.Series([line.value]))
-        # The first steps, many nats below the rest, would hide it.
+        # The first steps, many nats below the rest, would compress the axis.
         plot.limit(ax, values, log=False)
         text = f"{BOUND.get(metric) or metric.replace('_', ' ')}\n[nats per kernel]"
         plot.label(ax, x="training step", y=text, title=f"{size}×{size}")
@@ -182,7 +182,7 @@ def scores(results: Results, plot: Plot) -> Figure:
         panel = table[table["size"] == size]
         names = list(dict.fromkeys(panel["prior"]))
         low, high = _range(panel)
-        # Room for the numbers.
+        # Space for the numbers.
         margin = 0.16 * (high - low)
         ax.set_xlim(low - margin, high + margin)
         for place, name in enumerate(names):
@@ -203,7 +203,7 @@ def scores(results: Results, plot: Plot) -> Figure:
 
 
 def _range(panel: pd.DataFrame) -> tuple[float, float]:
-    """Return the means to show, from the least to the greatest, without those that would squeeze the rest."""
+    """Return the smallest and largest mean to show, without outliers that would compress the rest."""
     means = panel["mean"][np.isfinite(panel["mean"])]
     least = means.groupby(panel["prior"]).min().sort_values(ascending=False)
     if not len(means):

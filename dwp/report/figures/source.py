@@ -1,4 +1,4 @@
-"""Figures of where kernels come from: the source networks, and the norms of their kernels."""
+"""Figures of the source networks and the norms of their kernels."""
 
 import numpy as np
 from matplotlib import ticker
@@ -11,7 +11,7 @@ from dwp.report.results import Results
 
 
 def norms(results: Results, plot: Plot) -> Figure:
-    """Plot how the norms of kernels were distributed before pruning, and where they were cut."""
+    """Plot the distribution of kernel norms before pruning, and the threshold."""
     pruned = {size: store.pruning(path) for size, path in results.stores.items()}
     figure, axes = plot.canvas(1, max(1, len(pruned)), 4.6, 3.4)
     for ax, (size, one) in zip(axes.flat, pruned.items(), strict=True):
@@ -37,7 +37,7 @@ def norms(results: Results, plot: Plot) -> Figure:
             linewidth=1.5,
             label=f"threshold {threshold:.3g} ({one.rule})",
         )
-        # The first bin holds everything near zero and would flatten the rest; room above for the legend.
+        # The first bin has all norms near zero and would flatten the rest; space above for the legend.
         top = 1.6 * max(1, np.max(one.counts[1:]))
         ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0, top))
         ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -52,7 +52,7 @@ def norms(results: Results, plot: Plot) -> Figure:
 
 
 def source_nets(results: Results, plot: Plot) -> Figure:
-    """Plot test accuracy and NLL of source nets: a histogram, and a tick for each net."""
+    """Plot test accuracy and NLL of source networks: a histogram, and a tick for each network."""
     nets = results.nets
     assert nets is not None
     figure, axes = plot.canvas(1, 2, 4.4, 3.0)
