@@ -202,7 +202,7 @@ def test_a_new_figure_of_the_run_is_a_function_and_an_item(inputs, tmp_path, mon
         axes[0, 0].bar(list(results.stores), [len(results.learned(size)) for size in results.stores])
         return figure
 
-    monkeypatch.setattr(figures, "sizes", sizes, raising=False)
+    monkeypatch.setattr(figures.source, "sizes", sizes, raising=False)
     item = Item("figures/sizes", "Priors", "Kernels by size", "kernels", "sizes")
     monkeypatch.setattr(catalogue, "ITEMS", (*catalogue.ITEMS, item))
     outputs = {output.path for output in build.make(tmp_path / "report", **inputs | {"experiments": {}})}

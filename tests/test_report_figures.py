@@ -27,7 +27,7 @@ def test_bounds_are_marked_as_bounds():
     assert cells[0] == [None, "7×7", "5×5"]
     assert cells[1] == ["vae, K = 1", *["≥ 48.10 ± 0.25"] * 2]
     assert cells[3] == ["gauss", *["46.50 ± 0.25"] * 2]
-    (ax,) = figures.scores(run_results(scores=scored(7)), Plot()).axes
+    (ax,) = figures.priors.scores(run_results(scores=scored(7)), Plot()).axes
     assert [text.get_text() for text in ax.texts] == ["≥ 48.1 → 48.5", "46.5", "-45.9"]
     # The others would be a dot if the axis reached down to it.
     assert ax.get_xlim()[0] > 40
@@ -53,7 +53,7 @@ def test_a_method_keeps_its_colour_and_the_papers_share_it():
     paper = results(synthetic("convergence", ["dwp_sample"], [1.0], 2), "convergence", "notmnist", "mnist")
     paper.published["step"] = [50, 80, 100] * 3 + [2000] * (len(paper.published) - 9)
     plot = Plot(methods=("xavier", "dwp_sample"))
-    ours, filters, dwp, xavier = figures.by_step(paper, plot, metrics=("accuracy",)).axes[0].lines
+    ours, filters, dwp, xavier = figures.experiments.by_step(paper, plot, metrics=("accuracy",)).axes[0].lines
     assert ours.get_color() == dwp.get_color() == PALETTE[1]
     # Methods that this run lacks have no colour of their own.
     assert filters.get_color() == xavier.get_color() != ours.get_color()
@@ -76,7 +76,7 @@ def test_norms_are_shown_with_their_modes_and_threshold(tmp_path, modes, title):
     (row,) = tables.kernels(pruned).itertuples()
     assert (row.modes, row.threshold, row.after) == (modes, counts["threshold"], counts["after"])
     assert row.duplicates == (np.linalg.norm(w[:10], axis=(1, 2)) >= row.threshold).sum()
-    (ax,) = figures.norms(pruned, Plot()).axes
+    (ax,) = figures.source.norms(pruned, Plot()).axes
     assert ax.get_title() == title
     assert list(ax.lines[0].get_xdata()) == [row.threshold] * 2
     assert f"threshold {row.threshold:.3g} (otsu)" in [
@@ -113,7 +113,7 @@ def test_experiments_on_the_kl_show_changes_and_no_course_of_training():
     items = {item.name: item for item in catalogue.items(Contents({"kl_profile": ()}, [], {}))}
     assert {"figures/kl_profile", "tables/kl_profile"} <= items.keys()
     assert "tables/kl_profile_curves" not in items
-    (ax,) = figures.by_setting(results(cells), Plot(), **items["figures/kl_profile"].options).axes
+    (ax,) = figures.experiments.by_setting(results(cells), Plot(), **items["figures/kl_profile"].options).axes
     assert ax.get_yscale() == "symlog"
     assert ax.get_ylabel() == "change of KL(q‖p) [nats per 7×7 kernel]"
     summary = results(cells).summary
@@ -129,7 +129,7 @@ def test_uncertainty_about_outliers_stands_beside_that_of_a_guess():
         for item in catalogue.items(Contents({"few_shot": ["outliers"]}, [], {}))
         if item.name == "figures/few_shot_outliers"
     ]
-    for ax in figures.by_setting(cells, Plot(), **outliers.options).axes:
+    for ax in figures.experiments.by_setting(cells, Plot(), **outliers.options).axes:
         assert ax.get_ylabel().startswith("AUROC")
         assert [0.5, 0.5] in [list(line.get_ydata()) for line in ax.lines]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwp.bayes.settings import FORMS, find
+from dwp.bayes.settings import find
 from dwp.errors import InputError
 from dwp.priors.base import KLEstimator, Prior, PriorWithCodes
 from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
@@ -171,7 +171,12 @@ class Latent(Posterior):
         return self._coded.code_kl(mean, log_variance.exp()).sum()
 
 
-_CLASSES = dict(zip(FORMS, (Additive, TruncatedAlpha, Point, Latent), strict=True))
+_CLASSES: dict[str, Callable[[Tensor, Prior], Posterior]] = {
+    "additive": Additive,
+    "truncated_alpha": TruncatedAlpha,
+    "point": Point,
+    "latent": Latent,
+}
 
 
 def build(form: str, weight: Tensor, prior: Prior) -> Posterior:

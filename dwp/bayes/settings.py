@@ -1,4 +1,4 @@
-"""The forms of approximate posteriors by name, and what each needs of a prior; read without PyTorch."""
+"""Names of the posteriors and their requirements on priors; imports no PyTorch."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,13 @@ class Form(NamedTuple):
 
     Attributes:
         fact: the fact of `PriorSettings` that must hold of its prior.
-        refusal: what is said of a prior of which it does not.
+        refusal: end of the error for a prior without that fact.
+        gaussian: whether each kernel has a Gaussian posterior, so that KL(q || prior) has an entropy.
     """
 
     fact: str
     refusal: str
+    gaussian: bool = False
 
     def check(self, prior: type[PriorSettings]) -> None:
         """Raise InputError for a kind of prior that the form cannot be used with."""
@@ -26,8 +28,8 @@ class Form(NamedTuple):
 _DENSITY = "has no density; use another"
 
 FORMS = {
-    "additive": Form("has_kl", _DENSITY),
-    "truncated_alpha": Form("has_kl", _DENSITY),
+    "additive": Form("has_kl", _DENSITY, gaussian=True),
+    "truncated_alpha": Form("has_kl", _DENSITY, gaussian=True),
     "point": Form("has_density", _DENSITY),
     "latent": Form("has_codes", "has no latent code; use a vae"),
 }

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from dwp.bayes.settings import FORMS
 from dwp.experiments import base
 from dwp.experiments.base import ExperimentSettings, Metric, Names
 from dwp.settings import setting
 
+GAUSSIAN = tuple(name for name, form in FORMS.items() if form.gaussian)
 KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
 
 
@@ -14,7 +16,9 @@ KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
 class Method(base.Method):
     """The Gaussian q around every kernel, the prior that it is held against, and where kernels start."""
 
-    posterior: Literal["additive", "truncated_alpha"] = setting("posterior q around each kernel")
+    posterior: Literal[GAUSSIAN] = setting(  # type: ignore[valid-type]  # names from one place
+        "posterior q around each kernel"
+    )
     prior: Names = setting(
         "prior over kernels: the name of one, or names by kernel size or layer, "
         "such as {7x7: vae, conv2: standard_normal}"

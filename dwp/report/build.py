@@ -18,6 +18,7 @@ from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults, Results
 
 DPI = 150
+TEXT = {"tables": tables, "pages": pages}
 # Leaves out dates and library versions, which would change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -111,8 +112,11 @@ def _history(file: str | Path | None) -> pd.DataFrame:
 def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
     """Return the content of an item, from the results of its experiment or of the whole run."""
     subject = results.experiments[item.experiment] if item.experiment else results
-    functions = {"figures": figures, "tables": tables, "pages": pages}[item.folder]
-    function = getattr(functions, item.make) if isinstance(item.make, str) else item.make
+    function = item.make
+    if isinstance(function, str):
+        function = (
+            figures.find(function) if item.folder == "figures" else getattr(TEXT[item.folder], function)
+        )
     return function(subject, *([plot] if item.folder == "figures" else []), **item.options)
 
 

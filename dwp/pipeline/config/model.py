@@ -16,7 +16,7 @@ from dwp.experiments.methods import ORIGINS
 from dwp.experiments.source_nets import SourceSettings
 from dwp.kernels.pruning import RULES
 from dwp.nn.spec import size_label
-from dwp.pipeline.config import errors as refusals
+from dwp.pipeline.config import errors as config_errors
 from dwp.pipeline.typed import adapter, parse, plain
 from dwp.priors import settings as kinds
 from dwp.priors.settings import PriorSettings
@@ -186,10 +186,10 @@ def _prior(name: str, value: object) -> PriorChoice:
     if name in ORIGINS:
         raise InputError(f"{where}: this name has a meaning in init; expected any but {', '.join(ORIGINS)}")
     if not isinstance(value, dict):
-        found = refusals.shown(value)
+        found = config_errors.shown(value)
         raise InputError(f"{where}: {found} is not allowed; expected null or a mapping with kind")
     if not isinstance(kind := value.get("kind"), str):
-        found = f"{refusals.shown(kind)} is not allowed" if "kind" in value else "missing"
+        found = f"{config_errors.shown(kind)} is not allowed" if "kind" in value else "missing"
         raise InputError(f"{where}.kind: {found}; expected one of {', '.join(kinds.known())}")
     try:
         settings = kinds.find(kind)
@@ -198,14 +198,14 @@ def _prior(name: str, value: object) -> PriorChoice:
     known = ["kind", *(entry.name for entry in fields(settings)), *(["sizes"] if settings.fitted else [])]
     for key in value:
         if key not in known:
-            raise InputError(f"{where}.{key}: {refusals.unknown_key(key, known)}")
+            raise InputError(f"{where}.{key}: {config_errors.unknown_key(key, known)}")
     common = {key: inner for key, inner in value.items() if key not in ("kind", "sizes")}
     if "sizes" not in value:
         return PriorChoice(kind=kind, common=parse(settings, common, where))
     _refuse_part(settings, common, where)
     sizes, where = value["sizes"], f"{where}.sizes"
     if not isinstance(sizes, dict) or not sizes:
-        found = refusals.shown(sizes)
+        found = config_errors.shown(sizes)
         raise InputError(f"{where}: {found} is not allowed; expected a mapping such as {{7x7: {{}}}}")
     _check_squares(where, sizes)
     return PriorChoice(
@@ -221,7 +221,9 @@ def _of_size(
 ) -> PriorSettings:
     """Return the settings for one kernel size, which override the common ones, also within the schedule."""
     if not isinstance(special, dict):
-        raise InputError(f"{where}: {refusals.shown(special)} is not allowed; expected a mapping of settings")
+        raise InputError(
+            f"{where}: {config_errors.shown(special)} is not allowed; expected a mapping of settings"
+        )
     merged = dict(common)
     for key, value in special.items():
         both = isinstance(value, dict) and isinstance(common.get(key), dict)
@@ -236,7 +238,7 @@ def _refuse_part(settings: type, value: dict, where: str) -> None:
         adapter(settings).validate_json(json.dumps([value]))
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        if refusal := refusals.first(settings, value, errors, where, partial=True):
+        if refusal := config_errors.first(settings, value, errors, where, partial=True):
             raise refusal from None
 
 

@@ -3,20 +3,15 @@
 For a figure of an experiment, `results` is an `ExperimentResults`, otherwise the `Results` of the run.
 """
 
-from dwp.report.figures.experiments import by_setting, by_step
-from dwp.report.figures.predictions import cost, reliability
-from dwp.report.figures.priors import kernels, latent_space, prior_training, scores
-from dwp.report.figures.source import norms, source_nets
+from collections.abc import Callable
 
-__all__ = [
-    "by_setting",
-    "by_step",
-    "cost",
-    "kernels",
-    "latent_space",
-    "norms",
-    "prior_training",
-    "reliability",
-    "scores",
-    "source_nets",
-]
+from matplotlib.figure import Figure
+
+from dwp.report.figures import experiments, predictions, priors, source
+
+_MODULES = (experiments, predictions, priors, source)
+
+
+def find(name: str) -> Callable[..., Figure]:
+    """Return the function of a name, from whichever module of this package defines it."""
+    return next(getattr(module, name) for module in _MODULES if hasattr(module, name))
