@@ -1,4 +1,4 @@
-"""The forms of approximate posteriors by name, and what each needs of a prior; read without PyTorch."""
+"""Forms of approximate posteriors and their requirements on priors, readable without PyTorch."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from dwp.priors.settings import PriorSettings
 
 
 class Form(NamedTuple):
-    """What a form of posterior needs.
+    """Requirement of a form of posterior.
 
     Attributes:
-        fact: the fact of `PriorSettings` that must hold of its prior.
-        refusal: what is said of a prior of which it does not.
+        fact: the property of `PriorSettings` that its prior must have.
+        refusal: end of the error message for a prior without it.
     """
 
     fact: str
@@ -34,7 +34,7 @@ FORMS = {
 
 
 def find(form: str) -> Form:
-    """Return what a form needs.
+    """Return the requirement of a form.
 
     Raises:
         InputError: there is no such form.
