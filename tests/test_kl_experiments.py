@@ -1,4 +1,4 @@
-"""The experiments that train nothing: KL estimates of kernels as they are, by K, by subset, by scale."""
+"""Experiments without training: KL estimates by importance samples, subset and scale."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ NORMAL = DWP | {"prior": "standard_normal"}
 
 
 class Rough(Prior):
-    """A density without a closed form: the estimate is what `Prior.kl` makes of it."""
+    """A density without a closed-form KL, so that `Prior.kl` estimates it."""
 
     def log_prob(self, w, samples=1):
         return -w.abs().flatten(1).sum(1).exp()
@@ -41,7 +41,7 @@ class Rough(Prior):
 
 @pytest.fixture(scope="module")
 def shared():
-    """What the tasks of all experiments share: settings and method are set by `of`."""
+    """Return the task shared by all experiments; `of` sets its settings and method."""
     generator = torch.Generator().manual_seed(0)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     priors = {name: {} for name in ("vae", "filters", "standard_normal", "log_uniform", "molchanov", "rough")}

@@ -1,4 +1,4 @@
-"""Paths under `results/`: what is filled in comes back, and what a name says is read in one place."""
+"""Paths under `results/`: filled-in values are parsed back, and names are parsed in one place."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Planning: what it imports, and what it remembers of files."""
+"""Planning: imports, and the cache of file checksums."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_values_of_the_command_line_have_the_types_of_yaml(tmp_path, values, ref
         assert ("results/few_shot/" in output) == ("few_shot" not in values[0])
 
 
-# What is remembered
+# Remembered files
 
 
 @pytest.fixture

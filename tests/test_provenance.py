@@ -1,4 +1,4 @@
-"""Versions, code digests, manifests, and files that are whole or absent."""
+"""Versions, code digests, manifests and atomic writes."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_names_and_code_do_not_count():
 
 
 def test_versions_are_stable_between_processes_and_releases():
-    # A change here orphans everybody's results: it must be meant.
+    # A change here invalidates all users' results, so it must be intentional.
     assert Artifact("source", {"l2": 0.01}, {"dataset": Artifact("data", {})}).version == "e6612b51"
 
 
@@ -114,7 +114,7 @@ def tree(tmp_path, monkeypatch):
         path.write_text(text)
 
     def digest(name=None, old="", new=""):
-        """Digest the script, with a text in one file replaced for the moment."""
+        """Digest the script, with a text in one file replaced temporarily."""
         monkeypatch.setattr(provenance, "_cache", {})
         if name is None:
             return code_digest(["dwp.pipeline.job"])
@@ -188,7 +188,7 @@ def test_every_stage_has_a_digest_of_its_own():
     assert len(set(digests.values())) == len(names) == 7
 
 
-# Of an experiment, what computes it and not how it is shown
+# Of an experiment, the code that computes it, not the code that shows it
 
 EXPERIMENT = """
 from dwp import beta
@@ -342,7 +342,7 @@ def test_a_file_is_held_against_its_manifest(tmp_path):
     file.write_text("net,accuracY\n")
     with pytest.raises(InputError, match=r"nets-000-009\.csv is not as it was written .* delete it"):
         checked_sha256(file)
-    # One that cannot be read says nothing about the file.
+    # An unreadable manifest gives no information about the file.
     (tmp_path / "nets-000-009.manifest.json").write_text("{")
     assert checked_sha256(file) == sha256(file)
 
