@@ -50,7 +50,7 @@ class Kill(NamedTuple):
 
 
 def snakemake(folder: Path, configs: Sequence[Path], *words: str) -> subprocess.Popen:
-    """Start the workflow in a folder, in a process group of its own."""
+    """Start the workflow in a folder, in a new process group."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
     command += ["--directory", str(folder), "--configfile", *map(str, configs)]
     output = (folder / "run.log").open("ab")

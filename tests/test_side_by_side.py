@@ -25,7 +25,7 @@ PIPE = subprocess.PIPE
 
 
 class Run:
-    """A process that locks the versions of some files and holds them until it is told to end."""
+    """A process that locks the versions of some files and holds them until told to end."""
 
     def __init__(self, *files: str, stale: bool = False) -> None:
         lock = LOCK.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else LOCK
