@@ -5,13 +5,13 @@
     prior = dwp.load_prior("vae-7x7.safetensors")
     dwp.init_(model, [prior])
 
-What most users need is here; the rest is in the modules.
+The most common functions and classes are here; the others are in the modules.
 """
 
 import importlib
 from typing import Any
 
-# With their types in `__init__.pyi`, for editors and type checkers.
+# `__init__.pyi` gives their types to editors and type checkers.
 _HOMES = {
     "InputError": "dwp.errors",
     "KLEstimator": "dwp.priors.base",
@@ -30,7 +30,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, so that `import dwp` and the workflow's start do not wait for PyTorch.
+    # Imported on first use, so that `import dwp` and the start of the workflow do not import PyTorch.
     if name not in _HOMES:
         raise AttributeError(f"module 'dwp' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m dwp`, the same as the console script `dwp`."""
+"""Entry point of `python -m dwp`, which is the same as the console script `dwp`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The exceptions that users are meant to read: one line each."""
+"""Exceptions with one-line messages for users."""
 
 import contextlib
 import difflib
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
-    """Something given from outside (config, file, array, model) cannot be used.
+    """An input (configuration, file, array, model) cannot be used.
 
     The message is one line: what is wrong, where (key or path), the value
     found, and what is allowed or what to do.
     """
 
     def __init__(self, message: str) -> None:
-        # What it quotes comes from outside, too.
+        # Quoted input may contain line breaks.
         super().__init__(" ".join(message.split()))
 
 
 class StorageError(OSError):
-    """A file cannot be written: the disk is full, a quota reached, the folder read-only.
+    """A file cannot be written: the disk is full, a quota is reached, or the folder is read-only.
 
-    What was there under its name before is still there.
+    An existing file of that name is kept.
     """
 
 
@@ -30,7 +30,7 @@ def extra(name: str, what: str) -> Iterator[None]:
 
     Args:
         name: the extra of this package that installs it, such as 'workflow'.
-        what: the part that needs it, such as 'flow'.
+        what: the feature that needs it, such as 'flow'.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 
 def unknown(where: str, name: object, known: Iterable[object]) -> InputError:
-    """Return the error for a name that is not among the known ones, with the nearest of them."""
+    """Return the error for an unknown name, with the known names and the nearest of them."""
     names = [str(one) for one in known]
     nearest = difflib.get_close_matches(str(name), names, 1)
     hint = f"; the nearest is {nearest[0]!r}" if nearest else ""

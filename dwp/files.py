@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and their checksums."""
+"""Atomic writes and checksums of files."""
 
 import contextlib
 import errno
@@ -25,13 +25,13 @@ ADVICE = {
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there when the block succeeds.
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
-    Readers see the old file or the new one, never half of one: the temporary
+    Readers see either the old file or the complete new one: the temporary
     file is flushed to disk before it is renamed, and removed on an error.
 
     Raises:
-        StorageError: the disk is full, or does not let itself be written.
+        StorageError: the disk is full or not writable.
     """
     path = Path(path)
     try:
@@ -45,13 +45,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; give the result the usual permissions.
+        # mkstemp creates private files; give the result the usual permissions.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except Exception as error:
-        # Each library reports a full disk in words of its own; the disk itself is clear.
+        # Libraries report a full disk in different ways; writing to it gives the system's error.
         refusal = error if isinstance(error, OSError) and error.errno in ADVICE else _refusal(temporary)
         if refusal:
             raise _unwritable(path, refusal) from error
@@ -62,9 +62,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def reserve(file: Path, size: int) -> None:
-    """Raise OSError unless the disk has room for `size` bytes; for libraries that crash on a full one."""
+    """Raise OSError unless the disk has room for `size` bytes; for libraries that crash on a full disk."""
     with file.open("wb") as opened:
-        if hasattr(os, "posix_fallocate"):  # not on a Mac
+        if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(opened.fileno(), 0, size)
             opened.truncate(0)
 
@@ -72,22 +72,22 @@ def reserve(file: Path, size: int) -> None:
 def save_tensors(
     tensors: Mapping[str, "Tensor"], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as a safetensors file, whole or not at all; the same tensors give the same bytes.
+    """Write tensors to a safetensors file atomically; equal tensors give equal bytes.
 
     Raises:
         StorageError: see `atomic_write`.
     """
-    # Here, so that checksums do not wait for PyTorch.
+    # Imported here, so that checksums do not need PyTorch.
     from safetensors.torch import save
 
-    # Not by safetensors itself, which takes its half-written file away, and with it the reason.
+    # Not written by safetensors, which deletes an incomplete file and thereby hides the cause.
     content = save(dict(tensors), dict(metadata) if metadata else None)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def remove_stale(path: str | Path) -> None:
-    """Delete temporary files that a killed `atomic_write` left beside a file with a single writer."""
+    """Delete temporary files that a killed `atomic_write` left beside a file; it must have one writer."""
     path = Path(path)
     for stale in path.parent.glob(f".{glob.escape(path.stem)}-{'?' * 8}{glob.escape(path.suffix)}"):
         stale.unlink(missing_ok=True)

@@ -28,19 +28,19 @@ def init_(
     """Draw the kernels of a model's convolutions from priors, in place.
 
     Args:
-        model: any module that is not Bayesian; every `nn.Conv2d` and `nn.ConvTranspose2d` with a prior
-            is filled, other layers are left as they are.
-        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
-            name, which goes first, to a prior or None, which leaves layers as they are.
-        mean: draw without the last layer of noise (the VAE's decoder means).
+        model: a module without Bayesian layers; every `nn.Conv2d` and `nn.ConvTranspose2d` with a prior
+            is initialised, other layers are not changed.
+        priors: a prior, one prior per kernel size, or a mapping from kernel sizes or layer names to
+            priors. Layer names take precedence; None leaves layers unchanged.
+        mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
     Returns:
-        The names of the layers that were filled, each once.
+        The names of the initialised layers, each once.
 
     Raises:
-        InputError: a prior or key belongs to no layer, a prior cannot be sampled from, or the weight of a
-            layer is not its own to fill, see `matching.match_layers`; the model is then left as it was.
+        InputError: a prior or key matches no layer, a prior cannot be sampled from, or a weight cannot be
+            initialised, see `matching.match_layers`; the model is then unchanged.
     """
     matches = match_layers(model, priors, (nn.Conv2d, nn.ConvTranspose2d))
     drawn = []
@@ -60,11 +60,11 @@ def init_(
 def classical_(model: nn.Module, rule: str, generator: torch.Generator | None = None) -> None:
     """Initialise every convolution by a classical rule, 'xavier' or 'he' (uniform), with zero biases.
 
-    Transposed convolutions are initialised alike: in both an output sums `in_channels` · k² products
+    Transposed convolutions have the same scale: in both, an output sums `in_channels` · k² products
     (fewer with strides).
 
     Raises:
-        InputError: the rule is not known.
+        InputError: the rule is unknown.
     """
     if rule not in RULES:
         raise unknown("init", rule, [*RULES, "the name of a prior"])
@@ -90,19 +90,19 @@ def build_initialised(
     mean: bool = False,
     build: Callable[[Network, tuple[int, int, int], int, float], nn.Module] = build,
 ) -> nn.Module:
-    """Build a network and initialise it, as it is before training.
+    """Build a network and initialise it.
 
     Args:
-        network: its layers; `image_shape`, `classes` and `width` are as in `convnet.build`.
+        network: description of the network.
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
-        seed: seed of everything drawn; linear layers have PyTorch's own initialisation.
+        seed: seed of all random numbers; linear layers have PyTorch's default initialisation.
         width: factor on the channels of every convolution.
-        origins: by name of the convolution, a rule of `classical_` or a prior to draw its kernels from;
-            'xavier' for the others. A layer in a submodule goes by the last part of its name, so that
-            the encoder and decoder of an autoencoder share entries.
+        origins: a rule of `classical_`, or a prior to draw kernels from, by name of the convolution;
+            the default is 'xavier'. A layer in a submodule is looked up by the last part of its name, so
+            that the encoder and decoder of an autoencoder share entries.
         mean: as in `init_`.
-        build: makes the model of network, image_shape, classes and width; by default a classifier.
+        build: builds the model from network, image_shape, classes and width; by default a classifier.
 
     Returns:
         The model, on the CPU.
@@ -130,7 +130,7 @@ def load_(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         The names of the tensors that were copied.
 
     Raises:
-        InputError: a tensor of the model is not in `state`, or has another shape there.
+        InputError: a tensor of the model is missing from `state` or has another shape there.
     """
     copied = []
     for name, tensor in model.state_dict().items():

@@ -1,9 +1,9 @@
 """Metrics of predicted class probabilities.
 
-`probabilities` are [n, classes] (rows sum to one), `labels` [n] int64. All logs
-are natural; every function returns a mean over the examples, as a float. Sums are in
-double precision, which not every device has, so they are made on the CPU. Predictions
-that hold NaN, or numbers below 0, raise InputError.
+`probabilities` are [n, classes] (rows sum to one), `labels` [n] int64. Logarithms are
+natural; scalar metrics are means over the examples, as floats. Metrics are computed on the
+CPU in double precision, which not every device supports. Predictions that contain NaN or
+negative numbers raise InputError.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """The examples of a range of confidence: `index` of the bin, means over them, their share of all."""
+    """A bin of a reliability diagram: its index, mean confidence, accuracy, and fraction of the examples."""
 
     index: int
     confidence: float
@@ -43,10 +43,9 @@ class Bin:
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> list[Bin]:
-    """Return the reliability diagram: the examples in each of `bins` equal bins (a, b] of confidence.
+    """Return the reliability diagram with `bins` bins (a, b] of equal width in confidence.
 
-    Confidence is the probability of the predicted class; 1.0 falls in the last bin. Bins
-    without examples are left out.
+    Confidence is the probability of the predicted class. Empty bins are omitted.
     """
     confidence, predicted = _checked(probabilities).max(1)
     correct = (predicted == labels.cpu()).double()
@@ -71,15 +70,16 @@ def predictive_entropy(members: Tensor) -> Tensor:
 
 
 def mutual_information(members: Tensor) -> Tensor:
-    """Return what the members [members, n, classes] disagree about, [n], in nats.
+    """Return the mutual information of prediction and member for [members, n, classes], [n], in nats.
 
-    The entropy of their mean less the mean of their entropies: what more data would remove.
+    It is the entropy of the mean prediction minus the mean entropy of the members: the uncertainty
+    that more data would reduce.
     """
     return predictive_entropy(members) - torch.special.entr(_checked(members)).sum(2).mean(0)
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Return the probability that a score is higher outside [m] than inside [n], ties counted half.
+    """Return the probability that a score of `outside` [m] exceeds one of `inside` [n]; ties count half.
 
     Raises:
         InputError: a score is NaN, or scikit-learn is not installed.
@@ -99,7 +99,7 @@ def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _checked(probabilities: Tensor) -> Tensor:
-    """Return probabilities [..., n, classes] on the CPU, in double precision."""
+    """Check probabilities [..., n, classes]; return them on the CPU in double precision."""
     probabilities = probabilities.cpu().double()
     wrong = ~(probabilities >= 0).all(-1)
     if wrong.any():

@@ -1,8 +1,8 @@
-"""Settings: dataclass fields that carry their meaning, bounds and unit beside type and default.
+"""Settings as dataclass fields with a description, bounds and a unit in their metadata.
 
 A group of settings is a frozen dataclass of the standard library, so that the library and
-the plan of a run read it without PyTorch and without pydantic. The pipeline hands the same
-classes to pydantic, which takes the metadata for checks, the JSON schema and the reference.
+the planning of a run need neither PyTorch nor pydantic to read it. The pipeline passes the same
+classes to pydantic, which uses the metadata for validation, the JSON schema and the reference.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ def setting(
     """Return a dataclass field for one setting.
 
     Args:
-        description: what it is, in a line, as the configuration reference prints it.
-        default: its value where none is given; without one it is required.
+        description: one line for the configuration reference.
+        default: default value; a setting without one is required.
         unit: such as 'nats per kernel'.
-        alias: its name in a configuration, where that is a keyword of Python.
-        unique: whether no two entries of a list may be equal.
-        counts: whether it only says how many results there are, or how they are cut into jobs, and
+        alias: name in a configuration, if that is a Python keyword.
+        unique: whether the entries of a list must be distinct.
+        counts: whether it only determines the number of results, or their division into jobs, and
             changes none of them.
-        bounds: `ge`, `gt`, `le`, `lt`, or `min_length`, as pydantic calls them.
+        bounds: `ge`, `gt`, `le`, `lt` or `min_length`, as in pydantic.
     """
     metadata: dict[str, Any] = {"description": description, **bounds}
     extra = {"unit": unit, "uniqueItems": unique, "counts": counts}
@@ -47,24 +47,24 @@ def setting(
 
 
 def marked(cls: type, mark: str) -> list[str]:
-    """Return the names of the fields of a group of settings that have a mark: 'uniqueItems', 'counts'."""
+    """Return the names of the fields of a group of settings with a mark, 'uniqueItems' or 'counts'."""
     return [
         field.name for field in dataclasses.fields(cls) if mark in field.metadata.get("json_schema_extra", {})
     ]
 
 
 def check(where: str, cls: type, values: Mapping[str, Any]) -> None:
-    """Refuse values that are out of the bounds, or not among the names, of a group of settings.
+    """Check values against the bounds and allowed names of a group of settings.
 
-    For those who build objects without a configuration, which checks types as well.
+    This is for objects built without a configuration; a configuration checks types as well.
 
     Args:
-        where: what the message says they are of.
-        cls: the group; values of other names pass, and so does None.
-        values: by name.
+        where: prefix of the error message.
+        cls: the group of settings; None and values that are not settings of the group are accepted.
+        values: values by name.
 
     Raises:
-        InputError: names the first that is refused, and what is allowed.
+        InputError: a value is not allowed; the message names the first one and what is allowed.
     """
     hints = _hints(cls)
     for field in dataclasses.fields(cls):
@@ -92,7 +92,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Bounds of a type inside another: `tuple[Annotated[int, Bounds(ge=1)], ...]`."""
+    """Bounds of a nested type: `tuple[Annotated[int, Bounds(ge=1)], ...]`."""
 
     ge: float | None = None
     gt: float | None = None
@@ -100,6 +100,6 @@ class Bounds:
     lt: float | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict]) -> dict:
-        """Return the schema of the type with these bounds; pydantic calls this, and nothing else does."""
+        """Return the schema of the type with these bounds; called by pydantic."""
         bounds = {name: value for name, value in vars(self).items() if value is not None}
         return {**handler(source), **bounds}

@@ -1,4 +1,4 @@
-"""Import torchvision, also beside a PyTorch that it was not built for."""
+"""Import of torchvision, including with a PyTorch that it was not built for."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.library import Library
 
-# A `Library` object keeps its declarations alive only as long as it lives itself.
+# PyTorch removes declarations when their `Library` object is deleted.
 _declarations: list["Library"] = []
 
 
@@ -19,8 +19,8 @@ _declarations: list["Library"] = []
 def torchvision_datasets() -> ModuleType:
     """Return the module `torchvision.datasets`.
 
-    torchvision from PyPI is built for CUDA. Beside a CPU-only PyTorch its compiled library does
-    not load, and its import then fails for want of two operators that data sets never use.
+    The default build of torchvision is for CUDA. With a CPU-only PyTorch its compiled library does
+    not load, and the import fails because two operators are missing that data sets never use.
     Declaring them before the import is enough.
     """
     if not _operators_exist():
@@ -29,10 +29,10 @@ def torchvision_datasets() -> ModuleType:
 
 
 def _operators_exist() -> bool:
-    """Return whether the operators are there, after loading torchvision's library where it loads."""
+    """Load torchvision's compiled library if possible; return whether its operators are registered."""
     import torch
 
-    # Declared first, they would clash with those of a library that does load.
+    # Operators that were declared before the library loads would clash with its own.
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec and spec.submodule_search_locations) or []:
         for library in Path(folder).glob("_C.*"):

@@ -1,4 +1,4 @@
-"""Bayesian layers and networks that several tests look at."""
+"""Bayesian layers and networks shared by several tests."""
 
 import torch
 from network_samples import described

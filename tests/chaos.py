@@ -1,12 +1,12 @@
-"""Kill runs of the smoke workflow at random moments, run each again to its end, and compare every artifact.
+"""Kill runs of the smoke workflow at random moments, rerun each to its end, and compare every artifact.
 
     python tests/chaos.py --kills 50 --table kills.csv
 
-Of a finished run, the reference, each round copies the results, deletes those of one job, and
-starts the workflow. At a random moment of that job's work, the job alone or the whole run gets
-SIGTERM or SIGKILL; where the job has ended by then, the round is done again with an earlier moment.
-Then the workflow runs again, and each artifact must be what it is in the reference, to the last
-byte; nothing else may be left. The short form is a test; here trainings last longer (chaos.yaml).
+Each round copies the results of a finished reference run, deletes those of one job, and starts
+the workflow. At a random moment of that job's work, the job alone or the whole run gets SIGTERM or
+SIGKILL; if the job has ended by then, the round is repeated with an earlier moment. Then the
+workflow runs again, and every artifact must equal that of the reference, byte for byte, with no
+other files left. A short form is part of the test suite; here training takes longer (chaos.yaml).
 """
 
 import argparse
@@ -28,20 +28,20 @@ from typing import NamedTuple
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
-# What says how and when a file was made, or how long it took; not twice the same.
+# Records of how and when a file was made, or how long it took, which differ between runs.
 RECORDS = (".log", ".benchmark.tsv", ".seconds.tsv", "manifest.json")
 NO_ARTIFACTS = {".locks", ".cache.json", "latest"}
 LONG = ("source", "priors", "few_shot", "convergence", "random_features", "image_vae")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 VICTIMS = ("job", "run")
-# Often, so that most kills find one to go on from.
+# Frequent, so that most killed jobs can resume from one.
 CHECKPOINTS = "checkpoint_seconds=0.1"
 SMOKE = (ROOT / "config" / "smoke.yaml",)
 LONGER = (*SMOKE, ROOT / "tests" / "chaos.yaml")
 
 
 class Kill(NamedTuple):
-    """What is killed, how, and when: `after` seconds of the work of the job that makes `manifest`."""
+    """A kill: its victim, its signal, and its time, `after` seconds into the job that makes `manifest`."""
 
     manifest: Path
     victim: str
@@ -50,7 +50,7 @@ class Kill(NamedTuple):
 
 
 def snakemake(folder: Path, configs: Sequence[Path], *words: str) -> subprocess.Popen:
-    """Start the workflow in a folder, in a process group of its own."""
+    """Start the workflow in a folder, in a new process group."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
     command += ["--directory", str(folder), "--configfile", *map(str, configs)]
     output = (folder / "run.log").open("ab")
@@ -64,14 +64,14 @@ def snakemake(folder: Path, configs: Sequence[Path], *words: str) -> subprocess.
 
 
 def finish(folder: Path, configs: Sequence[Path]) -> None:
-    """Run the workflow to its end; RuntimeError if it does not get there."""
+    """Run the workflow to its end; raise RuntimeError if it fails."""
     if snakemake(folder, configs).wait():
         log = (folder / "run.log").read_text()
         raise RuntimeError(f"the workflow failed in {folder}:\n{log[-3000:]}")
 
 
 def kills(reference: Path, count: int, seed: int) -> Iterator[Kill]:
-    """Yield random kills, over all long stages, of each signal and of each victim alike."""
+    """Yield random kills, spread evenly over the long stages, the signals and the victims."""
     generator = random.Random(seed)
     for index in range(count):
         stage = LONG[index % len(LONG)]
@@ -86,7 +86,7 @@ def kills(reference: Path, count: int, seed: int) -> Iterator[Kill]:
 
 
 def artifacts(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file under `results` that is no record, by its path."""
+    """Return the SHA-256 of each file under `results` except records, by path."""
     sys.path.insert(0, str(ROOT))
     from dwp.files import sha256
 
@@ -99,7 +99,7 @@ def artifacts(folder: Path) -> dict[str, str]:
 
 
 def survive(reference: Path, kill: Kill, configs: Sequence[Path] = SMOKE) -> dict:
-    """Carry out one kill on a copy of the reference, a run of these configurations; return a row on it."""
+    """Carry out one kill on a copy of the reference, a run of these configurations; return its table row."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name) / "run"
         shutil.copytree(reference, folder, symlinks=True)
@@ -130,7 +130,7 @@ def survive(reference: Path, kill: Kill, configs: Sequence[Path] = SMOKE) -> dic
 
 
 def _strike(run: subprocess.Popen, log: Path, kill: Kill) -> bool:
-    """Kill at the moment that is due; return whether the job was still at work then."""
+    """Kill at the given time; return whether the job was still running."""
     while run.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
     time.sleep(kill.after)

@@ -1,4 +1,4 @@
-"""The finished smoke run that several tests look at."""
+"""Fixtures: a finished smoke run and copies of the checkout, shared by several tests."""
 
 import os
 
@@ -17,7 +17,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Examples of each property; pytest --hypothesis-profile long asks for the other.
+# Examples of each property; pytest --hypothesis-profile long selects the other number.
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.register_profile("short", max_examples=40, deadline=None)
 settings.load_profile("short")
@@ -40,7 +40,7 @@ def snakemake(
 
     Args:
         folder: the working directory.
-        words: further arguments.
+        words: further arguments of Snakemake.
         snakefile: of the workflow; `dwp` is the one beside it.
         config: a configuration beside it in `config/`, or its file; None for none.
     """
@@ -56,10 +56,10 @@ def snakemake(
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which the smoke configuration has run to its end; tests must leave it as it is."""
+    """Return a folder in which the smoke configuration has run to its end; tests must not change it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        # Beside the folders of the workers, so that one run serves them all.
+        # Next to the folders of the workers, which share one run.
         shared = shared.parent
     folder = shared / "smoke"
     with FileLock(f"{folder}.lock"):
@@ -73,11 +73,11 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the finished run, times included, that tests may change if they change it back."""
+    """Return a copy of the finished run, times included; tests that change it must restore it."""
     return shutil.copytree(smoke_run, tmp_path_factory.mktemp("finished") / "run", symlinks=True)
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the code, times included, that tests may change if they change it back."""
+    """Return a copy of the code, times included; tests that change it must restore it."""
     return copy_checkout(tmp_path_factory.mktemp("checkout"))

@@ -18,7 +18,7 @@ NAMES = {
 
 
 def idx_bytes(shape):
-    """An IDX file of this shape: labels count up to 3, images are noise."""
+    """Return an IDX file of this shape: labels count up to 3, images are noise."""
     header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
     if len(shape) == 1:
         return header + bytes(np.arange(shape[0], dtype=np.uint8) % 4)
@@ -36,7 +36,7 @@ def write(folder, compress=True):
 
 
 def refused(root, message, name="mnist"):
-    """Assert that both questions to the catalogue are refused with one line."""
+    """Assert that both functions of the catalogue raise a one-line InputError."""
     with pytest.raises(InputError, match=message) as identity:
         data.identity(name, data_root=root)
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""What a dry run would make: jobs of the smoke configuration by name, and edits of code that cause them."""
+"""Jobs that a dry run of the smoke configuration would run, and edits of code that trigger them."""
 
 import contextlib
 import multiprocessing
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# Jobs by what they make, and how many: few_shot has two settings of `examples`, random_features two widths.
+# Jobs by their output, and their number: few_shot has two settings of `examples`, random_features two widths.
 DWP = {
     "few_shot/dwp": 2,
     "few_shot/l2_dwp": 2,
@@ -20,7 +20,7 @@ DWP = {
     "kl_subset/dwp": 1,
     "kl_profile/dwp": 1,
 }
-# Those on the KL are around learned filters; all settings of a method are one job.
+# KL experiments are around learned filters; all settings of a method are one job.
 KL_FILTERS = {
     "kl_importance/standard_normal": 1,
     "kl_subset/standard_normal": 1,
@@ -140,7 +140,7 @@ CODE = [
 
 @contextlib.contextmanager
 def edited(path: Path, old: str, new: str) -> Iterator[None]:
-    """Replace a text in a file for the time of a block; the file's times are as before."""
+    """Replace a text in a file while the block runs; the file's times do not change."""
     text, times = path.read_text(encoding="utf-8"), path.stat()
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -153,14 +153,14 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
 
 
 def named(table: list[tuple]) -> dict:
-    """Return the arguments that give each row of a table its first entry as its name."""
+    """Return the arguments of `parametrize` for a table whose first column has the names of its rows."""
     return {"argvalues": table, "ids": [row[0] for row in table]}
 
 
 def dry_run(
     checkout: Path, run: Path, overlay: Path | None = None, words: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Return the jobs that a dry run would run, by what they make."""
+    """Return the jobs that a dry run would run, by their output."""
     command = [*words, "--snakefile", checkout / "Snakefile", "--directory", run, "--cores", "2", "--dry-run"]
     command += ["--configfile", checkout / "config" / "smoke.yaml", *([overlay] if overlay else [])]
     output = run / "dry-run.log"
@@ -173,7 +173,7 @@ def dry_run(
     return jobs(text)
 
 
-# Imports take most of a dry run's time, so each is forked from a process that has imported all but dwp.
+# Imports dominate a dry run's time, so each is forked from a process that has imported all but dwp.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -199,7 +199,7 @@ def _snakemake(command: list[str], output: Path) -> None:
 
 
 def jobs(text: str) -> dict[str, int]:
-    """Return the jobs that a dry run printed, by what they make."""
+    """Return the jobs that a dry run printed, by their output."""
     found = Counter()
     for block in re.split(r"\n(?=\[\w{3} \w{3}|(?:local)?rule )", text):
         rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Experiments with every kind of method, on a data set of a few images."""
+"""Small experiments with every kind of method, on a data set of a few images."""
 
 import copy
 
@@ -80,7 +80,7 @@ METHODS = {
     "random_features": {name: {"init": init} for name, init in INITS.items()},
     "image_vae": {name: {"init": init} for name, init in INITS.items()},
 }
-# Priors that a few-shot network can have beside those above.
+# Further priors that a few-shot network can have.
 OTHERS = {
     "vae/vamp": {"hidden": 3, "latent": 2, "code_prior": "vamp", "pseudo_inputs": 4},
     "flow": {"hidden": 4, "transforms": 2, "coupling": "affine"},
@@ -169,7 +169,7 @@ def run(dataset, pretrained):
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """The models that `fit` was given, each with a copy of what it was before; filled as experiments run."""
+    """Record the models passed to `fit`, each with a copy from before; filled as experiments run."""
     models = []
     fit = task.fit
 

@@ -1,4 +1,4 @@
-"""A web server on the loopback interface that serves a folder, and can fail on purpose."""
+"""A web server on the loopback interface that serves a folder and can fail on purpose."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves a folder at `url`, which ends with a slash.
 
     `faults`: path -> an HTTP status, "truncate", "stall" or an address to redirect to; a list of
-    them serves one request each, and then there are none. `requested`: paths in order.
+    them applies to one request each, then requests succeed. `requested`: paths in order.
     """
 
     def __init__(self, folder: Path):

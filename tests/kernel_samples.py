@@ -9,7 +9,7 @@ LAYERS = {"features.conv1.weight": (6, 1, 7, 7), "conv2.weight": (5, 6, 3, 3), "
 
 
 def net(seed):
-    """The weights of one network, with other layers than convolutions among them."""
+    """The weights of one network, including layers other than convolutions."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: torch.randn(shape, generator=generator) for name, shape in LAYERS.items()}
     return weights | {"conv2.bias": torch.zeros(5), "classifier.weight": torch.ones(10, 3)}

@@ -1,7 +1,7 @@
-"""What the README says of the library, run by the core alone: python library_alone.py README.md.
+"""Run the README's examples of the library with the core alone: python library_alone.py README.md.
 
-It imports nothing but the package's own dependencies, so that an environment that has only the
-wheel and those can run it, in any folder.
+It imports only the package and its dependencies, so that it runs in any folder, in an environment
+with the wheel and those alone.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def blocks(readme: Path) -> list[str]:
 
 
 def run(readme: Path) -> dict:
-    """Run every block, one after the other, in the current folder; return the names that they leave."""
+    """Run every block in turn in the current folder; return the resulting namespace."""
     torch.manual_seed(0)
     for name in ("vae-7x7", "vae-5x5"):
         file = Path(f"results/latest/priors/{name}/{name}.safetensors")

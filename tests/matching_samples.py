@@ -1,4 +1,4 @@
-"""A model, priors for its layers, and what initialisation and conversion do to it, for tests of both."""
+"""A model, priors for its layers, and checks of initialisation and conversion, for tests of both."""
 
 import copy
 
@@ -15,7 +15,7 @@ BOTH = pytest.mark.parametrize("function", [init_, make_bayesian])
 
 
 class Users(nn.Module):
-    """Somebody's own model: two 3×3 convolutions and a 5×5 one, one of them deeply nested."""
+    """A user's model: two 3×3 convolutions and a 5×5 one, one of them deeply nested."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ LAYERS = {"stem": (3, 3), "blocks.first.1": (3, 3), "wide": (5, 5)}
 
 
 def refused(function, model, priors, message):
-    """The function says so in one line, and leaves the model as it was."""
+    """Assert that the function raises a one-line InputError and does not change the model."""
     before, modules = copy.deepcopy(model.state_dict()), list(model.modules())
     with pytest.raises(InputError, match=message) as caught:
         function(model, priors)
@@ -44,7 +44,7 @@ def refused(function, model, priors, message):
 
 
 def touched(function, model, priors):
-    """The names of the layers that the function filled or converted."""
+    """Return the names of the layers that the function initialised or converted."""
     before = {name: model.get_submodule(name).weight.clone() for name in LAYERS}
     result = function(model, priors)
     if function is make_bayesian:

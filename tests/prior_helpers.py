@@ -1,4 +1,4 @@
-"""What the tests of priors share: posteriors, kernels of known density, a comparison of means."""
+"""Helpers for tests of priors: posteriors, kernels of known density, a comparison of means."""
 
 import math
 
@@ -21,14 +21,14 @@ def posterior(n=20, k=3, seed=0, dtype=torch.float64):
 
 
 def assert_mean(draws, expected, other_error=0.0):
-    """The mean of draws is the expected number within the stated standard errors."""
+    """Assert that the mean of draws equals the expected number within `ERRORS` standard errors."""
     draws = torch.as_tensor(draws, dtype=torch.float64)
     error = math.hypot(draws.std().item() / math.sqrt(len(draws)), other_error)
     assert abs(draws.mean().item() - float(expected)) < ERRORS * error
 
 
 def vae(k=3, hidden=6, latent=1, seed=0, **settings):
-    """A VAE at random, its decoder strong enough for the latent code to matter."""
+    """Return a random VAE whose decoder is strong enough for the latent code to matter."""
     torch.manual_seed(seed)
     prior = VAE(k, hidden=hidden, latent=latent, **settings)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def vae(k=3, hidden=6, latent=1, seed=0, **settings):
 
 
 def gaussian_kernels(n, seed, spread=0.1):
-    """Kernels that vary by 1 along one direction and by `spread` in all; and their entropy."""
+    """Return kernels with deviation 1 along one direction and `spread` in all, and their entropy."""
     direction = torch.tensor([[1.0, 0.5, 0.0], [0.5, 0.0, -0.5], [0.0, -0.5, -1.0]])
     code = torch.randn(n, 1, 1, 1, generator=seeded(seed))
     w = code * direction + spread * torch.randn(n, 1, 3, 3, generator=seeded(seed + 1))

@@ -1,4 +1,4 @@
-"""A small prior of every kind, for tests that hold for all of them."""
+"""A small prior of every kind, for tests that apply to all of them."""
 
 import torch
 from prior_helpers import seeded

@@ -1,4 +1,4 @@
-"""Results of experiments and scores of priors, made up, for tests of the report."""
+"""Synthetic results of experiments and scores of priors, for tests of the report."""
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,13 @@ def rows(*cells: tuple) -> pd.DataFrame:
 
 
 def results(table: pd.DataFrame, name: str = "", source: str = "", target: str = "") -> ExperimentResults:
-    """Return the results of an experiment, by default the one that the rows are of."""
+    """Return the results of an experiment, by default the experiment of the rows."""
     name = name or table["experiment"].iloc[0]
     return ExperimentResults(name, base.find(name), table, published.published(name, source, target))
 
 
 def run_results(**parts) -> Results:
-    """Return the results of a run that has these parts alone."""
+    """Return the results of a run with only these parts."""
     nothing = {"experiments": {}, "stores": {}, "priors": {}, "histories": {}}
     return Results(**nothing | {"published": published.published("priors", "", "")} | parts)
 
@@ -56,7 +56,7 @@ def _part(metric: str | tuple[str, str]) -> tuple[str, str]:
 
 
 def scored(size: int) -> pd.DataFrame:
-    """Scores of a VAE, a Gaussian, and a standard normal far below both."""
+    """Return scores of a VAE, a Gaussian, and a standard normal far below both."""
     cells = [("vae", "vae", False, count, 48 + count / 10) for count in (1, 5)]
     cells += [("gauss", "gaussian", True, 1, 46.5), ("standard_normal", "standard_normal", True, 1, -45.9)]
     return pd.DataFrame(

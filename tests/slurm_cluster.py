@@ -1,8 +1,8 @@
-"""A Slurm of one node on this machine, with stand-ins for GPUs: for tests of the workflow on a cluster.
+"""A Slurm cluster of one node on this machine, with fake GPUs, for tests of the workflow.
 
-It takes root and Debian's slurm-wlm and munge. By hand, for a look around:
+It needs root and Debian's slurm-wlm and munge. To try it by hand:
 
-    python tests/slurm_cluster.py squeue      # or any other command, with that cluster as its own
+    python tests/slurm_cluster.py squeue      # or any other command, run with that cluster
 """
 
 import contextlib
@@ -55,7 +55,7 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Return why there can be no such cluster here, or None if there can."""
+    """Return why such a cluster cannot run here, or None if it can."""
     if os.geteuid() != 0:
         return "Slurm's daemons want root"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
@@ -66,7 +66,7 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """The daemons of one cluster, the only one of this machine while it lives."""
+    """The daemons of one cluster; a machine can run only one at a time."""
 
     def __init__(self, folder: Path, gpus: int = 2) -> None:
         self.folder = folder
@@ -77,12 +77,12 @@ class Cluster:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         options = {"host": host, "memory": memory, "folder": folder, "cpus": os.cpu_count(), "gpus": gpus}
         (folder / "slurm.conf").write_text(CONFIGURATION.format(**options))
-        # Devices that open, and are no GPUs.
+        # Devices that can be opened but are not GPUs.
         stand_ins = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"][:gpus]
         (folder / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in stand_ins))
 
     def start(self) -> None:
-        """Start all daemons; RuntimeError if the node does not come up."""
+        """Start all daemons; raise RuntimeError if the node does not come up."""
         CONFIGURED.mkdir(exist_ok=True)
         for name in FILES:
             (CONFIGURED / name).unlink(missing_ok=True)  # of a run that was killed: it leads nowhere
@@ -92,7 +92,7 @@ class Cluster:
         (munge / "key").chmod(0o400)
         shutil.chown(munge, "munge", "munge")
         shutil.chown(munge / "key", "munge", "munge")
-        # munged looks after the safety of all folders above its socket.
+        # munged checks the permissions of all folders above its socket.
         munged = ["munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={munge}/key"]
         munged += [f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"]
         self._run("munged", "runuser", "-u", "munge", "--", *munged)
@@ -105,13 +105,13 @@ class Cluster:
         self.await_node(*UP)
 
     def kill_node(self) -> None:
-        """Kill the node's daemon, as a crash would; jobs go on."""
+        """Kill the node's daemon, as in a crash; jobs keep running."""
         daemon = self.processes.pop("slurmd")
         daemon.kill()
         daemon.wait()
 
     def await_node(self, *states: str) -> None:
-        """Wait until the node is in one of these states; RuntimeError if a daemon ends, or in two minutes."""
+        """Wait until the node is in one of these states; RuntimeError if a daemon ends or after 120 s."""
         deadline = time.monotonic() + 120
         while self.call("sinfo", "--noheader", "--format=%T").strip() not in states:
             ended = any(process.poll() is not None for process in self.processes.values())
@@ -124,7 +124,7 @@ class Cluster:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def state(self) -> str:
-        """Return what an administrator would look at: queue, jobs, node, and the end of the daemons' logs."""
+        """Return the state of queue, jobs and node, and the ends of the daemons' logs."""
         commands = [["squeue", "--states=all", "--format=%i|%T|%r|%S|%k"], ["scontrol", "show", "node"]]
         jobs = self.call("squeue", "--noheader", "--format=%i").split()
         commands += [["scontrol", "show", "job", job] for job in jobs]
@@ -151,7 +151,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(gpus: int = 2) -> Iterator[Cluster]:
-    """Have a cluster while the block runs."""
+    """Run a cluster while the block runs."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
         Path(name).chmod(0o755)  # munged is another user
         made = Cluster(Path(name), gpus)

@@ -1,4 +1,4 @@
-"""The plain baseline of the benchmarks computes what the library computes."""
+"""The plain baseline of the benchmarks gives the results of the library."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def material():
 
 @pytest.fixture(params=[7, 5])
 def vaes(request):
-    """The library's VAE and the baseline's with its weights."""
+    """Return the library's VAE, and the baseline's with the same weights."""
     torch.manual_seed(0)
     ours = VAE(request.param, hidden=6, latent=3)
     theirs = baseline.KernelVAE(request.param, 6, 3)
@@ -151,7 +151,7 @@ def test_predictions_agree(material):
         layers.set_noise(ours, layers.Noise.OUTPUTS)
         ours_noisy = torch.stack([ours(images).softmax(1) for _ in range(200)])
     error = (theirs_noisy.var(0) / 200 + ours_noisy.var(0) / 200).sqrt()
-    # Two hundred probabilities are looked at: five standard errors for the worst of them.
+    # The worst of two hundred probabilities: five standard errors.
     assert ((theirs_noisy.mean(0) - ours_noisy.mean(0)).abs() < 5 * error + 1e-6).all()
     assert theirs_noisy.std(0).max() > 1e-3
     # Weights sampled once give each output the same distribution, but positions of one map depend on

@@ -1,4 +1,4 @@
-"""Bayesian layers and the ELBO: against closed forms and the layers that they replace."""
+"""Bayesian layers and the ELBO, against closed forms and the layers that they replace."""
 
 import copy
 import math
@@ -46,7 +46,7 @@ def test_moments_of_the_outputs(arguments):
             layer.noise = noise
             draws = torch.stack([layer(x) for _ in range(1500)])
             z = (draws.mean(0) - mean) / (variance / 1500).sqrt()
-            # Hundreds of outputs are looked at: five standard errors for the worst of them.
+            # The worst of hundreds of outputs: five standard errors.
             assert z.abs().max() < 5, noise
             relative = draws.var(0) / variance
             assert (relative - 1).abs().max() < 5 * math.sqrt(2 / 1500), noise

@@ -52,7 +52,7 @@ def test_costs_are_computed_in_the_dtype_of_the_prior(form, dtype, prior_dtype):
     found = dwp.kl(model)
     assert found.dtype == torch.promote_types(prior_dtype, torch.float32)
     found.backward()
-    # The same parameters in that dtype throughout, without a cast on the way.
+    # The same parameters in that dtype throughout, without casts in between.
     exact = copy.deepcopy(model).to(found.dtype)
     torch.manual_seed(0)
     found = dwp.kl(model)

@@ -1,4 +1,4 @@
-"""The benchmarks print every row, time what they say, and take away what they say."""
+"""The benchmarks print every row, time the stated code, and ablate the stated parts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Killed in the middle of its work, a run ends in the same bytes (the long form: tests/chaos.py)."""
+"""A run that is killed and restarted produces the same bytes (long form: tests/chaos.py)."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is killed goes on where it was, torn and foreign files are set aside, SIGTERM saves."""
+"""Checkpoints: killed trainings resume, damaged and foreign files are set aside, SIGTERM saves."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path, failure, best):
     torch.manual_seed(99)
     checkpoint = Checkpoint(path, "net", seconds=0)
     assert_same(noisy_run(best=best), noisy_run(checkpoint=checkpoint, best=best))
-    # What is finished is kept, and read instead of done again, until it is removed.
+    # Finished work is kept, and loaded instead of repeated, until it is removed.
     again = noisy_run(checkpoint=checkpoint, best=best, loss_fails=1, evaluate_fails=1)
     assert_same(noisy_run(best=best), again)
     checkpoint.remove()

@@ -1,4 +1,4 @@
-"""Configurations: what is refused, and how it is said."""
+"""Configurations: refused values and their error messages."""
 
 import copy
 
@@ -151,7 +151,7 @@ BAD = [
     ("experiments.few_shots", BASE["experiments"]["few_shot"], ["'few_shots' is not known", "few_shot"]),
     (f"{DWP}.prior", "vea", [DWP, "'vea' is not known", "vae, filters"]),
     (f"{DWP}.init.from", "glorot", [DWP, "'glorot' is not known", "xavier, he, pretrained"]),
-    # What fits the schema but not together
+    # Values that fit the schema but not each other
     ("data_root", "/nowhere/at/all", ["data_root", "/nowhere/at/all"]),
     ("kernels.files", ["/nowhere/k.pt"], ["kernels.files: there is no file /nowhere/k.pt"]),
     ("kernels.threshold", {"7x7": 0.1}, ["5x5", "kernels.threshold names only 7x7"]),

@@ -1,4 +1,4 @@
-"""Networks from their descriptions, and what is asked of any model's convolutions."""
+"""Networks from their descriptions, and functions on the convolutions of any model."""
 
 import pytest
 import torch
@@ -143,7 +143,7 @@ def test_the_squared_norm_counts_convolution_kernels_only():
     assert squared_norm(nn.ConvTranspose2d(3, 3, 5)).item() == 0
 
 
-# What pooling drops
+# Pixels that pooling drops
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_cropping_changes_nothing_but_the_work(layers, size):
         last = (last - kernel + 1) // pool
     needed = network.rows_needed(last)
     assert hasattr(cropped, "crop") == (needed < size)
-    # Not a row too many: the last one that is kept matters.
+    # No row too many: the last kept row affects the result.
     x.requires_grad_()
     cropped(x).square().sum().backward()
     assert x.grad[:, :, needed - 1, :needed].abs().max() > 0

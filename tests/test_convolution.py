@@ -1,4 +1,4 @@
-"""Convolutions in fewer products: the plain sum, gradients and rounding are what they are held to."""
+"""Convolutions in fewer products, compared with the direct sum: results, gradients and rounding."""
 
 import pytest
 import torch

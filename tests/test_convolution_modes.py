@@ -1,4 +1,4 @@
-"""Convolutions of small maps wherever PyTorch's work: options, transforms, tracing, compilers, precisions."""
+"""Convolutions of small maps under PyTorch's options, transforms, tracing, compilers and precisions."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ from dwp.priors.vae import VAE
 
 @pytest.fixture(autouse=True)
 def no_constants():
-    """Forget constants that were made in another mode."""
+    """Clear cached constants that were created in another mode."""
     bilinear_algorithms.cheapest.cache_clear()
     conv._met.cache_clear()
 

@@ -22,7 +22,7 @@ ROUNDINGS = 12
 
 @dataclass(frozen=True)
 class Case:
-    """One convolution: shapes, and how its tensors are held."""
+    """One convolution: shapes, and the layout of its tensors."""
 
     maps: int
     inputs: int
@@ -38,7 +38,7 @@ class Case:
     seed: int
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return x, weight and, if there is one, bias: leaves that require gradients."""
+        """Return x, weight and any bias as leaves that require gradients."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -64,7 +64,7 @@ class Case:
 
 
 def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
-    """Return a tensor of the same values, held in another order of memory."""
+    """Return a tensor of the same values in another memory order."""
     match layout:
         case "channels_last":
             return x.contiguous(memory_format=torch.channels_last)
@@ -101,7 +101,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def small(**changes: object) -> Case:
-    """Return a case of small maps of several channels, which a form computes."""
+    """Return a case of small maps of several channels, computed by a form."""
     usual = {
         "maps": 6,
         "inputs": 16,
@@ -126,7 +126,7 @@ def assert_near(found: torch.Tensor, exact: torch.Tensor, size: torch.Tensor, py
     assert found.shape == exact.shape
     error, its = ((tensor.double() - exact).norm() for tensor in (found, pytorchs))
     if pytorchs.dtype == torch.float64:
-        # Here the sum itself is rounded alike.
+        # Here the direct sum has similar rounding errors.
         assert error <= 1e-13 * size.norm()
         return
     allowed = ROUNDINGS * torch.finfo(pytorchs.dtype).eps * size.norm() + 4 * its

@@ -1,4 +1,4 @@
-"""The data sets that need no files, the Dataset itself, its file, and the catalogue."""
+"""Data sets that need no files, the Dataset class, its file, and the catalogue."""
 
 import json
 import subprocess

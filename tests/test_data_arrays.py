@@ -1,4 +1,4 @@
-"""A data set of one's own: four arrays, whole and damaged, and the names that it may have."""
+"""A user's data set: four arrays, intact and damaged, and its allowed names."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine."""
+"""Downloads from a server on this machine."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ def md5(content):
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch):
-    """The seconds that were waited before another try, which took no time."""
+    """Record the seconds to wait before each retry, without waiting."""
     found = []
     monkeypatch.setattr(pooch.core, "time", SimpleNamespace(sleep=found.append))
     monkeypatch.setattr(downloaded, "TIMEOUT_SECONDS", 0.3)
@@ -38,7 +38,7 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server of `<tmp_path>/remote`, which is reached without any proxy."""
+    """A server of `<tmp_path>/remote`, reached without a proxy."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "remote").mkdir()
@@ -223,7 +223,7 @@ def test_cifar_is_downloaded_unpacked_and_read(tmp_path, server, cifar10):
     local = data.build("cifar10", data_root=tmp_path / "downloads", downloads=tmp_path / "unused")
     assert local.test_images.equal(dataset.test_images)
     assert len(server.requested) == 1
-    # The very files whose MD5s torchvision knows: the same data wherever they are.
+    # The files with torchvision's MD5s: the same data in any folder.
     assert data.identity("cifar10") == data.identity("cifar10", data_root=tmp_path / "downloads")
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_local_cifar_is_refused_before_it_is_unpickled(tmp_path, cifar
         data.identity("cifar10", data_root=tmp_path / "root")
     with pytest.raises(InputError, match=f"data_batch_2.*{damage}"):
         data.build("cifar10", data_root=tmp_path / "root", downloads=tmp_path / "downloads")
-    # As a download, the archive that is still there repairs it.
+    # A download is repaired from the archive that is still there.
     assert len(data.build("cifar10", downloads=tmp_path / "root").train_labels) == 16
 
 

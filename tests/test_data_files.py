@@ -1,4 +1,4 @@
-"""Local copies: IDX files, whole and damaged, and the real ones."""
+"""Local copies: IDX files, intact and damaged, and the published ones."""
 
 import gzip
 import os

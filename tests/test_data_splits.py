@@ -11,7 +11,7 @@ from dwp.errors import InputError
 
 @st.composite
 def problems(draw):
-    """Labels in any order and proportion, an n that every class can serve, a seed."""
+    """Labels in any order and proportion, an n for which no class is too small, and a seed."""
     counts = draw(st.lists(st.integers(1, 30), min_size=1, max_size=10))
     labels = draw(st.permutations([label for label, count in enumerate(counts) for _ in range(count)]))
     n = draw(st.integers(1, len(counts) * min(counts)))

@@ -1,4 +1,4 @@
-"""Devices and precision: which is chosen, how jobs spread over several GPUs, what is refused."""
+"""Devices and precision: the choice, the spread of jobs over several GPUs, and refusals."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from dwp.training import devices
 
 CPU = torch.device("cpu")
 
-# Takes a slot, says which, and keeps it until it is told to end.
+# Takes a slot, prints its index, and keeps it until told to end.
 JOB = """
 import sys; from pathlib import Path; from dwp.pipeline.gpu_slots import take_slot
 print(take_slot(sys.argv[2:], Path(sys.argv[1])), flush=True)
@@ -48,7 +48,7 @@ def test_jobs_spread_over_gpus_and_leave_room_when_they_die(job):
     names = ("one", "two", "three")
     jobs = [job(*names) for _ in range(7)]
     assert Counter(place for _, place in jobs) == {0: 3, 1: 2, 2: 2}
-    # One that was killed holds nothing.
+    # A killed job holds no slot.
     for process, place in jobs:
         if place == 2:
             process.kill()
@@ -76,7 +76,7 @@ def test_of_several_gpus_the_least_used_becomes_current(monkeypatch, tmp_path):
         torch.device("cuda", 1),
     ]
     assert current == [0, 1]
-    # With a single one there is nothing to choose.
+    # With a single GPU there is no choice.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert gpu_slots.choose_device("auto") == torch.device("cuda")
 

@@ -1,4 +1,4 @@
-"""Every link of README, docs and the pages beside them that points into the repository resolves."""
+"""Links of the README, docs and other pages to files in the repository resolve."""
 
 import re
 from pathlib import Path

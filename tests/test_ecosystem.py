@@ -1,4 +1,4 @@
-"""The workflow as others use it: from another folder, as a module of another workflow, from a wheel."""
+"""The workflow used from another folder, as a module of another workflow, and from a wheel."""
 
 import os
 import re
@@ -44,7 +44,7 @@ onsuccess:
 """
 
 
-# A job as Snakemake starts it, as far as the check goes.
+# A job as Snakemake starts it, as far as the check needs.
 SCRIPT = """
 from types import SimpleNamespace
 from dwp.pipeline.job import Job
@@ -58,7 +58,7 @@ with Job(SimpleNamespace(
 
 
 def remove(run: Path, *patterns: str) -> None:
-    """Delete results that match patterns, so that a run has something to make."""
+    """Delete results that match patterns, so that a run has jobs."""
     for pattern in patterns:
         found = list((run / "results").glob(pattern))
         assert found, pattern
@@ -71,7 +71,7 @@ def rules(output: str) -> set[str]:
 
 
 def run_parent(folder: Path, *words: str, number: int = 7, **overlay: object) -> str:
-    """Run the other workflow in a folder with an overlay of its own over the smoke configuration."""
+    """Run the other workflow in a folder with an overlay over the smoke configuration."""
     (folder / "Snakefile").write_text(PARENT)
     settings = {"number": number, "dwp": yaml.safe_load(SMOKE.read_text()) | overlay}
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
@@ -122,7 +122,7 @@ def test_a_module_with_a_prefix_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Return a folder with the package alone, as a wheel installs it, in a repository of somebody else's."""
+    """Return a folder with the package alone, as a wheel installs it, inside another repository."""
     folder = tmp_path_factory.mktemp("installed")
     shutil.copytree(ROOT / "dwp", folder / "dwp", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
@@ -171,7 +171,7 @@ def test_the_repository_around_an_installed_package_is_not_its_own(installed, tm
 
 
 def test_a_workflow_runs_with_the_library_beside_it_only(installed, tmp_path):
-    # Another dwp that Python finds first, as after an installation elsewhere, ends the job in one line.
+    # If Python finds another installed dwp first, the job ends with a one-line error.
     text = SCRIPT.format(scripts=ROOT / "workflow" / "scripts")
     command = [sys.executable, "-c", text]
     environment = os.environ | {"PYTHONPATH": str(installed)}
@@ -207,7 +207,7 @@ sys.meta_path.insert(0, Refuse())
 
 @pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
 def test_lint_is_clean_without_torch(tmp_path, snakefile):
-    """As the catalogue lints."""
+    """Lint as Snakemake's workflow catalogue does."""
     (tmp_path / "sitecustomize.py").write_text(REFUSE)
     command = [sys.executable, "-m", "snakemake", "--lint", "--snakefile", str(ROOT / snakefile)]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

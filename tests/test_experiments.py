@@ -1,4 +1,4 @@
-"""All experiments: rows are tidy, seeds are apart, priors stay as they are, interruptions leave no trace."""
+"""All experiments: rows are tidy, seeds independent, priors unchanged, interruptions without effect."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_rows_are_tidy_and_repeat(run, experiment, method):
         assert curves == {(0, m) for m in at_zero} | {(step, m) for step in (2, 4) for m in expected}
         once = {key for key in found if key[1] in METRICS["once"]}
         assert once == ({(4, m) for m in METRICS["once"]} if experiment == "few_shot" else set())
-    # What the rows hold, the experiment declares.
+    # The experiment declares the metrics of its rows.
     assert {row["metric"] for row in rows} <= {metric.name for metric in base.find(experiment).metrics}
     values = [(row["value"], row["metric"]) for row in rows]
     assert all(isinstance(value, float) for value, _ in values)
@@ -94,7 +94,7 @@ def test_an_interrupted_experiment_ends_in_the_same_rows(
     assert checkpoint.of(1).path.exists()
     expected = run(experiment, method, [0, 1], **settings)
     assert run(experiment, method, [0, 1], checkpoint=checkpoint, **settings) == expected
-    # Finished seeds are kept, until the whole of their shard is done.
+    # Finished seeds are kept until their shard is complete.
     assert {path.name for path in tmp_path.iterdir()} == {"cell-0.pt", "cell-1.pt"}
     monkeypatch.setattr(torch.optim.Adam, "step", None)
     assert run(experiment, method, [0, 1], checkpoint=checkpoint, **settings) == expected

@@ -1,4 +1,4 @@
-"""The core without the packages of the extras: one line says what to install."""
+"""The core without the packages of the extras: a one-line error names the extra to install."""
 
 import importlib
 import subprocess
@@ -18,7 +18,7 @@ from dwp.training.loop import Schedule, fit
 
 @pytest.fixture
 def absent(monkeypatch):
-    """Return a function that makes a package look as if it was not installed."""
+    """Return a function that makes a package look as if it were not installed."""
 
     def remove(name: str) -> None:
         for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == name]:

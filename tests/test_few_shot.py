@@ -1,4 +1,4 @@
-"""Few-shot classification: what is trained, on which examples, from which start, at what cost."""
+"""Few-shot classification: trained parameters, examples, initialisation and cost."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_which_parts_of_the_vae_are_trained(run, fitted, train_reverse_model):
     run("few_shot", "dwp", [0], train_reverse_model=train_reverse_model)
     ((models, before, _),) = fitted
     moved = {name.removeprefix("0.") for name in changed(models, before)}
-    # Beside the network, the reverse models of 7×7 and 5×5 kernels, in what is trained and checkpointed.
+    # Training and checkpoints include the reverse models of 7×7 and 5×5 kernels.
     assert any(name.startswith("1.") for name in moved) == train_reverse_model
     assert any(name.startswith("2.") for name in moved) == train_reverse_model
     for held, given in zip(layers.priors(models[0]), make_priors()["vae"].values(), strict=True):

@@ -1,4 +1,4 @@
-"""The VAE over images: its bound, its mirror image, its initialisation."""
+"""The VAE over images: its bound, its mirrored decoder, its initialisation."""
 
 import contextlib
 import math
@@ -128,7 +128,7 @@ def test_the_decoder_mirrors_the_encoder(description, image):
     for module in model.encoder[:-1]:
         values = module(values)
         shapes.append(tuple(values.shape))
-    # What the decoder makes on its way out has the shapes of what the encoder saw, in reverse.
+    # The decoder's activations have the shapes of the encoder's, in reverse order.
     values = torch.randn(3, 4)
     for module, shape in zip(model.decoder, reversed(shapes), strict=True):
         values = module(values)
@@ -224,7 +224,7 @@ def test_methods_share_what_is_not_a_convolution():
 
 @pytest.fixture(scope="module")
 def bars():
-    """Images of one bright row or column each, whose place is all there is to know about them."""
+    """Images of one bright row or column each, determined by its position."""
     images = torch.zeros(48, 1, 12, 12, dtype=torch.uint8)
     for number in range(48):
         place = number // 2 % 12
@@ -257,7 +257,7 @@ def test_training_raises_the_bound_above_that_of_independent_pixels(bars):
     rows = xavier(bars, 200)
     bounds = {row["step"]: row["value"] for row in rows if row["metric"] == "lower_bound"}
     assert bounds[0] < bounds[100]
-    # The best that a model without a code can do.
+    # The best possible bound without a code.
     mean = bars.images("train").mean(0, keepdim=True)
     independent = Bernoulli(mean, validate_args=False).log_prob(bars.images("test")).sum((1, 2, 3)).mean()
     assert bounds[200] > independent.item()

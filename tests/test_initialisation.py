@@ -31,7 +31,7 @@ def vae(k):
 
 
 class Users(nn.Module):
-    """Somebody's own model: nested, with a depthwise, a 1×1 and an oblong convolution."""
+    """A user's model: nested, with a depthwise, a 1×1 and an oblong convolution."""
 
     def __init__(self):
         super().__init__()
@@ -134,7 +134,7 @@ def test_classical_rules_have_their_variances(rule, variance):
 def test_classical_rules_keep_the_scale_of_what_passes_a_transposed_convolution(rule, groups):
     model = nn.ConvTranspose2d(24, 8, 5, groups=groups)
     classical_(model, rule, seeded())
-    # The weights that one output sums over, and those that one input reaches.
+    # The weights that one output sums over, and those that multiply one input.
     fan_in, fan_out = 24 // groups * 25, 8 // groups * 25
     expected = 2 / (fan_in + fan_out) if rule == "xavier" else 2 / fan_in
     weights = model.weight.detach().flatten().numpy()

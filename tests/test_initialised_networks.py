@@ -1,4 +1,4 @@
-"""Experiments on initialisations: what is trained, of what width, from which start."""
+"""Experiments on initialisations: trained parameters, width and initialisation."""
 
 import pytest
 import torch

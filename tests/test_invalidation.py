@@ -1,4 +1,4 @@
-"""What a change reruns: every row of the table is a promise of docs/workflow.md."""
+"""Jobs that a change reruns: each row of the table is a promise of docs/workflow.md."""
 
 import os
 import re

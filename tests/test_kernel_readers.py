@@ -1,4 +1,4 @@
-"""Files of kernels: every format gives the same, damage is refused."""
+"""Kernel files: every format gives the same kernels, damaged files are refused."""
 
 import pickle
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_nets_without_a_number_are_counted_by_file(tmp_path):
 
 
 class Evil:
-    """Pickled, it makes a folder when it is loaded."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -102,7 +102,7 @@ class Evil:
 
 
 def damaged(path, kind, array):
-    """Write a file of one kind of damage."""
+    """Write a file with one kind of damage."""
     if kind == "nan":
         array = array.copy()
         array[17, 0, 2, 2] = np.nan

@@ -1,4 +1,4 @@
-"""Which kernels are for training and which for testing: by their own numbers alone."""
+"""The split of kernels into train and test depends only on their weights and the seed."""
 
 import h5py
 import numpy as np
@@ -55,7 +55,7 @@ def test_the_fraction_for_testing(tmp_path, fraction):
 
 
 def sides(path):
-    """The kernels of each split of a store, by their bytes."""
+    """Return the kernels of each split of a store, as bytes."""
     store = read_store(path)
     return [{kernel.tobytes() for kernel in store[f"{split}/kernels"]} for split in ("train", "test")]
 

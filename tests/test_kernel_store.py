@@ -1,4 +1,4 @@
-"""The store of kernels: what it holds, and what is refused."""
+"""The kernel store: its contents and refusals."""
 
 import time
 import tracemalloc
@@ -180,7 +180,7 @@ def test_memory_does_not_grow_with_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "CHUNK", 1000)
     monkeypatch.setattr(pruning, "NORMS", 1000)
     generator, peaks = np.random.default_rng(0), []
-    for count in (5_000, 5_000, 80_000):  # the first pays for imports and caches
+    for count in (5_000, 5_000, 80_000):  # the first fills caches and imports
         np.save(tmp_path / "k.npy", generator.normal(size=(count, 3, 3)).astype(np.float32))
         tracemalloc.start()
         collect([tmp_path / "k.npy"], 3, tmp_path / "k.h5", threshold=4.5, test_fraction=0.3)

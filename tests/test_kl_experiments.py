@@ -1,4 +1,4 @@
-"""The experiments that train nothing: KL estimates of kernels as they are, by K, by subset, by scale."""
+"""Experiments without training: KL estimates by importance samples, subset and scale."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ NORMAL = DWP | {"prior": "standard_normal"}
 
 
 class Rough(Prior):
-    """A density without a closed form: the estimate is what `Prior.kl` makes of it."""
+    """A density without a closed-form KL, so that `Prior.kl` estimates it."""
 
     def log_prob(self, w, samples=1):
         return -w.abs().flatten(1).sum(1).exp()

@@ -1,4 +1,4 @@
-"""The library needs its few dependencies, no checkout, and no folder in particular."""
+"""The library needs only its dependencies, no checkout and no particular folder."""
 
 import ast
 import importlib.metadata
@@ -15,7 +15,7 @@ import dwp
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# Python's finder of installed packages, but for some.
+# Python's finder of installed packages, except some.
 WITHOUT = """
 import runpy, sys
 from importlib.machinery import PathFinder
@@ -33,7 +33,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 def requirements(names: Iterable[str]) -> set[str]:
-    """Return the distributions that some need, themselves included, by their names in lower case."""
+    """Return these distributions and all that they require, as lower-case names."""
     found: set[str] = set()
     todo = list(names)
     while todo:

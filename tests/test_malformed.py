@@ -1,4 +1,4 @@
-"""Whatever comes from outside malformed gives the documented error, and changes nothing.
+"""Malformed input raises the documented error and changes nothing.
 
 The long form: pytest --hypothesis-profile long tests/test_malformed.py
 """
@@ -30,7 +30,7 @@ BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def refused(use):
-    """Return whether using something raises the documented error, on one line; any other is a failure."""
+    """Return whether a call raises the documented one-line error; any other error fails the test."""
     message = None
     try:
         use()
@@ -45,7 +45,7 @@ def refused(use):
 
 @st.composite
 def damages(draw):
-    """A way to damage bytes: cut them, change some, put some in, or replace all."""
+    """A way to damage bytes: truncate them, change some, insert some, or replace all."""
     kind = draw(st.sampled_from(["cut", "change", "insert", "replace"]))
     return kind, draw(st.floats(0, 1)), draw(st.binary(min_size=1, max_size=8))
 
@@ -155,7 +155,7 @@ def test_damaged_idx_files(tmp_path_factory, packed, damage, name):
     found = []
     if refused(lambda: found.append(idx.read(idx.find(folder), (28, 28)))):
         return
-    # What has lost nothing of its form has its numbers; packed, there is a checksum for those too.
+    # A file of intact form has its numbers; gzip has a checksum for those too.
     for field, (key, _) in idx.FILES.items():
         expected = contents[key]
         header = 4 + 4 * found[0][field].ndim

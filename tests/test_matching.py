@@ -1,4 +1,4 @@
-"""Which prior each convolution gets, by initialisation and by conversion."""
+"""The prior of each convolution in initialisation and conversion."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dwp import Noise, init_, make_bayesian, predict, set_noise
 from dwp.bayes.layers import BayesConv2d, bayesian_layers
 from dwp.priors.standard_normal import StandardNormal
 
-# Which prior
+# Choice of the prior
 
 
 @BOTH
@@ -104,7 +104,7 @@ def test_a_transposed_convolution_is_left_alone_by_conversion():
     assert isinstance(model[1], nn.ConvTranspose2d)
 
 
-# Layers that are tied
+# Tied layers
 
 
 def test_a_layer_at_several_places_stays_one_layer():

@@ -1,4 +1,4 @@
-"""Layers that initialisation and conversion refuse, since something would be lost."""
+"""Layers that initialisation and conversion refuse, since they would lose something."""
 
 import copy
 from functools import partial
@@ -65,21 +65,21 @@ def test_weights_without_values_cannot_be_filled():
 
 
 class Standardised(nn.Conv2d):
-    """A convolution with a forward of its own."""
+    """A convolution that overrides `forward`."""
 
     def forward(self, x):
         return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
 
 class Causal(nn.Conv2d):
-    """A convolution that overrides what `forward` calls."""
+    """A convolution that overrides a method that `forward` calls."""
 
     def _conv_forward(self, x, weight, bias):
         return super()._conv_forward(x, weight.tril(), bias)
 
 
 class Named(nn.Conv2d):
-    """A subclass that computes what its parent does."""
+    """A subclass that overrides nothing."""
 
 
 @pytest.mark.parametrize("cls", [Standardised, Causal])
@@ -135,4 +135,4 @@ def test_priors_inside_a_model_are_no_part_of_it(function):
     assert not bayesian_layers(model["prior"])
 
 
-# What conversion keeps
+# Attributes that conversion keeps

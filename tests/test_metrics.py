@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, scipy and numbers worked out by hand."""
+"""Metrics against scikit-learn, scipy and hand-computed values."""
 
 import math
 import sys

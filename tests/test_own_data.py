@@ -1,4 +1,4 @@
-"""Data sets of one's own, folders with four arrays, as source and target of the workflow."""
+"""User data sets (folders with four arrays) as source and target of the workflow."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""How a Bayesian model holds its priors: copies of its own, outside what is trained, saved and listed."""
+"""Ownership of priors by a Bayesian model: copies that are not trained, saved or listed."""
 
 import copy
 import io
@@ -80,7 +80,7 @@ def test_casting_the_model_leaves_its_priors_and_the_caller_s_alone(change):
 
 
 class Recorder(StandardNormal):
-    """Records where it was moved to."""
+    """Records the devices that it is moved to."""
 
     def to(self, *arguments, **options):
         self.moves = [*getattr(self, "moves", []), *arguments]

@@ -1,4 +1,4 @@
-"""The CIFAR protocol: what it describes, and a scaled-down run of it on synthetic images."""
+"""The CIFAR protocol: its plan, and a scaled-down run on synthetic images."""
 
 import h5py
 import numpy as np
@@ -21,7 +21,7 @@ LAYERS = """
       - {linear: 6}
 """
 FEW = "{steps: 4, epochs: null, batch: 10}"
-# Everything smaller, and of each experiment one or two methods; nothing else is changed.
+# Smaller sizes, and one or two methods per experiment; the rest is unchanged.
 SMALL = f"""
 data_root: data
 data: {{source: noise100, target: noise10}}
@@ -118,7 +118,7 @@ def test_a_scaled_down_run_goes_to_the_end(tmp_path):
         assert file.attrs["rule"] == "otsu"
         assert file.attrs["before"] == 12 * (2 * 3 + 3 * 3)
     assert (latest / "report" / "figures" / "few_shot.png").exists()
-    # The arrays are no CIFAR, so the paper's numbers are not shown beside them.
+    # The arrays are not CIFAR, so the paper's numbers are not shown.
     pages = list((latest / "report" / "pages").glob("*.html"))
     assert {"few_shot", "random_features"} <= {page.stem for page in pages}
     assert not any("the paper's" in page.read_text() for page in pages)

@@ -1,4 +1,4 @@
-"""Paths under `results/`: what is filled in comes back, and what a name says is read in one place."""
+"""Paths under `results/`: filled-in values are parsed back, and names are parsed in one place."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_what_is_filled_in_comes_back(pattern, data, suffix):
 def test_a_method_with_underscores_keeps_its_name():
     cell = "results/kl_importance/0123abcd/dwp_samples_settings-all_seeds-000-009.csv"
     assert paths.CELL.parse(cell)["method"] == paths.name(cell) == "dwp_samples"
-    # The axis may have some, too; then who knows it says so.
+    # The name of the axis may contain underscores too; then it is given explicitly.
     cell = "results/noise/0123abcd/dwp_noise_level-0.1_seeds-000-009.csv"
     assert paths.CELL.parse(cell, axis="noise_level")["method"] == "dwp"
 

@@ -1,4 +1,4 @@
-"""The whole workflow by the smoke configuration."""
+"""The whole workflow with the smoke configuration."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Plans: what the versions of a configuration depend on, the user's own files, shards."""
+"""Plans: dependencies of versions, user files, shards."""
 
 import gzip
 import struct

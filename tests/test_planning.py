@@ -1,4 +1,4 @@
-"""Planning: what it imports, and what it remembers of files."""
+"""Planning: imports, and the cache of file checksums."""
 
 import json
 import os

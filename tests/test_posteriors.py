@@ -184,7 +184,7 @@ def test_gradients_reach_the_codes_and_not_the_decoder(vae):
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-# What goes with what
+# Compatible posteriors and priors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Predictions of Bayesian networks: members are posterior samples, and the model is left as it was."""
+"""Predictions of Bayesian networks: members are posterior samples, and the model is unchanged."""
 
 import contextlib
 import copy

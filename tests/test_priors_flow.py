@@ -16,7 +16,7 @@ COUPLINGS = ["affine", "spline"]
 
 
 def known(coupling, k=2, transforms=3):
-    """A flow in double precision, far from the identity, of kernels that are not standardised."""
+    """Return a flow in double precision, far from the identity, over non-standardised kernels."""
     torch.manual_seed(0)
     prior = Flow(k, transforms=transforms, hidden=8, coupling=coupling).double().requires_grad_(False)
     for parameter in prior.flow.parameters():

@@ -1,4 +1,4 @@
-"""The Gaussian and Student's t over whole kernels: against scipy, torch.distributions, known parameters."""
+"""The Gaussian and Student's t over kernels, against scipy, torch.distributions and known parameters."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ FLOOR = 1e-6
 
 
 def known(cls, k=3, seed=0):
-    """A prior in double precision with a mean and a full covariance (scale) matrix of its own."""
+    """Return a prior in double precision with a given mean and full covariance (scale) matrix."""
     prior = cls(k).double()
     generator = seeded(seed)
     prior.mean.copy_(torch.randn(k * k, generator=generator))
@@ -137,7 +137,7 @@ def test_gaussian_is_as_likely_as_unshrunk_or_as_shrunk_by_ledoit_and_wolf(k, n,
     for estimate in (sklearn.covariance.EmpiricalCovariance(), sklearn.covariance.LedoitWolf()):
         covariance = estimate.fit(train).covariance_ + FLOOR * np.eye(k * k)
         other = scipy.stats.multivariate_normal(train.mean(0), covariance).logpdf(test)
-        # What choosing the strength from so few kernels may cost.
+        # Tolerance for choosing the strength from so few kernels.
         assert row["value"] > other.mean() - 0.1
 
 
@@ -162,7 +162,7 @@ def test_fits_do_not_depend_on_the_test_kernels_or_the_seed(cls):
 
 
 def objective(prior, w, strength):
-    """What a Student's t maximises, from dense matrices and scipy's density."""
+    """Return the objective of a Student's t, from dense matrices and scipy's density."""
     x, sigma, d = w.flatten(1).numpy(), matrix(prior).numpy(), len(prior.mean)
     density = scipy.stats.multivariate_t(prior.mean.numpy(), sigma, df=prior.freedom.item())
     trace = np.trace(np.linalg.inv(sigma))

@@ -1,4 +1,4 @@
-"""The VAE: architecture, codes, bounds and fits, against closed forms, integrals and entropies."""
+"""The VAE: architecture, codes and bounds, against closed forms, integrals and entropies."""
 
 import math
 
@@ -19,7 +19,7 @@ CODES = ["standard_normal", "vamp"]
 
 
 def exact(code_prior, **options):
-    """A VAE in double precision; of the VampPrior, one whose components lie apart."""
+    """Return a VAE in double precision; a VampPrior has well-separated components."""
     prior = vae(code_prior=code_prior, pseudo_inputs=5, **options).double()
     if prior.vamp:
         prior.pseudo.mul_(3)
@@ -100,7 +100,7 @@ def test_the_architecture_is_the_papers():
         (128, 64, 3, 1, 0),
         (64, 2, 1, 1, 0),
     ]
-    # Files of the paper's VAEs name their tensors so.
+    # The tensor names in files of the paper's VAEs.
     assert list(five.state_dict())[:3] == ["encoder.0.weight", "encoder.0.bias", "encoder.2.weight"]
     assert not seven.vamp
 

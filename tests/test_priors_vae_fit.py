@@ -1,4 +1,4 @@
-"""Fits of the VAE over kernels: what they reach, validation, repetition."""
+"""Fits of the VAE over kernels: bounds, validation, reproducibility."""
 
 import math
 

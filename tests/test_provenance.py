@@ -63,7 +63,7 @@ def test_names_and_code_do_not_count():
 
 
 def test_versions_are_stable_between_processes_and_releases():
-    # A change here orphans everybody's results: it must be meant.
+    # A change here invalidates all users' results, so it must be intentional.
     assert Artifact("source", {"l2": 0.01}, {"dataset": Artifact("data", {})}).version == "e6612b51"
 
 
@@ -107,7 +107,7 @@ def tree(tmp_path, monkeypatch):
         path.write_text(text)
 
     def digest(name=None, old="", new=""):
-        """Digest the script, with a text in one file replaced for the moment."""
+        """Digest the script, with a text in one file replaced temporarily."""
         monkeypatch.setattr(provenance, "_cache", {})
         if name is None:
             return code_digest(["dwp.pipeline.job"])
@@ -181,7 +181,7 @@ def test_every_stage_has_a_digest_of_its_own():
     assert len(set(digests.values())) == len(names) == 7
 
 
-# Of an experiment, what computes it and not how it is shown
+# Of an experiment, the code that computes it, not the code that shows it
 
 EXPERIMENT = """
 from dwp import beta

@@ -1,4 +1,4 @@
-"""Pruning: thresholds, and whether norms have one mode or two."""
+"""Pruning: thresholds, and the number of modes of the norms."""
 
 import numpy as np
 import pytest

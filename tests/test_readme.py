@@ -15,7 +15,7 @@ README, LIBRARY = ROOT / "README.md", ROOT / "docs" / "library.md"
 
 @pytest.fixture(autouse=True)
 def away(tmp_path, monkeypatch):
-    """Run the pages in a folder of their own; afterwards forget the kind of prior that one registers."""
+    """Run the pages in a temporary folder; afterwards unregister the kind of prior that one registers."""
     monkeypatch.chdir(tmp_path)
     yield
     base._kinds.pop("laplace", None)

@@ -1,4 +1,4 @@
-"""The schema for editors and the reference of the configuration: current, and true of the files there are."""
+"""The configuration schema and reference are current, and the configurations match the schema."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The whole report: its files are all that are declared, no others, the same bytes each time."""
+"""The whole report: exactly the declared files, with the same bytes each time."""
 
 import subprocess
 import sys
@@ -110,7 +110,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
         "priors": {"filters": inputs["priors"]["filters"]},
         "histories": {},
     }
-    # Nor did anything look at another data set's images.
+    # Images of other data sets are not evaluated either.
     given |= {"experiments": {"few_shot": inputs["experiments"]["few_shot"]}, "switches": {}}
     outputs = build.make(tmp_path / "report", **given, source="glyphs", target="digits")
     assert sorted(files(tmp_path / "report")) == sorted(output.path for output in outputs)
@@ -172,7 +172,7 @@ EXPERIMENT = Experiment(
 
 @pytest.fixture
 def new_thing(tmp_path, monkeypatch):
-    """An experiment that is not of this library: one file."""
+    """An experiment outside this library, in one file."""
     folder = tmp_path / "experiments"
     folder.mkdir()
     (folder / "new_thing.py").write_text(OWN_FIGURE)

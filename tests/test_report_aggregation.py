@@ -51,7 +51,7 @@ def test_curves_keep_steps_apart():
 
 
 def reliable(method: str, setting: float, seed: int, *bins: tuple) -> list[tuple]:
-    """Rows of a reliability diagram of (bin, confidence, accuracy, fraction)."""
+    """Return rows of a reliability diagram from (bin, confidence, accuracy, fraction)."""
     names = ("confidence", "accuracy", "fraction")
     return [
         ("e", method, setting, seed, 9, f"bin_{name}", str(b), value)

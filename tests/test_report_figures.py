@@ -1,4 +1,4 @@
-"""Single figures, tables and pages: what they show of results that are known."""
+"""Single figures, tables and pages, drawn from known results."""
 
 import re
 import xml.etree.ElementTree as ElementTree

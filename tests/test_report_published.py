@@ -1,4 +1,4 @@
-"""The numbers that the paper published."""
+"""The published numbers of the paper."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Random numbers that a seed determines."""
+"""Reproducible random numbers."""
 
 import contextlib
 import itertools
@@ -41,7 +41,7 @@ def test_the_numbers_are_those_of_manual_seed():
     ids=["seeded", "build_initialised"],
 )
 def test_generators_of_other_devices_are_left_alone(draw, monkeypatch):
-    """PyTorch's own `manual_seed` seeds them all, and what is done on the CPU would not put them back."""
+    """PyTorch's own `manual_seed` seeds all devices, whose states would not be restored."""
     seeds = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)

@@ -1,4 +1,4 @@
-"""Shards: what other shards have finished is taken over, and makes no difference."""
+"""Shards: results finished by other shards are reused and do not change the output."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ def dataset(tmp_path_factory):
 
 
 class Job:
-    """What the stages use of a job, in a folder of its own, without Snakemake."""
+    """The attributes of a job that stages use, in a temporary folder, without Snakemake."""
 
     device, config = CPU, {}
 
@@ -61,7 +61,7 @@ class Job:
         return self.found
 
     def run(self, main) -> list[int]:
-        """Do the work of a stage and write the manifest; return which numbers were taken over."""
+        """Run a stage and write the manifest; return the numbers that were reused."""
         main(self)
         write_manifest(self.manifest, SPEC, self.files, read=READ)
         return [number for part in self.found for number in part.numbers]
@@ -135,7 +135,7 @@ def taken(folder: Path, shard: str = "002-005", spec: dict = SPEC, read: dict = 
 def test_only_what_is_asked_for_is_taken_over_and_once(shard):
     assert taken(shard) == [((2,), ["csv", "safetensors"])]
     assert taken(shard, "003-005") == []
-    # Not from itself: Snakemake asked for it, so it is to be made.
+    # Not from itself: Snakemake requested it, so it must be made.
     assert taken(shard, "000-002") == []
     for path in list(shard.iterdir()):
         text = path.read_text().replace("000-002", "001-004")

@@ -1,4 +1,4 @@
-"""Two runs in one folder at the same time: they share what they have in common, and take turns to make it."""
+"""Two concurrent runs in one folder: they share common files, and each is made once."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ PIPE = subprocess.PIPE
 
 
 class Run:
-    """A process that locks the versions of some files and holds them until it is told to end."""
+    """A process that locks the versions of some files and holds them until told to end."""
 
     def __init__(self, *files: str, stale: bool = False) -> None:
         lock = LOCK.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else LOCK
@@ -75,7 +75,7 @@ def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
     Path(NETS).parent.mkdir(parents=True)
     Path(NETS).touch()
     assert first.end() == ""
-    # Both have what they wanted, and neither makes it.
+    # Both have the file, and neither makes it.
     second.locked()
     third.locked()
     assert (second.end(), third.end()) == ("", "")
@@ -143,7 +143,7 @@ def test_two_configurations_at_the_same_time_end_well(tmp_path, capsys):
         again = snakemake(tmp_path, str(common), str(file), "--dry-run")
         assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
 
-    # The links lead to what the run that ended last made, and to nothing else.
+    # The links point only to the files of the run that ended last.
     latest = tmp_path / "results" / "latest"
     links = {str(link.relative_to(latest)) for link in latest.rglob("*") if link.is_symlink()}
     methods = {"convergence/xavier"} | ({"convergence/filters"} if waited[1] else set())

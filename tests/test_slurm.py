@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm, on this machine: what is cancelled is retried, the artifacts are the same.
+"""The workflow on a real Slurm on this machine: cancelled jobs are retried, artifacts are the same.
 
 make test-slurm
 """
@@ -17,10 +17,10 @@ import slurm_cluster
 from conftest import ROOT
 
 PROFILE = ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "slurm")]
-# What this node has, in place of the profile's two lines; and less waiting.
+# The resources of this node, in place of the profile's two lines; and less waiting.
 PROFILE += ["--slurm-no-account", "--default-resources", "slurm_partition=gpu"]
 PROFILE += ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "20"]
-# So long a run may say nothing: on a busy machine, all that it does takes several times as long.
+# How long a run may print nothing: on a busy machine, everything takes several times as long.
 SILENCE = 900
 
 
@@ -34,9 +34,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(reason() is not None, reason
 
 
 def accounting(folder: Path, failures: int = 0) -> dict[str, str]:
-    """Write an `sacct` that knows what the controller knows, after so many failures; return a PATH with it.
+    """Write an `sacct` that fails so many times, then reports the controller's jobs; return a PATH with it.
 
-    Even if told to ask `squeue`, the plugin asks `sacct` where `scontrol show config` fails once.
+    Even if set to use `squeue`, the plugin calls `sacct` if `scontrol show config` fails once.
     """
     program = folder / "bin" / "sacct"
     program.parent.mkdir()
@@ -59,7 +59,7 @@ class Workflow:
         command += ["--directory", str(folder), "--configfile", str(ROOT / "config" / "smoke.yaml")]
         self.log = folder / "run.log"
         self.process = subprocess.Popen(
-            # Here is no accounting database to ask.
+            # There is no accounting database here.
             [*command, "--config", "checkpoint_seconds=0.1", *PROFILE, "--slurm-status-command", "squeue"],
             env=os.environ | accounting(folder) | {"PYTHONPATH": str(ROOT)},
             stdout=self.log.open("w"),
@@ -74,20 +74,20 @@ class Workflow:
         self.process.wait()
 
     def told(self) -> str:
-        """Return the ends of all logs, and where Slurm stands."""
+        """Return the ends of all logs, and the state of Slurm."""
         logs = [self.log, *sorted(self.folder.glob(".snakemake/slurm_logs/**/*.log"))]
         ends = [f"{log.relative_to(self.folder)}:\n{log.read_text()[-3000:]}" for log in logs]
         return "\n".join([*ends, self.cluster.state()])
 
     def until(self, what, *arguments):
-        """Wait for what a function finds, which is returned; fail where the run has ended or stalls."""
+        """Wait until a function returns a result; return it, or fail if the run ends or stalls."""
         while not (found := what(*arguments)):
             assert self.process.poll() is None, self.told()
             self.must_not_stall()
         return found
 
     def end(self) -> None:
-        """Wait for the run's end; fail where it stalls or has failed."""
+        """Wait for the run to end; fail if it stalls or fails."""
         while self.process.poll() is None:
             self.must_not_stall()
         assert self.process.returncode == 0, self.told()
@@ -123,7 +123,7 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
         preempted, other_log = run.until(run.training)
         cluster.call("scontrol", "resume", job)
         cluster.call("scancel", job)
-        # What an administrator does, or a job of higher priority.
+        # As by an administrator or a job of higher priority.
         cluster.call("scontrol", "resume", preempted)
         cluster.call("scontrol", "requeue", preempted)
         run.until(lambda: "Trying to restart job" in run.log.read_text())
@@ -136,12 +136,12 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
     assert "resumed at step" in log.read_text()
     assert "resumed at step" in other_log.read_text()
     assert chaos.artifacts(tmp_path) == chaos.artifacts(smoke_run)
-    # Stand-ins for GPUs were given to what trains, no CUDA answers there, and the jobs say so.
+    # Training jobs got fake GPUs, on which CUDA is not available, and the jobs log this.
     assert "on cpu" in log.read_text()
 
 
 def test_a_run_outlives_accounting_that_does_not_answer(tmp_path):
-    """By default, Snakemake forgets its jobs after five answers that fail, and waits for ever."""
+    """By default, Snakemake forgets its jobs after five failed queries and waits forever."""
     (tmp_path / "Snakefile").write_text(
         'rule all:\n    output: "made"\n    resources: mem_mb=10, runtime=1\n    shell: "touch {output}"\n'
     )

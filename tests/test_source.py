@@ -1,4 +1,4 @@
-"""Source networks: what training one yields, whatever was trained before it."""
+"""Source networks: training one does not depend on those trained before it."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ SETTINGS = SourceSettings(
 
 @pytest.fixture(scope="module")
 def dataset():
-    """Images whose brightest quarter tells the class."""
+    """Images whose brightest quarter determines the class."""
     generator = torch.Generator().manual_seed(0)
     parts = []
     for n in (60, 20):
@@ -118,7 +118,7 @@ def test_nets_learn_and_the_penalty_shrinks_their_kernels(dataset):
 
 
 def diverging(monkeypatch, seeds):
-    """Let the nets of these seeds lose their numbers at the third step."""
+    """Make the nets of these seeds diverge at the third step."""
 
     def initialised(network, shape, classes, seed):
         model = build_initialised(network, shape, classes, seed)

@@ -1,4 +1,4 @@
-"""What is stale is told by the manifests, whether or not Snakemake has a record of how files were made."""
+"""Manifests determine what is stale, with or without Snakemake's own metadata."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from dry_runs import CODE, DWP, NOTHING, REPORT, SCORES, VAE, VAES, dry_run, edi
 
 @pytest.fixture(scope="module")
 def copied(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the results of the finished run, times included, and no record of Snakemake's."""
+    """Return a folder with the results of the finished run, times included, without Snakemake's metadata."""
     folder = tmp_path_factory.mktemp("copied")
     shutil.copytree(smoke_run / "results", folder / "results", symlinks=True)
     return folder
@@ -95,7 +95,7 @@ def test_what_runs_again_is_finished_then_for_this_code_only(copied, checkout, t
         made = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE)) - {"all"}
         assert made == {"prior"}
         assert re.search(r"^Stale, .*: (\w+/[0-9a-f]{8}, ){5}\S+ and 7 more$", done.stdout, re.MULTILINE)
-        # What uses the priors is older than they are, and so is what other code made.
+        # Files made from the priors are older than these, and so are files made by other code.
         assert dry_run(checkout, run) == SCORES | DWP | REPORT
         assert dry_run(checkout, run, words=["--until", "prior"]) == NOTHING
     assert dry_run(checkout, run) == VAES | SCORES | DWP | REPORT

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and memory that runs out: plain words, and nothing lost."""
+"""Full or read-only disks and exhausted memory give a clear error and lose nothing."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from dwp.errors import StorageError
 from dwp.files import atomic_write, remove_stale
 from dwp.training.devices import out_of_memory
 
-# In a mount namespace of its own, which takes its file systems along when it ends.
+# In a separate mount namespace, whose file systems are unmounted when it ends.
 NAMESPACE = ["unshare", "--mount", "--map-root-user", "bash", "-euc"]
 MOUNT = "mount -t tmpfs -o size={size} none {folder}"
 
@@ -25,7 +25,7 @@ def in_namespace(script: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(autouse=True, scope="module")
 def namespaces(tmp_path_factory):
-    """Skip where a test may not mount anything."""
+    """Skip if tests are not allowed to mount."""
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare, to mount a small file system with")
     folder = tmp_path_factory.mktemp("mount")

@@ -1,4 +1,4 @@
-"""torchvision is imported beside whatever PyTorch there is."""
+"""torchvision can be imported with any build of PyTorch."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 
 def run(code: str) -> str:
-    """Run Python in a process of its own, where nothing is imported yet; return what it prints."""
+    """Run Python in a new process, with nothing imported yet; return its output."""
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

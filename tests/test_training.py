@@ -1,4 +1,4 @@
-"""The one fit loop: schedule, minibatches, determinism, refusals."""
+"""The training loop: schedule, minibatches, determinism, refusals."""
 
 import math
 

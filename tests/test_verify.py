@@ -1,4 +1,4 @@
-"""The console script's `verify`: what is missing, damaged, corrupt or in no manifest."""
+"""The console script's `verify`: missing, damaged and corrupt files, and files in no manifest."""
 
 import json
 from pathlib import Path
@@ -128,6 +128,6 @@ def test_what_a_job_at_work_has_written_is_no_fault_yet(results, capsys):
     (locks / "0.output.lock").write_text("results/priors/0123abcd/vae-5x5.csv\n")
     assert main(["verify"]) == 0
     assert "unfinished: " in capsys.readouterr().out
-    # No job is a day between its files and their manifest.
+    # No job takes a day between its files and their manifest.
     backdate(prior, 1.1)
     assert main(["verify"]) == 1

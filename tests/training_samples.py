@@ -1,4 +1,4 @@
-"""Small trainings, for tests."""
+"""Small training runs for tests."""
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ def noisy_run(seed=3, checkpoint=None, schedule=FAST, loss_fails=None, evaluate_
 
 
 def assert_same(one, other):
-    """States and rows are equal bit for bit."""
+    """Assert that states and rows are equal bit for bit."""
     assert one[0].keys() == other[0].keys()
     assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
     assert one[1] == other[1]

@@ -10,7 +10,7 @@ from dwp.pipeline.provenance import Artifact
 
 
 def put(artifact: Artifact, *files: str, manifest: str | None = None) -> Path:
-    """Make a version with some files and their manifest, as a job does; return its folder."""
+    """Write a version with some files and their manifest, as a job does; return its folder."""
     folder = Path(artifact.path(""))
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ REPORT = Artifact("report", {"dpi": 150}, {"vae": PRIOR})
 
 
 def put_results() -> Path:
-    """Make, in this folder, two versions of nets and priors, and a report of the first; return `results`."""
+    """Write two versions of nets and priors, and a report of the first, in this folder; return `results`."""
     for source in (SOURCE, OTHER_SOURCE):
         put(source, "nets-000-009.safetensors", "nets-000-009.csv")
         put(source, "nets-010-019.safetensors", "nets-010-019.csv")

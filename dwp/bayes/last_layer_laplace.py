@@ -22,7 +22,7 @@ def predict(
     generalised Gauss-Newton approximation; the prior precision maximises the marginal likelihood.
 
     Args:
-        model: from images [n, c, h, w] to logits, its last layer linear; it is not changed.
+        model: maps images [n, c, h, w] to logits, with a linear last layer; it is not changed.
         images: training images [m, c, h, w].
         labels: training labels [m].
         test_images: images to predict, [n, c, h, w].
@@ -36,7 +36,7 @@ def predict(
         InputError: laplace-torch is not installed.
     """
     with extra("laplace", "last-layer Laplace"):
-        # One of laplace-torch's dependencies imports torchvision, which may need help.
+        # A dependency of laplace-torch imports torchvision, which may need `torchvision_import`.
         torchvision_datasets()
         from laplace import Laplace
 

@@ -24,12 +24,12 @@ __all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "pr
 class BayesConv2d(Stochastic):
     """A convolution with a posterior over its kernels and a prior.
 
-    It keeps all arguments of the convolution that it replaces, its training mode, and which of weight
+    It keeps the arguments and training mode of the convolution that it replaces, and which of weight
     and bias are trained. The bias stays deterministic.
 
     Args:
         convolution: the layer to replace; the posterior starts from its weight [o, i, k, k].
-        prior: over k×k kernels, shared by all (out, in) pairs; not copied, see `Posterior`.
+        prior: prior over k×k kernels, shared by all (out, in) pairs; not copied, see `Posterior`.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
     """
 
@@ -53,7 +53,7 @@ class BayesConv2d(Stochastic):
         if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
             mean, log_variance = self.posterior.moments()
             location = self._convolve(x, mean, self.bias, padding)
-            # By the direct sum, whose terms are not negative; rounding of a fast form could go below zero.
+            # By the direct sum, which has no negative terms; a fast form could round to below zero.
             squares, variances = at_least_float32(x).square(), at_least_float32(log_variance).exp()
             variance = self._convolve(squares, variances, None, padding, plain=True)
             # The floor keeps the gradient of the root finite where all inputs of an output are zero.
@@ -82,24 +82,24 @@ class BayesConv2d(Stochastic):
 
 
 def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> nn.Module:
-    """Replace every convolution of a model, in place, by a Bayesian one that starts from its weights.
+    """Replace every convolution of a model, in place, by a Bayesian one initialised from its weights.
 
-    The model keeps a frozen copy of each prior, see `priors`. A layer that is used at several places is
+    The model keeps a frozen copy of each prior, see `priors`. A layer that is used in several places is
     replaced by one Bayesian layer.
 
     Args:
         model: any module with `nn.Conv2d` layers.
-        priors: one prior, one for each kernel size, or a mapping from kernel size or layer
-            name, which goes first, to a prior or None, which leaves layers as they are.
-        form: of the posterior, see `dwp.bayes.posteriors`.
+        priors: a prior, one prior per kernel size, or a mapping from kernel sizes or layer names to
+            priors. Layer names take precedence; None leaves layers unchanged.
+        form: name of the posterior's form, see `dwp.bayes.posteriors`.
 
     Returns:
         The model, or the Bayesian layer if the model is a convolution itself.
 
     Raises:
         InputError: a convolution has no prior of its kernel size, cannot be replaced without loss
-            (see `matching.match_layers`; a subclass of `nn.Conv2d` with a forward of its own; hooks), or a
-            prior does not go with the form; the model is then left as it was.
+            (see `matching.match_layers`; a subclass of `nn.Conv2d` that overrides `forward`; hooks), or a
+            prior is incompatible with the form; the model is then unchanged.
     """
     settings.find(form)
     matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
@@ -119,7 +119,7 @@ def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> n
 
 
 def _check_replaceable(name: str, convolution: nn.Conv2d) -> None:
-    # Of the instance, since some libraries replace the methods of a single layer.
+    # Checked on the instance, since some libraries replace the methods of a single layer.
     forward, inner = (
         getattr(getattr(convolution, name), "__func__", None) for name in ("forward", "_conv_forward")
     )
@@ -144,14 +144,14 @@ def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
 def priors(model: nn.Module) -> list[Prior]:
     """Return the priors of a Bayesian model, each once, in the order of its layers.
 
-    They are frozen copies and belong to neither the parameters, the submodules nor the state dict of the
-    model. They follow it to another device but not to another dtype, and are part of its copies and pickles.
+    They are frozen copies and are not among the parameters, the submodules or the state dict of the model.
+    They move with it to another device but not to another dtype, and are part of its copies and pickles.
     """
     return list(dict.fromkeys(layer.posterior.prior for layer in bayesian_layers(model)))
 
 
 def reverse_models(model: nn.Module) -> list[nn.Module]:
-    """Return the reverse models of the priors of a Bayesian model, to be trained along; p(w) stays frozen."""
+    """Return the reverse models of a Bayesian model's priors and make them trainable; p(w) stays frozen."""
     models = [prior.reverse_model() for prior in priors(model)]
     return [one.requires_grad_(True) for one in models if one is not None]
 
@@ -185,12 +185,12 @@ def predict(
     """Return class probabilities of an ensemble of samples of the weights, or of dropout masks.
 
     Args:
-        model: from images [n, c, h, w] to logits; the noise mode and training mode of every module are
+        model: maps images [n, c, h, w] to logits; the noise mode and training mode of every module are
             restored, also after an error.
         images: [n, c, h, w].
         samples: members of the ensemble; 0 predicts with the posterior mean.
         generator_seed: seed of the noise; member i does not depend on the number of images.
-        chunk: images at a time.
+        chunk: images per forward pass.
 
     Returns:
         Probabilities [members, n, classes] in float64; the mean over members is the prediction.
@@ -201,7 +201,7 @@ def predict(
             # One sample of the weights serves all images.
             with seeded(derived_seed(generator_seed, member), images.device), fixed_weight_sample(model):
                 logits = torch.cat([model(part) for part in images.split(chunk)])
-            # In double precision, for probabilities too small for float32; MPS does not have it.
+            # In double precision, for probabilities too small for float32; MPS does not support it.
             wide = logits.cpu() if logits.device.type == "mps" else logits
             members.append(wide.double().softmax(1))
     return torch.stack(members)

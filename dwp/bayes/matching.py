@@ -1,4 +1,4 @@
-"""Match the convolutions of a model with priors, for initialisation and for conversion."""
+"""Matching of a model's convolutions with priors, for initialisation and conversion."""
 
 import difflib
 from collections import defaultdict
@@ -20,7 +20,7 @@ None leaves layers as they are."""
 
 Layer = TypeVar("Layer", bound=_ConvNd)
 
-# The attribute that shows that a parameter is computed from others, and the function that undoes it.
+# Attributes of layers with a parameter that is computed from others, and the functions that undo this.
 _UNDONE_BY = {
     "parametrizations": "parametrize.remove_parametrizations",
     "{}_mask": "prune.remove",
@@ -31,7 +31,7 @@ _UNDONE_BY = {
 
 @dataclass(frozen=True)
 class Match(Generic[Layer]):
-    """A layer, all its names in the model (several if it is used at several places), and its prior."""
+    """A layer, all its names in the model (several if it is used in several places), and its prior."""
 
     names: list[str]
     layer: Layer
@@ -46,19 +46,19 @@ def match_layers(
     *,
     every: bool = False,
 ) -> list[Match[Layer]]:
-    """Return the layers of a model that get a prior, in its order. Layers inside priors are skipped.
+    """Return the layers of a model that get a prior, in model order. Layers inside priors are skipped.
 
     Args:
         model: any module.
         priors: see `Priors`.
-        kinds: classes of layers.
+        kinds: layer classes to match.
         parameters: names of the parameters that the caller will change.
-        every: refuse layers without a prior, except where it is None; otherwise skip them.
+        every: refuse layers without a prior, unless it is None; otherwise skip them.
 
     Raises:
-        InputError: a key or a prior belongs to no layer, a layer has two or (with `every`) no prior,
-            a prior is over other kernels than its layer's, no layer is left, the model is Bayesian,
-            or a parameter is computed from others, has no shape yet, or is another layer's, too.
+        InputError: a key or prior matches no layer, a layer has two priors or (with `every`) none,
+            a prior has another kernel size than its layer, no layer is left, the model is Bayesian,
+            or a parameter is computed from others, has no shape yet, or is shared with another layer.
     """
     for name, module in model.named_modules():
         if isinstance(module, Posterior):
@@ -89,7 +89,7 @@ def match_layers(
 
 
 def title(name: str) -> str:
-    """Return what an error calls the layer of a name, which is empty for the whole model."""
+    """Return the name of a layer for error messages; the empty name is the whole model."""
     return f"layer {name}" if name else "the model itself"
 
 

@@ -1,6 +1,6 @@
 """Training objectives of ordinary and Bayesian classifiers, per example.
 
-Each function returns a loss: from a minibatch to the scalar to minimise and its terms, see `training.fit`.
+Each function returns a loss: a function from a minibatch to a scalar and its terms, see `training.fit`.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()
     times `examples` is the paper's bound for any batch size (paper, eq. 9).
 
     Args:
-        model: a Bayesian model, from images to logits.
+        model: a Bayesian model that maps images to logits.
         examples: size of the training set.
         estimator: how to estimate the KL, see `Prior.kl`.
     """
@@ -47,7 +47,7 @@ def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()
 
 
 def together(losses: Sequence[Loss]) -> Loss:
-    """Return the loss of networks that are trained together, each as if alone; terms are means over them."""
+    """Return the summed loss of independent networks trained together, and the means of its terms."""
 
     def loss(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         values, terms = zip(*(one(*batch) for one in losses), strict=True)

@@ -1,7 +1,7 @@
-"""Approximate posteriors over the kernels of a convolution, which Bayesian layers learn.
+"""Approximate posteriors over the kernels of a convolution, learned by Bayesian layers.
 
-Each form is a module that is initialised from a weight, samples weights and computes their KL
-divergence from the prior; forms are found by name.
+Each form of posterior is a module that is initialised from a weight, samples weights and computes
+the KL divergence from the prior; `build` finds forms by name.
 """
 
 import functools
@@ -26,11 +26,11 @@ class Posterior(nn.Module):
     """A distribution over a weight [o, i, k, k], with the prior over its kernels.
 
     The prior is not a submodule, so that it is not trained, cast or saved with the posterior; it
-    only follows it to other devices.
+    only moves with it to other devices.
 
     Args:
-        weight: to start from, [o, i, k, k].
-        prior: over k×k kernels.
+        weight: initial weight, [o, i, k, k].
+        prior: prior over k×k kernels.
     """
 
     prior: Prior
@@ -97,7 +97,7 @@ class Additive(Factorised):
 class TruncatedAlpha(Factorised):
     """Multiplicative noise of bounded strength: variance = α·mean², α = sigmoid(a) <= 1.
 
-    The posterior under which the log-uniform prior of Kingma et al. (2015) is used.
+    It is the posterior for the log-uniform prior of Kingma et al. (2015).
     """
 
     initial_a = -2.0
@@ -110,7 +110,7 @@ class TruncatedAlpha(Factorised):
     def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
         dtype = dtype or self.mean.dtype
-        # Half precision does not hold the floor.
+        # Half precision cannot represent the floor.
         wide = torch.promote_types(dtype, torch.float32)
         mean = self.mean.to(wide)
         log_variance = functional.logsigmoid(self.a.to(wide)) + (mean.square() + 1e-16).log()
@@ -137,7 +137,7 @@ class Point(Posterior):
 class Latent(Posterior):
     """A Gaussian over the latent code of each kernel; the kernel is the decoder's mean (DWR).
 
-    It starts from the codes of the weight's kernels under the reverse model r(z|w).
+    It is initialised with the codes of the weight's kernels under the reverse model r(z|w).
     """
 
     initial_log_variance = -10.0
@@ -180,10 +180,10 @@ _CLASSES: dict[str, Callable[[Tensor, Prior], Posterior]] = {
 
 
 def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
-    """Return a posterior of a named form that starts from a weight [o, i, k, k].
+    """Return a posterior of a named form, initialised from a weight [o, i, k, k].
 
     Raises:
-        InputError: there is no such form, or the prior does not go with it.
+        InputError: there is no such form, or it is incompatible with the prior.
     """
     needs = find(form)
     try:
@@ -212,7 +212,7 @@ def _dtype(prior: Prior, otherwise: torch.dtype) -> torch.dtype:
 
 
 def _copy(weight: Tensor) -> Tensor:
-    # Contiguous, as safetensors needs it.
+    # Contiguous, as safetensors requires.
     return weight.detach().clone(memory_format=torch.contiguous_format)
 
 

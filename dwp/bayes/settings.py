@@ -7,11 +7,11 @@ from dwp.priors.settings import PriorSettings
 
 
 class Form(NamedTuple):
-    """What a form of posterior needs.
+    """Requirement of a form of posterior.
 
     Attributes:
-        fact: the fact of `PriorSettings` that must hold of its prior.
-        refusal: end of the error for a prior without that fact.
+        fact: the property of `PriorSettings` that its prior must have.
+        refusal: end of the error message for a prior without it.
         gaussian: whether each kernel has a Gaussian posterior, so that KL(q || prior) has an entropy.
     """
 
@@ -36,7 +36,7 @@ FORMS = {
 
 
 def find(form: str) -> Form:
-    """Return what a form needs.
+    """Return the requirement of a form.
 
     Raises:
         InputError: there is no such form.

@@ -1,7 +1,7 @@
 """Image data sets by name, held as whole tensors, and few-shot splits of them.
 
-`build` makes a `Dataset`; `identity` returns what its bytes depend on without building it. Names that
-need PyTorch are imported on first use, so that a workflow can be parsed without it.
+`build` returns a `Dataset`; `identity` returns everything that determines it, without building it. Names
+that need PyTorch are imported on first use, so that a workflow can be parsed without it.
 """
 
 import importlib

@@ -22,7 +22,7 @@ FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class ArraySet:
-    """A data set in a local folder with four arrays, see the module. It reads no other folder.
+    """A data set in a local folder with four arrays; its methods ignore their argument `folder`.
 
     Args:
         own: the folder.
@@ -39,7 +39,7 @@ class ArraySet:
         """Return the data set in a folder; its image shape is read from a header.
 
         Raises:
-            InputError: the training images are missing, or no uint8 [n, c, h, h].
+            InputError: the training images are missing, or not uint8 [n, c, h, h].
         """
         path, images = _map(folder, "train_images")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
@@ -53,10 +53,10 @@ class ArraySet:
         return any((folder / f"{field}.npy").is_file() for field in FIELDS)
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Check headers and sizes of the files and return their SHA-256s.
+        """Check the headers and sizes of the files and return their SHA-256s.
 
         Raises:
-            InputError: a file is missing, damaged or of another dtype or shape.
+            InputError: a file is missing, damaged or of a wrong dtype or shape.
         """
         self._open()
         return {f"{field}.npy": f"sha256:{sha256(self.own / f'{field}.npy')}" for field in FIELDS}
@@ -69,7 +69,7 @@ class ArraySet:
         """Return the data set.
 
         Raises:
-            InputError: a file is missing, damaged or of another dtype or shape.
+            InputError: a file is missing, damaged or of a wrong dtype or shape.
         """
         import torch
 
@@ -106,7 +106,7 @@ class ArraySet:
 
 
 def _map(folder: Path, field: str) -> tuple[Path, np.ndarray]:
-    """Return the path of a field and its memory-mapped array; refuse a missing, damaged or empty one."""
+    """Return the path of a field and its memory-mapped array, after checking that it is not empty."""
     path = folder / f"{field}.npy"
     if not path.is_file():
         raise InputError(f"{path} is missing; expected {', '.join(f'{name}.npy' for name in FIELDS)}")
@@ -120,7 +120,7 @@ def _map(folder: Path, field: str) -> tuple[Path, np.ndarray]:
 
 
 def _check_classes(folder: Path, train: np.ndarray, test: np.ndarray) -> None:
-    """Refuse labels other than 0 to C - 1; both arrays are distinct and ascending."""
+    """Raise InputError for labels other than 0 to C - 1; both arrays hold distinct, ascending labels."""
     if not np.array_equal(train, np.arange(len(train))):
         raise InputError(
             f"{folder / 'train_labels.npy'}: there are {len(train)} classes, with labels from {train[0]} "

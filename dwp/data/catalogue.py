@@ -1,7 +1,7 @@
-"""Data sets by name: a table of known ones, and a user's own in the folders of `data_root`.
+"""Data sets by name: known data sets, and the user's own in folders of `data_root`.
 
-A new known set is one new line in SOURCES. A user's own is a folder of `data_root` with four arrays, see
-`dwp.data.arrays`, under a name that is not a known one, so that it cannot be mistaken for a published set.
+To add a known data set, add a line to SOURCES. A user's data set is a folder of `data_root` with four
+arrays, see `dwp.data.arrays`. It cannot have a known name, so that it is not mistaken for a published one.
 """
 
 import difflib
@@ -33,10 +33,10 @@ class Source(Protocol):
         """Return the options by name."""
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return "algorithm:checksum" of the files that the bytes depend on, by relative name."""
+        """Return "algorithm:checksum" of the files that the data set depends on, by relative name."""
 
     def train_size(self, options: dict, folder: Path | None) -> int | None:
-        """Return the number of training images, or None where only building it tells."""
+        """Return the number of training images, or None if it is unknown before the data set is built."""
 
     def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
         """Return the data set."""
@@ -55,7 +55,7 @@ SOURCES: dict[str, Source] = {
 }
 NAMES = tuple(SOURCES)
 EMBEDDED = ("glyphs", "digits")
-# Names of a user's own sets: they become part of file names.
+# Allowed names of the user's data sets, which become part of file names.
 _OWN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -69,24 +69,24 @@ def build(
     """Build a data set: rendered, read from a local folder, or downloaded.
 
     Args:
-        name: a known name, or that of a folder of `data_root` with four arrays (see `dwp.data.arrays`).
+        name: a known name, or the name of a folder of `data_root` with four arrays (see `dwp.data.arrays`).
         data_root: folder with local copies; `<data_root>/<name>` takes precedence over the download.
-            For the MNIST family it has the four IDX files, gzip or not, with any number of images;
-            for CIFAR and SVHN the files as torchvision leaves them in its `root`.
+            For the MNIST family it contains the four IDX files, gzipped or not, with any number of images;
+            for CIFAR and SVHN the files in the layout of torchvision's `root`.
         downloads: folder for verified downloads, `<downloads>/<name>`, in the same layout.
-        options: of the data set, by name; the others have their defaults.
+        options: options of the data set by name; the others have their defaults.
 
     Raises:
-        InputError: the name or an option is not known, a local file is missing, damaged or of the wrong
-            format, a known set has a local folder that it does not read (with arrays; any for an
-            embedded set), or a download failed.
+        InputError: the name or an option is unknown, a local file is missing, damaged or of the wrong
+            format, a known data set has a local folder that it does not read (one with arrays, or any
+            folder if it is embedded), or a download failed.
     """
     source, resolved, folder = _resolve(name, data_root, options)
     return source.build(resolved, folder, Path(downloads))
 
 
 def identity(name: str, *, data_root: str | Path | None = None, options: Mapping | None = None) -> dict:
-    """Return what the bytes of `build` depend on, as plain JSON, without building it.
+    """Return everything that determines a data set, as plain JSON, without building it.
 
     Returns:
         `name`, `options` (all, resolved) and `files` (relative name -> "algorithm:checksum" of the
@@ -111,7 +111,7 @@ def image_shape(name: str, *, data_root: str | Path | None = None) -> tuple[int,
 def train_size(
     name: str, *, data_root: str | Path | None = None, options: Mapping | None = None
 ) -> int | None:
-    """Return the number of training images, or None where only building the data set tells.
+    """Return the number of training images, or None if it is unknown before the data set is built.
 
     Raises:
         InputError: see `build`.

@@ -1,4 +1,4 @@
-"""A data set in memory, and its file."""
+"""Data sets in memory and as files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ class Dataset:
     """Labelled images, split into train and test.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         train_images, test_images: uint8 [n, c, h, w] with h = w.
         train_labels, test_labels: int64 [n], from 0.
 
     Raises:
-        InputError: a tensor has another dtype, shape or range.
+        InputError: a tensor has a wrong dtype, shape or range.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Dataset:
 
     def images(self, split: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the images of "train" or "test" as float32 [n, c, h, w] in [0, 1] on `device`."""
-        # Moved as bytes, a quarter of the floats.
+        # Moved as bytes, a quarter of the size of floats.
         return self._tensor(split, "images").to(device).to(torch.float32).div_(255)
 
     def labels(self, split: str, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -97,12 +97,12 @@ def save(dataset: Dataset, path: str | Path) -> None:
         StorageError: see `files.atomic_write`.
     """
     tensors = {key: getattr(dataset, key).cpu().contiguous() for key in _TENSORS}
-    # A single key of metadata, since safetensors writes several in any order.
+    # One metadata key, since safetensors writes several in arbitrary order.
     save_tensors(tensors, path, {"name": dataset.name})
 
 
 def load(path: str | Path) -> Dataset:
-    """Read a data set that `save` wrote.
+    """Load a data set saved by `save`.
 
     Raises:
         InputError: the file is missing, damaged or not a data set.

@@ -1,4 +1,4 @@
-"""Scikit-learn's 1,797 real handwritten digits in MNIST's format."""
+"""The 1,797 handwritten digits of scikit-learn in MNIST's format."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Digits:
     """Digits of 8×8 pixels, enlarged to 20×20 and padded to 28×28 like MNIST's; a stratified split."""
 
-    # 1,000 images remain for training by default; each class needs both splits.
+    # 1,000 images remain for training by default; both splits need every class.
     image_shape = (1, 28, 28)
     options = {"test": Option(797, 10, 1_787), "seed": Option(0, 0, 2**32 - 1)}  # noqa: RUF012
 

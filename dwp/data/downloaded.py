@@ -1,7 +1,7 @@
 """Published data sets: local copies, or verified downloads in the same layout.
 
-torchvision has the mirrors, the checksums and the formats. pooch downloads, so that a file has its
-name only once it is complete and verified.
+torchvision provides the mirrors, checksums and formats. pooch downloads the files and gives each its
+name only when it is complete and verified.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Remote(NamedTuple):
-    """A file to download: "algorithm:hex" of its content, and its addresses in the order to try."""
+    """A file to download: its checksum as "algorithm:hex", and its URLs in the order to try."""
 
     checksum: str
     urls: tuple[str, ...]
@@ -33,9 +33,9 @@ class Remote(NamedTuple):
 
 Remotes = dict[str, Remote]
 
-# How often an address is tried again, after one second, then two, then three, …
+# Retries of a URL, after one second, then two, then three, …
 RETRIES = 3
-# Time without a byte after which the connection counts as broken.
+# Time without data after which the connection counts as broken.
 TIMEOUT_SECONDS = 60
 
 NOTMNIST_URL = (
@@ -57,7 +57,7 @@ def notmnist_remotes() -> Remotes:
 
 
 def torchvision_remotes(class_name: str) -> Callable[[], Remotes]:
-    """Return a function for the files of a class of torchvision's MNIST family."""
+    """Return a function that lists the files of a class of torchvision's MNIST family."""
 
     def remotes() -> Remotes:
         cls = getattr(torchvision_datasets(), class_name)
@@ -70,19 +70,19 @@ def torchvision_remotes(class_name: str) -> Callable[[], Remotes]:
 
 
 def fetch(folder: Path, name: str, remote: Remote) -> Path:
-    """Return `folder / name`, downloaded unless it is there with the right checksum.
+    """Return `folder / name`, downloaded unless it exists with the right checksum.
 
-    A failed download is repeated (`RETRIES`) from the beginning, then tried at the next address. A file
-    with another checksum is never left under the name.
+    A failed download is restarted up to `RETRIES` times, then the next URL is tried. A file with a wrong
+    checksum is never kept under the name.
 
     Raises:
-        InputError: no address has the file.
+        InputError: the download failed at every URL.
     """
     import pooch
 
     path, by_git = folder / name, remote.checksum.startswith("git-blob:")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_SECONDS)
-    if by_git and path.is_file():  # pooch checks an earlier download only where it can
+    if by_git and path.is_file():  # pooch cannot check this kind of checksum
         with contextlib.suppress(ValueError):
             _check_git_blob(path, remote.checksum)
     failures = []
@@ -103,7 +103,7 @@ def fetch(folder: Path, name: str, remote: Remote) -> Path:
 
 
 def _check_git_blob(path: Path, expected: str) -> None:
-    """Delete the file, and raise ValueError, if git would give its content another id."""
+    """Delete the file and raise ValueError if its git blob ID is not the expected one."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -123,7 +123,7 @@ def _tensors(images: "np.ndarray", labels: "np.ndarray | list[int]") -> "tuple[T
 
 
 class IdxSet:
-    """A set in MNIST's format: four IDX files."""
+    """A data set in MNIST's format: four IDX files."""
 
     image_shape = (1, 28, 28)
     options: dict[str, Option] = {}  # noqa: RUF012
@@ -132,7 +132,7 @@ class IdxSet:
         self.name, self.remotes = name, remotes
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Check the local files and return their SHA-256s, or return those of the downloads."""
+        """Check the local files and return their SHA-256s, or return the checksums of the downloads."""
         if folder is None:
             return {name: remote.checksum for name, remote in self.remotes().items()}
         paths = idx.find(folder)
@@ -165,9 +165,9 @@ class IdxSet:
 
 
 class TorchvisionSet:
-    """A set that torchvision reads, from files whose MD5s it knows.
+    """A data set that torchvision reads from files with known MD5s.
 
-    Local copy and download are therefore the same bytes.
+    A local copy and a download are therefore identical.
     """
 
     image_shape = (3, 32, 32)
@@ -186,11 +186,11 @@ class TorchvisionSet:
         return None
 
     def files(self) -> dict[str, str]:
-        """Return the MD5 of each file that is read, by path relative to torchvision's `root`."""
+        """Return the MD5 of each file, by path relative to torchvision's `root`."""
         raise NotImplementedError
 
     def download(self, folder: Path) -> None:
-        """Download the verified files to `folder`, unless they are there already."""
+        """Download and verify the files in `folder`, unless they exist already."""
         raise NotImplementedError
 
     def splits(self, folder: Path) -> Iterator[tuple]:
@@ -198,7 +198,7 @@ class TorchvisionSet:
         raise NotImplementedError
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return the MD5s that torchvision knows, after checking a local copy against them.
+        """Return torchvision's MD5s, after checking a local copy against them.
 
         Raises:
             InputError: see `check`.
@@ -238,7 +238,7 @@ class TorchvisionSet:
         if folder is None:
             folder = downloads / self.name
             self.download(folder)
-        # CIFAR's files are pickles, which torchvision loads; so only files with the known MD5 are opened.
+        # torchvision unpickles CIFAR's files, so only files with the known MD5 are opened.
         self.check(folder)
         train, test = (_tensors(*split) for split in self.splits(folder))
         return Dataset(self.name, *train, *test)

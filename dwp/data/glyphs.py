@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCDEFGHIJ"
 STYLES = ("plain", "thickened", "outline", "inverted")
-# Listed, not found by pattern: a font added to Matplotlib must not change the data.
+# Listed explicitly, since a font added to Matplotlib must not change the data.
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -35,7 +35,7 @@ FONTS = (
 SIDE = 28
 
 # A master in pixels: the letter's box, a margin for thick strokes and inverted boxes, and a black
-# border, which is what lies beyond the edge.
+# border, which stands for everything outside.
 _BOX, _MARGIN, _BORDER = 32, 4, 1
 _MASTER = _BOX + 2 * (_MARGIN + _BORDER)
 _OVERSAMPLING = 2
@@ -45,7 +45,7 @@ _BATCH = 1_000
 
 
 class Glyphs:
-    """Letters of many fonts and styles, warped and blotted; ten balanced classes."""
+    """Letters in many fonts and styles, warped and blotted; ten balanced classes."""
 
     image_shape = (1, 28, 28)
     options = {  # noqa: RUF012
@@ -65,7 +65,7 @@ class Glyphs:
     }
 
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
-        """Return one checksum of all fonts, the only files that the bytes depend on."""
+        """Return one checksum of all fonts, the only files that the data set depends on."""
         _style_shares(options)  # raises before anything is built
         digests = "".join(sha256(path) for path in _font_paths())
         return {"fonts": "sha256:" + hashlib.sha256(digests.encode()).hexdigest()}
@@ -88,7 +88,7 @@ class Glyphs:
         masters = _masters()
         tensors = []
         for stream, split in enumerate(("train", "test")):
-            # A stream of its own, so that the test set does not depend on the size of the train set.
+            # A separate stream, so that the test set does not depend on the size of the training set.
             generator = np.random.default_rng([options["seed"], stream])
             images, labels = _draw(masters, options[split], options, generator)
             tensors += [torch.from_numpy(images), torch.from_numpy(labels)]
@@ -107,7 +107,7 @@ def _style_shares(options: dict) -> list[float]:
 
 
 def _font_paths() -> list[Path]:
-    # Where its wheel has them; otherwise it knows, which takes a while to ask.
+    # The folder in its wheel; otherwise the one that Matplotlib returns, which is slow to import.
     found = importlib.util.find_spec("matplotlib")
     folder = Path((found and found.origin) or "nowhere").parent / "mpl-data" / "fonts" / "ttf"
     if not folder.is_dir():
@@ -153,7 +153,7 @@ def _letter(font: "FreeTypeFont", letter: str) -> "Image":
 
 
 def _styled(image: "Image") -> tuple["Image", ...]:
-    """Return the four STYLES of a large image."""
+    """Return a large image in the four STYLES."""
     from PIL import ImageChops, ImageFilter
 
     thickened = image.filter(ImageFilter.MaxFilter(7))

@@ -44,12 +44,12 @@ def check(paths: dict[str, Path], image: tuple[int, int]) -> dict[str, tuple[int
     """Check the four files and return the shapes of their arrays, by field name.
 
     Args:
-        paths: of the files, by field name.
+        paths: paths of the files, by field name.
         image: shape of an image, (h, w).
 
     Raises:
         InputError: a file cannot be read, its header is wrong or does not match its size, images have
-            another shape, or the numbers of images and labels differ.
+            a wrong shape, or the numbers of images and labels differ.
     """
     shapes = {field: _check_file(path, FILES[field][1]) for field, path in paths.items()}
     for split in ("train", "test"):
@@ -103,7 +103,7 @@ def _read_header(file: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
     size = 4 + 4 * ndim
     try:
         header = file.read(size)
-    except EOFError:  # gzip's way to say that the compressed file is cut
+    except EOFError:  # raised by gzip for a truncated file
         header = b""
     if len(header) < size:
         raise InputError(f"{path}: truncated; expected a header of {size} bytes, found {len(header)}")

@@ -17,11 +17,11 @@ class Option(NamedTuple):
         """Return `value` with the type of the default.
 
         Args:
-            where: what an error calls the option.
-            value: as given.
+            where: name of the option in error messages.
+            value: the given value.
 
         Raises:
-            InputError: the value is of another type or out of range.
+            InputError: the value is of a wrong type or out of range.
         """
         integer = isinstance(self.default, int)
         accepted = int if integer else (int, float)
@@ -35,7 +35,7 @@ def resolve(name: str, allowed: Mapping[str, Option], given: Mapping | None) -> 
     """Return the value of every option of data set `name`, given or default.
 
     Raises:
-        InputError: an option is not known or its value is out of range.
+        InputError: an option is unknown or its value is out of range.
     """
     given = given or {}
     unknown = [key for key in given if key not in allowed]

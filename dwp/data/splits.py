@@ -10,8 +10,8 @@ def few_shot(labels: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     """Choose n examples, the same number of each class.
 
     The counts of classes differ by at most one, also if n is smaller than the number of classes. The
-    result depends on the arguments only. For one seed, the examples for a multiple of the number of
-    classes include those for every smaller n.
+    result depends only on the arguments. With the same seed, the examples for a multiple of the number
+    of classes include those for every smaller n.
 
     Args:
         labels: int64 [total].
@@ -22,7 +22,7 @@ def few_shot(labels: torch.Tensor, n: int, seed: int) -> torch.Tensor:
         Indices, int64 [n], ascending, without repeats.
 
     Raises:
-        InputError: n or the seed is out of range, or a class has too few examples, whatever the seed.
+        InputError: n or the seed is out of range, or a class has too few examples for any seed.
     """
     if n < 1:
         raise InputError(f"few-shot split: n is {n}; allowed are at least 1")
@@ -32,11 +32,11 @@ def few_shot(labels: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     classes, there = np.unique(array, return_counts=True)
     if not len(classes):
         raise InputError(f"few-shot split: n is {n}, but there are no labels to choose from")
-    # The draws do not depend on n: splits of one seed are nested.
+    # The draws do not depend on n, so splits with the same seed are nested.
     generator = np.random.default_rng(seed)
     each, more = divmod(n, len(classes))
     quota = np.full(len(classes), each)
-    # Classes without a further example come last.
+    # Classes without another example come last.
     order = generator.permutation(len(classes))
     quota[order[np.argsort(there[order] <= each, kind="stable")][:more]] += 1
     chosen = []

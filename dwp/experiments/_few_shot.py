@@ -1,4 +1,4 @@
-"""Few-shot classification: training and judging the networks of one task.
+"""Few-shot classification: training and evaluation of the networks of one task.
 
 A task's settings and method are those of `few_shot`, which imports this module when it runs.
 """
@@ -20,7 +20,7 @@ from dwp.priors.base import KLEstimator
 
 
 def run(task: Task[Any, Any]) -> list[dict]:
-    """Train one network, or several that vote; return rows, see `few_shot.run`."""
+    """Train one network or a deep ensemble; return rows, see `few_shot.run`."""
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
     images, labels = task.dataset.images("test", device), task.dataset.labels("test", device)
@@ -42,7 +42,7 @@ def run(task: Task[Any, Any]) -> list[dict]:
     trained = nn.ModuleList([*models, *along])
     rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
-        # Resumed from what was finished already.
+        # The job resumed after the last step.
         evaluate()
     last = rows[-1]["step"]
     diagram = metrics.reliability(predicted.mean(0), labels)
@@ -91,11 +91,11 @@ def _ensemble(
 
 
 def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
-    """Return how well uncertainty tells the source data set's test images from the target's.
+    """Return the AUROCs of the predictive uncertainties as detectors of the source's test images.
 
     Args:
-        predicted: predictions of the target's test images, [members, n, classes].
-        outside: those of the source's.
+        predicted: predictions for the target's test images, [members, n, classes].
+        outside: predictions for the source's test images.
     """
     scores = {"entropy": metrics.predictive_entropy, "mutual_information": metrics.mutual_information}
     return {
@@ -106,10 +106,10 @@ def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
 def _flops(
     task: Task[Any, Any], models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
 ) -> dict[str, float]:
-    """Return floating-point operations of all training steps, and of predicting one image."""
+    """Return the floating-point operations of all training steps, and of the prediction of one image."""
     images = task.dataset.images("test", task.device)
     batch = [tensor[: task.settings.schedule.batch] for tensor in data]
-    # Counted are PyTorch's own convolutions, so that the numbers are the same on every device.
+    # PyTorch's own convolutions are counted, so that the numbers are the same on every device.
     with seeded(task.seed, task.device):
         with FlopCounterMode(display=False) as training:
             loss(*batch)[0].backward()
@@ -120,6 +120,6 @@ def _flops(
             predictions.append(prediction.get_total_flops())
     return {
         "train_flops": float(training.get_total_flops() * steps),
-        # The difference, since what is done once for all images is not a cost of each.
+        # The difference excludes operations that are done once for all images.
         "predict_flops": (predictions[1] - predictions[0]) / 10,
     }

@@ -1,4 +1,4 @@
-"""Training of ordinary networks by initialisation, with their convolutions frozen or not."""
+"""Training of ordinary networks from an initialisation, with frozen or trained convolutions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from dwp.nn.precision import autocast
 
 
 def train(task: Task[Any, Any], *, frozen: bool) -> list[dict]:
-    """Train one network, with its convolutions `frozen` or not; return metrics by step."""
+    """Train one network, with its convolutions `frozen` or trained; return metrics by step."""
     settings, device, dataset = task.settings, task.device, task.dataset
     data = task.training_examples(settings.examples)
     test_images, test_labels = dataset.images("test", device), dataset.labels("test", device)

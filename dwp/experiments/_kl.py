@@ -1,7 +1,7 @@
-"""KL(q || prior) of the kernels of a network as it starts, made Bayesian, not trained.
+"""KL(q || prior) around the initial kernels of a network, without training.
 
-The network only says how many kernels of each size there are. It is float32 whatever the
-configuration's precision.
+The network only determines the number of kernels of each size. Computations are in float32,
+regardless of the configured precision.
 """
 
 import math
@@ -30,17 +30,17 @@ def estimate(
     """Return one estimate of KL(q || prior), a row for each kernel size (`part`), in nats per kernel.
 
     Args:
-        task: its seed is that of the noise, the same for all settings and priors.
-        estimator: how to estimate; priors with a closed form ignore it.
-        network: seed of the kernels that q is around.
-        scale: factor on them, which leaves the noise of an additive posterior as it is.
+        task: its seed is the seed of the noise, which is the same for all settings and priors.
+        estimator: how to estimate the KL; priors with a closed form ignore it.
+        network: seed of the kernels that q is centred on.
+        scale: factor on the kernels; it does not change the noise of an additive posterior.
     """
     model, chosen = replace(task, seed=network).build_initialised(), task.priors_by_layer(task.method.prior)
     copies = {id(prior): deepcopy(prior).to(task.device) for prior in chosen.values() if prior}
     sizes = task.settings.network.layer_sizes()
     nats: dict[int, float] = defaultdict(float)
     kernels: dict[int, int] = defaultdict(int)
-    # Apart from the seeds of networks, whose kernels are drawn with the same generator.
+    # Distinct from the seeds of networks, whose kernels are drawn with the same generator.
     with seeded(derived_seed(task.seed + 1, 0), task.device):
         for name, layer in convolutions(model):
             prior = copies[id(chosen[name])]

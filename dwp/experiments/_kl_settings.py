@@ -1,4 +1,4 @@
-"""What the experiments on KL(q || prior) declare alike."""
+"""Settings and metric shared by the experiments on KL(q || prior)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -34,7 +34,7 @@ class OneNetworkMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(ExperimentSettings):
-    """The settings of every experiment on the KL."""
+    """Settings of every experiment on the KL."""
 
     std: float = setting("standard deviation of an additive posterior; truncated_alpha has its own", gt=0)
     posterior_samples: int = setting("samples of each kernel in one estimate", ge=1)

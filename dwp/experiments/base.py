@@ -1,8 +1,8 @@
-"""What an experiment is: its settings, methods, metrics and figures, declared in one module.
+"""Declaration of experiments: settings, methods, metrics and figures.
 
 An experiment compares methods on the target data set. It is a module `dwp/experiments/<name>.py`
-with an `EXPERIMENT`; no other file changes. Declarations import neither PyTorch nor pandas, so
-that a run is planned without them: `run` imports what it computes with.
+that defines `EXPERIMENT`; no other file changes. Declarations import neither PyTorch nor pandas, so
+that a run can be planned without them; `run` imports what it needs.
 """
 
 import importlib
@@ -21,8 +21,8 @@ from dwp.training.schedule import Schedule
 COLUMNS = ("experiment", "method", "setting", "seed", "step", "metric", "part", "value")
 """Columns of an experiment's rows.
 
-`setting` is a value of the experiment's axis, `step` the training step, and `part` what a value is
-of, where a metric has several at one step: a kernel size, a bin of confidence; empty otherwise.
+`setting` is a value of the experiment's axis, and `step` the training step. If a metric has several
+values at one step, `part` distinguishes them: a kernel size or a bin of confidence; otherwise it is empty.
 """
 
 Names = str | dict[str, str]
@@ -71,10 +71,10 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSettings:
-    """The settings of every experiment.
+    """Settings of every experiment.
 
-    An experiment extends it by its own, among them the tuple of values of its axis, and says
-    of what class its methods are, `methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)`.
+    An experiment adds its own, including the tuple of values of its axis, and declares the class
+    of its methods, `methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)`.
     """
 
     seeds: int = setting("number of seeds: 0 to seeds - 1", ge=1, counts=True)
@@ -85,7 +85,7 @@ class ExperimentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(ExperimentSettings):
-    """The settings of every experiment that trains networks."""
+    """Settings of every experiment that trains networks."""
 
     schedule: Schedule = setting("training schedule of every network of the experiment")
     every: int = setting(
@@ -101,14 +101,14 @@ class TrainingSettings(ExperimentSettings):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as figures and tables call it.
+    """A metric, with its label in figures and tables.
 
     Attributes:
-        name: as in the column `metric` of the rows.
-        label: what readers call it; `{part}` stands for the part that a value is of.
-        unit: such as 'nats', or '' for a pure number; may hold `{part}` as well.
-        better: 'higher' or 'lower' values are better, or '' for neither.
-        averaged: whether tables hold its mean over seeds; what a figure pools otherwise is not.
+        name: name in the column `metric` of the rows.
+        label: display name; `{part}` is replaced by the value's `part`.
+        unit: such as 'nats', or '' for a pure number; may contain `{part}` as well.
+        better: whether 'higher' or 'lower' values are better, or '' for neither.
+        averaged: whether tables show its mean over seeds; False if a figure pools it in another way.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Metric:
     averaged: bool = True
 
     def title(self, part: str = "") -> str:
-        """Return label and unit, as on an axis; a kernel size '7x7' as 7×7."""
+        """Return label and unit, as on an axis; a kernel size '7x7' is written 7×7."""
         text = f"{self.label} [{self.unit}]" if self.unit else self.label
         return text.replace("{part}", re.sub(r"^(\d+)x(\d+)$", r"\1×\2", part))
 
@@ -128,15 +128,15 @@ class Figure:
     """A figure of an experiment's results.
 
     Attributes:
-        suffix: what the name of its file adds to the experiment's; '' for the main figure.
-        label: what a listing of the report adds to the experiment's title.
+        suffix: suffix of the file name, after the experiment's name; '' for the main figure.
+        label: suffix of the experiment's title in listings of the report.
         caption: file in `workflow/report`, without its suffix `.rst`.
-        draw: the name of a function of `dwp.report.figures` ('by_setting', 'by_step', …), or a function
-            (results, plot, **options) -> Matplotlib figure of the experiment's own. It gets the
-            tidy tables, `dwp.report.results.ExperimentResults`, and what all figures are drawn
-            with, `dwp.report.figures.plotting.Plot`.
+        draw: the name of a function of `dwp.report.figures` ('by_setting', 'by_step', …), or another
+            function (results, plot, **options) -> Matplotlib figure. Its arguments are the tidy
+            tables, `dwp.report.results.ExperimentResults`, and the style shared by all figures,
+            `dwp.report.figures.plotting.Plot`.
         options: further arguments of that function.
-        requires: a boolean setting of the experiment without which there is no such figure.
+        requires: a boolean setting of the experiment that enables the figure.
     """
 
     suffix: str = ""
@@ -149,10 +149,10 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of an experiment's results, beside those that every experiment has.
+    """A table of an experiment's results, in addition to those of every experiment.
 
     Attributes:
-        suffix, label, caption: as of a `Figure`.
+        suffix, label, caption: as in `Figure`.
         make: the name of a function of `dwp.report.tables`, or a function (results) -> data frame.
     """
 
@@ -164,17 +164,17 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that the configuration, the plan, a job and the report need to know of an experiment.
+    """An experiment, declared for the configuration, the plan, the jobs and the report.
 
     Attributes:
-        title: as a heading.
+        title: heading in the report.
         axis: name of the setting whose values are compared, a tuple in `settings`.
-        axis_label: what figures call it.
+        axis_label: label of the axis in figures.
         settings: class of its settings.
-        method: class of the settings of one of its methods.
-        metrics: those that its rows hold, the most important first.
-        figures: what the report draws of it; by default the first metrics by setting.
-        tables: beside the means over seeds, which the report has of every experiment.
+        method: class of the settings of a method.
+        metrics: metrics in its rows, the most important first.
+        figures: figures in the report; by default the first metrics by setting.
+        tables: tables in the report, in addition to the means over seeds.
         run: computes one method at one setting with one seed, from a `task.Task`; returns rows
             {step, metric, value} and, where a metric has several values, `part`.
     """
@@ -191,15 +191,15 @@ class Experiment:
 
     @property
     def trains(self) -> bool:
-        """Return whether it trains networks, so that each setting is a job of its own."""
+        """Return whether it trains networks, so that each setting is a separate job."""
         return issubclass(self.settings, TrainingSettings)
 
     def metric(self, name: str) -> Metric:
-        """Return what it calls a metric; one that it does not declare goes by its name."""
+        """Return a metric by name; an undeclared one is labelled with its name."""
         return next((one for one in self.metrics if one.name == name), Metric(name, name.replace("_", " ")))
 
 
-# Metrics that several experiments share.
+# Metrics shared by several experiments.
 ACCURACY = Metric("accuracy", "test accuracy", better="higher")
 NLL = Metric("nll", "test NLL", "nats", better="lower")
 TRAIN_NLL = Metric("train_nll", "training NLL", "nats", better="lower")
@@ -215,7 +215,7 @@ def find(name: str) -> Experiment:
     """Return an experiment.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no experiment of that name.
     """
     if name not in known():
         raise unknown("experiments", name, known())

@@ -1,9 +1,9 @@
 """Few-shot classification: networks trained on n examples of the target set (paper, section 5.1).
 
-A method is {posterior, prior, init, l2, dropout, members, laplace}: its posterior's form
-('none' for a deterministic network), the prior over its kernels, where they start, the
-weight of an L2 penalty on them, the rate of dropout (at test MC dropout), how many
-networks vote (a deep ensemble), and whether the last layer gets a Laplace approximation.
+A method is {posterior, prior, init, l2, dropout, members, laplace}: the form of the posterior
+('none' for a deterministic network), the prior over kernels, their initialisation, the
+weight of an L2 penalty on them, the rate of dropout (at test time MC dropout), the number of
+networks in a deep ensemble, and whether the last layer gets a Laplace approximation.
 """
 
 from dataclasses import dataclass
@@ -64,11 +64,11 @@ class Settings(TrainingSettings):
 
 
 def run(task: "Task[Settings, Method]") -> list[dict]:
-    """Train one network, or several that vote; return their predictive metrics on the test set, by step.
+    """Train one network or a deep ensemble; return predictive metrics on the test set, by step.
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
-    After the last: with `outliers`, auroc_entropy and auroc_mutual_information of telling test
+    After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
     bin_fraction of each bin (`part`) of `metrics.reliability`; train_flops, and predict_flops of
     one test image.
@@ -111,7 +111,7 @@ EXPERIMENT = Experiment(
             label="by step",
             caption="few_shot_curves",
             draw="by_step",
-            # Where there are few examples, the prior matters most.
+            # The prior matters most with few examples.
             options={"metrics": ("accuracy", "kl"), "first_setting": True},
         ),
         Figure(suffix="reliability", label="reliability", caption="reliability", draw="reliability"),

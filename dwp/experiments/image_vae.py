@@ -1,7 +1,7 @@
 """Convergence of a VAE over images from different initialisations of its convolutions (paper, section 5.3).
 
-A method is {init}; the encoder's convolutions and the decoder's transposed convolutions are
-both drawn from it. The setting is the width of the network.
+Methods differ in {init}, from which the encoder's convolutions and the decoder's transposed
+convolutions are drawn. The axis is the width of the network.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""The KL estimate by number of importance samples, the K of a VAE's bound on log p(w).
+"""KL estimates by number K of importance samples in a VAE's bound on log p(w).
 
-The setting is K. All seeds are of one network and differ in the noise alone: the mean over
-seeds is the upper bound on KL(q || prior), which falls with K, and the spread is that of one
-estimate. A prior whose density is exact has the same bound for every K.
+The axis is K. All seeds use the same network and differ only in the noise: the mean over seeds is
+an upper bound on KL(q || prior), which falls with K, and the spread is that of one estimate. A
+prior with an exact density has the same bound for every K.
 """
 
 from dataclasses import dataclass

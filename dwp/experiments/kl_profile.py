@@ -1,8 +1,8 @@
-"""The KL of each prior around kernels as these are shrunk and enlarged: where a prior wants them to go.
+"""KL of each prior around scaled kernels, which shows the scale that the prior favours.
 
-The setting is the scale s: q = N(s·w, std²) around kernels w, learned ones if init is from
-such a prior; s = 1 is the kernel as it is. Each seed draws its own network. The KL of an
-improper prior is known up to a constant only, so that curves compare in their differences.
+The axis is the scale s of q = N(s·w, std²) around kernels w, which are learned ones if `init` draws
+them from such a prior; s = 1 leaves them unchanged. Each seed draws its own network. The KL of an
+improper prior is known only up to a constant, so only differences within a curve are comparable.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
 
 
 def as_learned(scales: Iterable[float]) -> float:
-    """Return the scale that is nearest to that of the kernels as they are."""
+    """Return the scale nearest to 1, the scale of the unchanged kernels."""
     return min(scales, key=lambda scale: abs(scale - 1))
 
 

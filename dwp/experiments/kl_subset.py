@@ -1,8 +1,8 @@
-"""The KL estimate by size of the random subset of a layer's kernels that it is made from.
+"""KL estimates by size m of the random subset of each layer's kernels.
 
-The setting is the size m. All seeds are of one network and differ in the noise and in the
-kernels chosen: the mean over seeds is the same for every m, since the estimate has no bias,
-and the spread is what a smaller m costs. A prior with a closed form takes all kernels.
+The axis is m. All seeds use the same network and differ in the noise and in the chosen kernels:
+the mean over seeds is the same for every m, since the estimate is unbiased, and the spread grows
+as m falls. A prior with a closed form uses all kernels.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""What the choices of a method mean: the prior, and the start, of each convolution of a network.
+"""Priors and initialisations chosen by a method, per convolution.
 
-A choice is one name for all convolutions, or a mapping from a layer (`conv2`) or a
-kernel size (`5x5`) to a name; a layer's own key goes first.
+A choice is one name for all convolutions, or a mapping from layers (`conv2`) or kernel
+sizes (`5x5`) to names, in which layers take precedence.
 """
 
 from dwp.errors import InputError
@@ -9,17 +9,17 @@ from dwp.experiments.base import Method, Names
 from dwp.nn.spec import RULES, Network, size_label
 
 PRIOR = "prior"
-"""The setting of every method that is Bayesian."""
+"""Name of the setting with the prior of a Bayesian method."""
 
 PRETRAINED = "pretrained"
 ORIGINS = (*RULES, PRETRAINED)
 
 
 def by_layer(choice: Names, network: Network) -> dict[str, str]:
-    """Return the name chosen for each convolution, by layer.
+    """Return the chosen name of each convolution, by layer.
 
     Raises:
-        InputError: a layer has no name, or a key belongs to no layer.
+        InputError: a layer has no name, or a key matches no layer.
     """
     sizes = network.layer_sizes()
     if isinstance(choice, str):
@@ -35,7 +35,7 @@ def by_layer(choice: Names, network: Network) -> dict[str, str]:
 
 
 def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
-    """Return name and kernel size of each prior that a method uses, in its KL or for its start."""
+    """Return name and kernel size of each prior that a method uses, in its KL or its initialisation."""
     chosen = [by_layer(getattr(method, PRIOR), network)] if method.is_bayesian else []
     chosen.append(by_layer(method.init.origin, network))
     sizes = network.layer_sizes()

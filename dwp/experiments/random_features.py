@@ -1,6 +1,6 @@
-"""Random features: convolutions stay as initialised, only the rest is trained (paper, section 5.2).
+"""Random features: convolutions are frozen at their initialisation, the rest is trained (paper, section 5.2).
 
-A method is {init}. The setting is the width of the network.
+Methods differ in {init}. The axis is the width of the network.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Source networks: trained on the source data set so that their kernels can be collected."""
+"""Source networks, trained on the source data set to collect their kernels."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A net that diverges is trained again from the seed that is so much higher, and then once more.
+# A net that diverges is trained again with a seed that is higher by this number, and then once more.
 NEXT_SEED = 1_000_000
 ATTEMPTS = 3
 
@@ -43,16 +43,16 @@ def train_net(
     device: "torch.device",
     checkpoint: "Checkpoint | None" = None,
 ) -> "tuple[dict[str, Tensor], dict[str, float]]":
-    """Train the source network of a number, from another seed where it diverges.
+    """Train source network number `net`, with another seed if it diverges.
 
-    The seed is the number, or, if it diverges, the number plus a million or plus two million,
-    the first that does not.
+    The seed is the first of `net`, `net` plus one million and `net` plus two million with which
+    training does not diverge.
 
     Returns:
         The state dict of the network, and a row {seed, accuracy, nll, seconds}, see `train`.
 
     Raises:
-        FloatingPointError: it diverged from all of these seeds.
+        FloatingPointError: training diverged with all of these seeds.
     """
     for seed in range(net, net + ATTEMPTS * NEXT_SEED, NEXT_SEED):
         try:
@@ -75,17 +75,18 @@ def train(
     """Train one source network (paper, appendix F: cross-entropy + l2·Σ‖w‖² over the convolutions).
 
     Args:
-        seed: of initialisation, minibatches and nothing else; the same seed gives the same weights.
+        seed: seed of initialisation and minibatches; the same seed gives the same weights.
         dataset: the source data set.
-        settings: of which `network`, `l2` and `schedule` count.
-        device: where to train.
-        checkpoint: where to resume from.
+        settings: only `network`, `l2` and `schedule` are used.
+        device: device to train on.
+        checkpoint: where to save progress and resume from.
 
     Returns:
-        The state dict on the CPU, and its test accuracy and NLL (nats) with the seconds it took.
+        The state dict on the CPU, and a row {accuracy, nll, seconds}: test accuracy, test NLL in nats
+        and run time.
 
     Raises:
-        FloatingPointError: it diverged.
+        FloatingPointError: training diverged.
     """
     from dwp import metrics
     from dwp.bayes.layers import predict

@@ -1,4 +1,4 @@
-"""What one run of an experiment is given, and running it: one method with one seed."""
+"""The inputs of one run of an experiment, and the run itself: one method with one seed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,16 +29,16 @@ class Task(Generic[S, M]):
 
     Attributes:
         setting: a value of the experiment's axis.
-        seed: of everything that is drawn.
-        settings: the experiment's; `seeds`, `shard` and `methods` change nothing here.
-        method: the settings of the method.
+        seed: seed of all random numbers.
+        settings: settings of the experiment; `seeds`, `shard` and `methods` have no effect here.
+        method: settings of the method.
         dataset: the target data set.
-        priors: those the method needs, by name and then by kernel size.
-        device: where to compute.
-        outliers: the source data set, where `settings` has `outliers`.
+        priors: priors of the method, by name and kernel size.
+        device: device to compute on.
+        outliers: the source data set, if the setting `outliers` is on.
         pretrained: state dicts of source networks by seed, for methods that start from them.
         checkpoint: where to save progress and resume from; None keeps none.
-        label: what logs and progress bars call it.
+        label: name in logs and progress bars.
     """
 
     setting: float
@@ -54,7 +54,7 @@ class Task(Generic[S, M]):
     label: str = ""
 
     def training_examples(self, count: int | None) -> tuple[Tensor, Tensor]:
-        """Return `count` training images [n, c, h, w] and their labels [n], drawn by the seed; None: all.
+        """Return `count` training images [n, c, h, w] (None: all), drawn by the seed, and their labels [n].
 
         Raises:
             InputError: a class has too few examples.
@@ -69,11 +69,11 @@ class Task(Generic[S, M]):
     def build_initialised(
         self, width: float = 1.0, member: int = 0, build: Callable[..., nn.Module] = build
     ) -> nn.Module:
-        """Return the network before training, initialised as the method says, on the device.
+        """Return the network before training, initialised by the method, on the device.
 
         Args:
             width: factor on the channels.
-            member: of an ensemble; members differ in all that is drawn.
+            member: index in an ensemble; members share no random numbers.
             build: as in `initialisation.build_initialised`.
         """
         network, init = self.settings.network, self.method.init
@@ -82,7 +82,7 @@ class Task(Generic[S, M]):
             network if dropout is None else replace(network, dropout=dropout),
             self.dataset.image_shape,
             self.dataset.classes,
-            # Of the first member it is the seed itself.
+            # For the first member, this is the seed itself.
             derived_seed(member, self.seed),
             width=width,
             origins={} if self.pretrained else self.by_layer(init.origin),
@@ -94,12 +94,12 @@ class Task(Generic[S, M]):
         return model.to(self.device)
 
     def priors_by_layer(self, choice: Names | None) -> dict[int | str, Prior | None]:
-        """Return the prior that a choice names for each convolution, by layer."""
+        """Return the chosen prior of each convolution, by layer name."""
         chosen = self.by_layer(choice or {})
         return {layer: prior for layer, prior in chosen.items() if isinstance(prior, Prior)}
 
     def by_layer(self, choice: Names) -> dict[str, Prior | str]:
-        """Return the prior (or the rule of initialisation) that a choice names, for each convolution."""
+        """Return the chosen prior, or rule of initialisation, of each convolution, by layer name."""
         network = self.settings.network
         sizes = network.layer_sizes()
         return {
@@ -142,10 +142,10 @@ def run(
     Args:
         experiment, name: names of the experiment and the method, for the rows.
         seed: its rows do not depend on any other seed.
-        settings: of the experiment.
-        checkpoint: for all seeds; each has a part of its own. Used for a single value of the axis
-            only: networks of several would resume from each other's checkpoints.
-        shared: the other attributes of a `Task`: `method`, `dataset`, `priors`, `device`, ….
+        settings: settings of the experiment.
+        checkpoint: checkpoint of all seeds, from which each derives its own. Used only for a single
+            value of the axis: networks of several would resume from each other's checkpoints.
+        shared: the other attributes of `Task`: `method`, `dataset`, `priors`, `device`, ….
 
     Returns:
         Rows with all of `base.COLUMNS`.

@@ -15,7 +15,7 @@ LOWEST, HIGHEST = -46, 39  # decades that hold every float32; zeros are in the f
 SHOWN = 2 * DECADE  # bins below the norm that few kernels exceed
 HEADROOM = 30  # bins above it: a factor of 2
 WINDOW = 15  # bins that are counted together to find modes
-# A valley is at most so dense, relative to the modes on both sides, and so many standard errors below them.
+# A valley's highest density relative to the modes on both sides, and its least depth in standard errors.
 DEEP, SIGNIFICANT = 0.5, 5.0
 
 
@@ -25,7 +25,7 @@ class Histogram:
 
     The decades end at a norm that few kernels exceed (one in 500, and up to eight more), so that
     outliers do not move them; norms above twice that one are counted in the last bin. Weight decay
-    takes unused kernels to arbitrarily small norms. They are counted in the first bin, since their
+    drives unused kernels to arbitrarily small norms. They are counted in the first bin, since their
     tail would pull the threshold far below the kernels in use.
 
     Attributes:
@@ -41,7 +41,7 @@ class Histogram:
 
     @property
     def modes(self) -> int:
-        """Return 2 where there is a valley (or more of them), else 1."""
+        """Return 2 if there is at least one valley, else 1."""
         return 2 if self.valley.any() else 1
 
 
@@ -74,7 +74,7 @@ def histogram(values: np.ndarray) -> Histogram:
 
 
 def _valley(counts: np.ndarray) -> np.ndarray:
-    """Return how many standard errors the count of a window is below the modes on both sides, or 0."""
+    """Return the depth of each window below the modes on both sides, in standard errors; 0 if no valley."""
     around = np.convolve(counts, np.ones(WINDOW, dtype=np.int64), mode="same")
     left, right = np.maximum.accumulate(around), np.maximum.accumulate(around[::-1])[::-1]
     lower = np.minimum(left, right)
@@ -112,14 +112,14 @@ def choose_threshold(norms: Histogram, rule: str | float) -> float:
     mean_below = sums[:-1] / np.maximum(below, 1)
     mean_above = (sums[-1] - sums[:-1]) / np.maximum(total - below, 1)
     between = below * (total - below) * np.square(mean_above - mean_below)
-    # A small mode adds so little variance that splitting a large one could add more.
+    # A small mode adds little variance between the classes; splitting a large mode could add more.
     if norms.modes == 2:
         between = np.where(norms.valley[:-1] > 0, between, 0.0)
     return float(10 ** _middle_of_best(between, edges[1:-1]))
 
 
 def halves_a_single_mode(norms: Histogram, rule: str | float) -> bool:
-    """Return whether the rule cuts norms in two that have a single mode: then it found no place to cut."""
+    """Return whether the rule is 'otsu' and splits norms that have a single mode, at an arbitrary place."""
     return rule == "otsu" and norms.modes == 1
 
 

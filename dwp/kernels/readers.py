@@ -1,4 +1,4 @@
-"""Read kernels from files: source networks, checkpoints and arrays."""
+"""Readers of kernels from files: source networks, checkpoints and arrays."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +50,7 @@ def of_weights(weights: Mapping[str, Tensor], size: int, net: int = 0) -> Iterat
 
 
 def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
-    """Yield the size×size kernels that a file holds.
+    """Yield the size×size kernels in a file.
 
     Args:
         path: `.safetensors` (tensors named `layer.weight`, or `net/layer.weight` where
@@ -88,7 +88,7 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
 
 def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
     with safe_open(path, framework="pt") as file:
-        # Numbers in numeric order, so that the order of nets does not depend on how files group them.
+        # In numeric order, so that the order of nets does not depend on their grouping into files.
         for key in sorted(file.keys(), key=_natural):
             prefix, _, layer = key.rpartition("/")
             yield from of_weights(

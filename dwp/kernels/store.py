@@ -1,7 +1,7 @@
-"""Kernels of trained networks: prune the near-zero ones, split, store.
+"""Store of the kernels of trained networks, pruned and split into train and test.
 
-Everything streams: the kernels of one layer of one network (or one chunk of an array) are
-in memory at a time; the norms of all, and hashes of those kept, are in temporary files.
+Kernels are streamed: only those of one layer of one network (or one chunk of an array) are in
+memory. The norms of all kernels, and the hashes of those kept, are in temporary files.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ def norms(kernels: np.ndarray) -> np.ndarray:
 
 
 def hashes(kernels: np.ndarray, seed: int) -> np.ndarray:
-    """Return a hash of each kernel [n, 1, k, k] float32, [n] uint64: equal kernels have equal ones.
+    """Return a hash of each kernel [n, 1, k, k] float32, [n] uint64; equal kernels have equal hashes.
 
-    This is multilinear hashing: the bits of each number, as an integer, times a random factor of
-    its place and the seed, summed modulo 2⁶⁴. Over random factors, the upper halves of the hashes
+    This is multilinear hashing: the bits of each number, as an integer, times a random factor for
+    its position and the seed, summed modulo 2⁶⁴. Over random factors, the upper halves of the hashes
     of two different kernels are independent and uniform. It is not cryptographic.
     """
-    # Plus zero, since −0 equals 0 but has another bit.
+    # Zero is added because −0 equals 0 but has different bits.
     bits = np.add(kernels, 0, dtype=np.float32, order="C").view(np.uint32)
     bits = bits.reshape(len(kernels), int(np.prod(kernels.shape[1:])))
     factors = np.random.PCG64(seed).random_raw(bits.shape[1] + 1)
@@ -65,9 +65,8 @@ def collect(
     attributes `kernel_size`, `threshold`, `rule`, `modes` of the norms (1 or 2), `before`, `after`,
     and `duplicates`, the number of kept kernels that repeat another.
 
-    Whether a kernel is for testing depends on the seed and its own numbers alone. So equal
-    kernels are never in both groups, and neither the order of the files nor how nets are spread
-    over them matters.
+    The split of a kernel depends only on the seed and its weights. So equal kernels are never in
+    both groups, and neither the order of the files nor the grouping of nets into files matters.
 
     Returns:
         threshold, before, after, train and test counts.
@@ -149,7 +148,7 @@ def _fill(
     seed: int,
     hashed: BinaryIO,
 ) -> None:
-    """Write the kernels that are kept into the groups of a store, the names of their layers, and hashes."""
+    """Write the kept kernels and the names of their layers to a store, and their hashes to a file."""
     layers: dict[str, int] = {}
     groups = {name: _create_group(store, name, store.attrs["kernel_size"]) for name in SPLITS}
     for batch in batches:
@@ -169,7 +168,7 @@ def _fill(
 
 
 def _duplicates(hashed: BinaryIO) -> int:
-    """Return how many of the hashes in a file are there already; they are sorted there, not in memory."""
+    """Return the number of repeated hashes in a file, which is sorted in place, not in memory."""
     hashed.flush()
     ordered = np.memmap(hashed, np.uint64, "r+")
     ordered.sort()
@@ -181,7 +180,7 @@ def load(path: str | Path, split: str) -> Tensor:
     """Return the kernels of a store, 'train' or 'test', [n, 1, k, k] float32.
 
     Raises:
-        InputError: the file is missing, damaged, or no store of kernels.
+        InputError: the file is missing, damaged, or not a kernel store.
     """
     with _opened(path) as store:
         kernels = store[split]["kernels"][:]
@@ -211,8 +210,8 @@ class Pruning:
     Attributes:
         rule: how the threshold was chosen.
         threshold: the norm below which kernels were dropped.
-        modes: of the norms, 1 or 2.
-        before: number of kernels before pruning, and `after` it.
+        modes: number of modes of the norms, 1 or 2.
+        before, after: number of kernels before and after pruning.
         duplicates: number of kept kernels that repeat another.
         counts, log10_edges: histogram of all norms, see `dwp.kernels.pruning.Histogram`.
     """
@@ -259,7 +258,7 @@ def _opened(path: str | Path) -> Iterator[h5py.File]:
 
 
 def _create(path: Path, kernels: int, size: int) -> h5py.File:
-    # As much as it takes without compression: each kernel with its norm and origin, and its hash beside.
+    # The size without compression: each kernel with its norm and origin, and its hash in another file.
     reserve(path, kernels * 4 * (size * size + 7))
     return h5py.File(path, "w")
 

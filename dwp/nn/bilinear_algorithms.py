@@ -1,18 +1,18 @@
-"""Convolutions of small maps with fewer multiplications than their sum has: Toom-Cook and Fourier.
+"""Toom-Cook and Fourier convolutions of small maps, with fewer multiplications than the direct sum.
 
 The convolution of one h×h map x with one k×k kernel w is bilinear, so constant matrices
 A [r, h²], B [r, k²] and C [o², r] exist with y = C((A x) ⊙ (B w)). Over many maps and channels
-the r products of numbers become r products of matrices, and what a layer costs is r, not
-the o²·k² multiplications of the sum. Two ways to matrices with a small r:
+the r scalar products become r matrix products, so a layer costs r of them, not the o²·k²
+of the direct sum. Two constructions give a small r:
 
 - Toom-Cook (Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308): polynomials are multiplied
-  by their values at points. It has the fewest products, and rounding that grows fast with the
-  number of points.
-- Fourier: a circular convolution is the product of spectra. A product of complex numbers takes
-  three real ones (Gauss), and rounding is near that of the sum.
+  by way of their values at points. It needs the fewest products, but its rounding error grows
+  fast with the number of points.
+- Fourier: a circular convolution is the product of spectra. A complex product takes three real
+  ones (Gauss). The rounding error is close to that of the direct sum.
 
-Either mixes all pixels of a map, so rounding is relative to the largest pixel of a map, where
-that of the sum is relative to the pixels under the kernel.
+Both mix all pixels of a map, so their rounding error is relative to the largest pixel of the map;
+that of the direct sum is relative to the pixels under the kernel.
 """
 
 import functools
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Points of Toom-Cook beside infinity, by their number: those found to amplify rounding the least.
+# Finite points of Toom-Cook, by their number, chosen to amplify rounding errors the least.
 POINTS = {1: (0.0,), 2: (2 / 3, -2 / 3), 3: (0.0, 1.0, -1.0), 4: (1.25, -1.25, 0.4, -0.4)}
 
-# Forms that amplify the sum's rounding more than this are not used, see `Bilinear.amplification`.
+# Forms with a larger `Bilinear.amplification` are not used.
 MOST_AMPLIFICATION = 3.5
 
-# How many operations of a form take the time of one operation of PyTorch's convolution. Measured on small
-# maps it is between 0.8 and 1.9, depending on the shape.
+# Operations of a form in the time of one operation of PyTorch's convolution. On small maps, 0.8 to 1.9
+# were measured, depending on the shape.
 SPEEDUP = 1.25
 
 
@@ -52,18 +52,18 @@ class Bilinear:
         return Bilinear(self.to_result.T, self.of_kernel, self.of_map.T)
 
     def operations(self, inputs: int, outputs: int, maps: int) -> float:
-        """Return the multiply-adds per map, for a batch of so many maps."""
+        """Return the multiply-adds per map, for a batch of `maps` maps."""
         products = len(self.of_map) * inputs * outputs
         kernels = self.of_kernel.size * inputs * outputs / maps
         return inputs * self.of_map.size + products + kernels + outputs * self.to_result.size
 
     def amplification(self) -> float:
-        """Return the rounding error relative to that of the direct sum, the worst of result and gradients.
+        """Return the rounding error relative to that of the direct sum, the largest of result and gradients.
 
-        The model: every product has an independent relative error; pixels, weights and gradients are
-        independent with unit variance. The ratio is that of root mean square errors at the worst pixel.
+        It assumes that every product has an independent relative error, and that pixels, weights and
+        gradients are independent with unit variance. Errors are root mean squares at the worst pixel.
         """
-        # Each with the number of terms of its sum. For the kernel's gradient, kernel and result swap places.
+        # Each with the number of terms of its direct sum. For the kernel's gradient, kernel and result swap.
         of_kernel = Bilinear(self.of_map, self.to_result.T, self.of_kernel.T)
         weights, results = self.of_kernel.shape[1], len(self.to_result)
         forms = (self, weights), (self.transposed(), weights), (of_kernel, results)
@@ -104,8 +104,8 @@ def cheapest(
         inputs: channels of the input.
         outputs: channels of the output.
         maps: batch size.
-        dtype: of the matrices.
-        transposed: whether it is the transposed convolution.
+        dtype: dtype of the matrices.
+        transposed: whether the convolution is transposed.
     """
     total = size + 2 * padding
     forms = [fourier(size, kernel, padding)]
@@ -118,7 +118,7 @@ def cheapest(
     of_the_sum = (total - kernel + 1) ** 2 * kernel**2 * inputs * outputs
     if best is None or best.operations(inputs, outputs, maps) >= SPEEDUP * of_the_sum:
         return None
-    # A tensor that is made in inference mode could not be used for training later.
+    # Tensors created in inference mode cannot be used in training.
     with torch.inference_mode(False):
         matrices = best.of_map, best.of_kernel, best.to_result
         return Matrices(*(torch.from_numpy(np.array(matrix)).to(dtype) for matrix in matrices))

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dwp.nn.bilinear_algorithms import Matrices
 
-# Maps transformed at a time: few enough for the processor's cache.
+# Maps transformed at a time, to fit in the processor's cache.
 TOGETHER = 128
 
 
@@ -36,22 +36,22 @@ def convolve(
 ) -> Tensor | None:
     """Return the convolution of x [n, i, h, h] with weight [o, i, k, k] by a form, [n, o, h', h'].
 
-    If transposed, weight is [i, o, k, k] and the form that of the transposed convolution. The result
-    is None where it is not finite: a form mixes the pixels of a map, so one infinite pixel would
-    spread over all of it.
+    If transposed, weight is [i, o, k, k] and the form is that of the transposed convolution. Return
+    None if the result is not finite: a form mixes the pixels of a map, so one infinite pixel would
+    spread over the whole map.
     """
     if not pixels_first(x).is_contiguous():
-        # Outside the function, so that its gradients see the reordered tensor as well.
+        # Outside the autograd function, so that its backward pass uses the reordered tensor as well.
         x = maps_of(pixels_first(x).contiguous())
     y = _InForm.apply(x, weight, bias, form, padding, transposed)
     return y if _is_finite(y) else None
 
 
 class _InForm(torch.autograd.Function):
-    """Convolve x [n, i, h, h] with weight [o, i, k, k] in a form of their convolution, [n, o, h', h'].
+    """Convolve x [n, i, h, h] with weight [o, i, k, k] by a form, [n, o, h', h'].
 
-    It computes in float32 under autocast, too. PyTorch computes the gradients where they are to be
-    differentiated again, or where the incoming gradient is not finite.
+    It computes in float32 under autocast as well. PyTorch computes the gradients if they are to be
+    differentiated again or the incoming gradient is not finite.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class _InForm(torch.autograd.Function):
         if for_x:
             dx = _new_maps(x, len(x), x.shape[2])
             flat = _flat(dx)
-            # Computed again: multiplying by a transpose of the first takes longer than both together.
+            # Computed again: multiplying by a transpose of the first would take longer than both products.
             changed = _mix(form.of_kernel, w.transpose(1, 2))
         products = x.new_zeros(len(form.of_map), *w.shape[1:]) if for_weight else None
         for some in _slices(x.shape[1]):
@@ -162,12 +162,12 @@ def maps_of(pixels: Tensor) -> Tensor:
 
 
 def _is_finite(y: Tensor) -> bool:
-    # A single pass; an overflow of the sum only means that PyTorch computes what need not be.
+    # A single pass; if only the sum overflows, PyTorch computes the convolution instead.
     return math.isfinite(y.detach().sum())
 
 
 def is_plain(x: Tensor) -> bool:
-    """Return whether x is [n, c, h, w] on the CPU, with no transform or tracing but PyTorch's autograd."""
+    """Return whether x is a tensor [n, c, h, w] on the CPU, without transforms or tracing except autograd."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)

@@ -1,15 +1,15 @@
-"""Fast convolutions of small maps on a CPU: matrix products with PyTorch's results.
+"""Fast replacements of PyTorch's convolutions for small maps on a CPU, computed by matrix products.
 
-Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here the memory of such maps is
-in the order [h, w, n, c], that of kernels in the order [k, k, in, out]; shapes are the usual ones, only
-strides differ. A layer is then one matrix product for each multiplication in the bilinear form of the
-convolution that `dwp.nn.bilinear_algorithms` finds.
+Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here such maps are stored in the
+order [h, w, n, c] and kernels in the order [k, k, in, out]; shapes are the usual ones, only strides
+differ. A layer is then one matrix product for each multiplication in the bilinear form of the
+convolution from `dwp.nn.bilinear_algorithms`.
 
-These layers are for the networks and VAEs of this library, whose maps are small and of moderate
-range; converted models of a user keep PyTorch's convolutions. PyTorch also computes what a form does not
-speed up or support: maps that are large or not square, strides, dilation and groups, other devices, dtypes
-and subclasses of tensors, function transforms and tracing, gradients of gradients, and results that are not
-finite.
+The networks and VAEs of this library use these layers, since their maps are small and of moderate
+range; converted user models keep PyTorch's convolutions. PyTorch also computes everything that a form
+does not speed up or support: maps that are large or not square, strides, dilation and groups, other
+devices, dtypes and tensor subclasses, function transforms and tracing, gradients of gradients, and
+results that are not finite.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from torch.nn import functional
 from dwp.nn.bilinear_algorithms import cheapest
 from dwp.nn.bilinear_conv import convolve, is_plain, maps_of, pixels_first
 
-# Largest maps: for larger ones the change of basis costs more than it saves.
+# Largest size of a map; for larger ones the change of basis costs more than it saves.
 LARGEST = 16
-# Largest maps of one channel that are copied once per weight, so that a single product convolves them.
+# Largest size of a map of one channel that is copied once per weight and convolved by a single product.
 LARGEST_COPIED = 8
 
 _Pair = tuple[int, ...]  # of two, as PyTorch annotates it
@@ -75,7 +75,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """`nn.MaxPool2d` with stride k, in the memory order in which PyTorch is fast at it.
+    """`nn.MaxPool2d` with stride k, in the memory order that is fastest in PyTorch.
 
     Without gradients it does not compute the indices of the maxima.
     """
@@ -119,8 +119,8 @@ def conv2d(
 
 
 def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: Any) -> Tensor:
-    """Return `functional.conv2d` for maps of any size: no form is more precise than the direct sum."""
-    # The pooling that follows is fast in this memory order, which weights of one channel do not imply.
+    """Return `functional.conv2d` for maps of any size; no form is more precise than the direct sum."""
+    # Pooling after it is fast in this memory order, which weights of one channel do not imply.
     return functional.conv2d(_channels_last(x), weight.contiguous(), bias, *arguments)
 
 
@@ -162,7 +162,7 @@ def _at_precision_of(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    # A tensor that a function transform has batched has no such order.
+    # Tensors that are batched by a function transform have no such memory order.
     batched = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     return x if x.ndim != 4 or batched else x.contiguous(memory_format=torch.channels_last)
 
@@ -190,7 +190,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> T
 
 
 def _convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """Do as `_convolve` for a transposed convolution with weight [i, o, k, k], without padding."""
+    """As `_convolve`, for a transposed convolution with weight [i, o, k, k] and no padding."""
     maps, inputs, size, _ = x.shape
     _, outputs, kernel, _ = weight.shape
     if size == 1:
@@ -211,7 +211,7 @@ def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
 @functools.lru_cache
 def _met(size: int, kernel: int, padding: int) -> Tensor:
     """Return the index of the pixel under each weight for each output, [o²·k²]; h² stands for the padding."""
-    # A tensor that is made in inference mode could not be used for training later.
+    # Tensors created in inference mode cannot be used in training.
     with torch.inference_mode(False):
         inside = torch.arange(size**2, device="cpu").view(size, size)
         pixels = functional.pad(inside, [padding] * 4, value=size**2)

@@ -1,4 +1,4 @@
-"""Ordinary convolutional networks, built from their description, `spec.Network`."""
+"""Convolutional networks, built from a description (`spec.Network`)."""
 
 from collections.abc import Iterator
 
@@ -21,16 +21,16 @@ def build(
     """Build a network.
 
     Args:
-        network: its layers. Max-pooling comes before the activation, dropout after it; the classifier
-            is added.
+        network: description of the layers. Max-pooling comes before the activation, dropout after it;
+            the classifier is added.
         image_shape: (channels, height, width) of one image.
         classes: outputs of the classifier.
         width: factor on the channels of every convolution (at least one remains).
-        crop: drop the last rows and columns of the image that do not affect the result, since pooling
-            discards what comes of them; this saves time.
+        crop: drop the last rows and columns of the image that do not affect the result because of
+            pooling; this saves time.
 
     Returns:
-        A module from images [n, c, h, w] to logits [n, classes].
+        A module that maps images [n, c, h, w] to logits [n, classes].
 
     Raises:
         InputError: a kernel or pool does not fit the image that reaches its layer.
@@ -61,7 +61,7 @@ def build(
         modules["flatten"] = nn.Flatten()
         features = channels * size * size
     modules["classifier"] = nn.Linear(features, classes)
-    # Batch statistics include what pooling discards.
+    # Batch statistics include pixels that pooling discards.
     needed = network.rows_needed(size)
     if crop and not network.batch_norm and needed < image_shape[1]:
         modules = {"crop": Crop(needed), **modules}
@@ -98,7 +98,7 @@ def kernel_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTr
     """Yield name and module of each layer of a model that a prior can initialise.
 
     These are convolutions and transposed convolutions, whose weight is [in, out, k, k]. Penalties,
-    posteriors and the collection of kernels are for `convolutions` only.
+    posteriors and the collection of kernels apply to `convolutions` only.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -1,4 +1,4 @@
-"""A variational autoencoder over images; its convolutions are initialised as those of any model."""
+"""A variational autoencoder over images."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ from dwp.nn.noise import evaluating
 from dwp.nn.precision import at_least_float32
 from dwp.nn.spec import Network
 
-# Keeps the logarithm of a variance finite where softplus is zero to rounding.
+# Keeps the logarithm of a variance finite where softplus rounds to zero.
 VARIANCE_FLOOR = 1e-6
 
 
@@ -23,15 +23,15 @@ class ImageVAE(nn.Module):
     The encoder is the described network; its last layer gives mean and variance (by softplus) of
     the code. The decoder mirrors it, module by module in reverse order: linear layers swap their
     sizes, k×k convolutions become transposed k×k convolutions, max-pooling becomes nearest-neighbour
-    upsampling to the size before the pooling; activations and batch norm stay. A module has the name
-    of the one that it mirrors. The output are the logits of pixels.
+    upsampling to the size before the pooling; activations and batch norm stay. Each module has the name
+    of the module that it mirrors. The outputs are the logits of the pixels.
 
     Pixels are intensities in [0, 1]. Their likelihood is Bernoulli, x log p + (1 - x) log(1 - p)
-    in nats, summed over the pixels and channels of an image: exact for black and white, and the
-    usual score for intensities between.
+    in nats, summed over the pixels and channels of an image: exact for binary pixels, and the
+    usual score for intensities in between.
 
     Args:
-        network: its layers, see `convnet.build`.
+        network: description of the encoder, see `convnet.build`.
         image_shape: (channels, height, width) of one image.
         latent: dimensions of the code z.
         width: factor on the channels of every convolution.

@@ -1,4 +1,4 @@
-"""Stochastic layers, whose noise is set independently of train() and eval()."""
+"""Stochastic layers, with noise that is set independently of train() and eval()."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Stochastic(nn.Module):
         self.held: list[Tensor] | None = None
 
     def sample_once(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Return `draw()`, or inside `fixed_weight_sample` what the first call there returned."""
+        """Return `draw()`; inside `fixed_weight_sample`, return the result of the first call."""
         if self.held is None:
             return draw()
         if not self.held:
@@ -38,10 +38,10 @@ class Stochastic(nn.Module):
 
 
 class Dropout(Stochastic):
-    """Drop whole channels (or units) with probability `rate`, at test as well: MC dropout.
+    """Drop whole channels (or units) with probability `rate`, at test time as well: MC dropout.
 
-    One mask for all images amounts to a sample of the weights of the next layer (Gal and Ghahramani 2016),
-    as a member of an ensemble needs.
+    One mask for all images is a sample of the next layer's weights (Gal and Ghahramani 2016), as needed
+    for a member of an ensemble.
     """
 
     def __init__(self, rate: float) -> None:
@@ -98,7 +98,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
-        # First by the model's own method, which may do more than set the flag.
+        # First the model's own method, which may do more than set the flag.
         model.train(before[0][1])
         for module, training in before:
             module.training = training

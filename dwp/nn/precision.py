@@ -1,4 +1,4 @@
-"""The precision of matrix products; densities are in float32 at least."""
+"""Precision of matrix products; densities are in float32 or wider."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         device: where the products are computed.
 
     Raises:
-        InputError: the name is not known.
+        InputError: the name is unknown.
     """
     if name not in ("auto", "float32", "bfloat16"):
         raise unknown("precision", name, ("auto", "float32", "bfloat16"))
@@ -30,7 +30,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which matrix products have a precision; see `choose_precision`.
+    """Return a context in which matrix products have the given precision; see `choose_precision`.
 
     Convolutions of small maps on a CPU (`dwp.nn.conv`) stay in float32.
     """
@@ -39,5 +39,5 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return a half-precision tensor in float32 and any other unchanged: densities sum many terms."""
+    """Return a half-precision tensor in float32, since densities sum many terms; any other unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

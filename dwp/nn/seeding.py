@@ -1,4 +1,4 @@
-"""Random numbers that a seed determines: derived seeds, and the state of PyTorch's generators."""
+"""Reproducible random numbers: derived seeds, and the state of PyTorch's generators."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def derived_seed(seed: int, stream: int) -> int:
-    """Return the seed of one stream of random numbers (a member, an epoch) among those of a seed."""
-    # Streams are fewer than this prime, so that no two pairs share a derived seed.
+    """Return the seed of one stream of random numbers (a member, an epoch), derived from `seed`."""
+    # There are fewer streams than this prime, so no two pairs share a derived seed.
     return seed * 1_000_003 + stream
 
 
@@ -21,7 +21,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """
     before = rng_state(device)
     try:
-        # Not by `torch.manual_seed`, which seeds every device.
+        # `torch.manual_seed` would seed every device.
         torch.default_generator.manual_seed(seed)
         match torch.device(device).type:
             case "cuda":
@@ -46,7 +46,7 @@ def rng_state(device: torch.device | str) -> list[Tensor]:
 
 
 def set_rng_state(states: list[Tensor], device: torch.device | str) -> None:
-    """Put the generators of the CPU and of a device back into the states of `rng_state`."""
+    """Restore the states of PyTorch's generators of the CPU and of a device from `rng_state`."""
     torch.set_rng_state(states[0])
     match torch.device(device).type:
         case "cuda":

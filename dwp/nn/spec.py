@@ -1,4 +1,4 @@
-"""What a network is made of: its layers, read and checked without PyTorch. `convnet.build` builds it."""
+"""Description of a network by its layers, checked without PyTorch; `convnet.build` builds the network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dwp.errors import InputError
 from dwp.settings import setting
 
 RULES = ("xavier", "he")
-"""Classical rules by which the kernels of a network may start; `dwp.initialisation` has them."""
+"""Classical rules of initialisation, implemented in `dwp.initialisation`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +37,24 @@ class Network:
     dropout: float = setting("rate of dropout after each activation", 0.0, ge=0, lt=1)
 
     def convolutions(self) -> Iterator[tuple[str, Conv]]:
-        """Yield each convolution after its name in a built network."""
+        """Yield the name in the built network, and the description, of each convolution."""
         for number, layer in enumerate(self.layers, start=1):
             if isinstance(layer, Conv):
                 yield f"conv{number}", layer
 
     def layer_sizes(self) -> dict[str, int]:
-        """Return the kernel size of each convolution by the layer's name."""
+        """Return the kernel size of each convolution, by layer name."""
         return {name: layer.kernel for name, layer in self.convolutions()}
 
     def kernel_sizes(self) -> list[int]:
-        """Return the kernel sizes, each once, in order of their first layer."""
+        """Return the distinct kernel sizes, in order of their first layer."""
         return list(dict.fromkeys(self.layer_sizes().values()))
 
     def check(self, image_shape: tuple[int, int, int]) -> int:
-        """Refuse a network that does not fit images of a shape (channels, height, width).
+        """Check that the network fits images of a shape (channels, height, width).
 
         Returns:
-            How many rows, and columns, the last convolution leaves after pooling.
+            The number of rows, and of columns, after the last convolution and its pooling.
 
         Raises:
             InputError: a kernel or pool does not fit the image that reaches its layer, or a
@@ -78,12 +78,12 @@ class Network:
         return size
 
     def rows_needed(self, size: int) -> int:
-        """Return how many rows of an image make `size` rows of what `check` returns."""
+        """Return the number of rows of an image that yield `size` rows after the last pooling."""
         for _, layer in reversed(list(self.convolutions())):
             size = size * layer.pool + layer.kernel - 1
         return size
 
 
 def size_label(size: int) -> str:
-    """Return what a configuration calls a kernel size: '7x7'."""
+    """Return the name of a kernel size in a configuration, such as '7x7'."""
     return f"{size}x{size}"

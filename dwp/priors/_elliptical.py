@@ -1,4 +1,4 @@
-"""The base of elliptical distributions over kernels, and their fit."""
+"""Base class of elliptical distributions over kernels, with their fit."""
 
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ VARIANCE_FLOOR = 1e-6
 # Candidates for the strength of shrinkage, κ/k², strongest first.
 STRENGTHS = [10 ** (exponent / 2) for exponent in range(6, -9, -1)]
 FOLDS = 5
-# Kernels to cross-validate on at most: the more kernels, the less the strength matters.
+# Largest number of kernels for cross-validation; with more kernels the strength matters less.
 CROSS_VALIDATED = 2000
 
 
@@ -45,7 +45,7 @@ class Elliptical(Prior):
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
         """Maximise the penalised likelihood; record the held-out log-likelihood. See `Prior.fit`."""
-        # On the CPU, since not every device has double precision.
+        # On the CPU, since not every device supports double precision.
         prior, w = cls(train.shape[-1], **settings).double(), train.cpu().double()
         prior.maximise(w, prior._cross_validated(w))
         prior = prior.to(train)
@@ -56,8 +56,8 @@ class Elliptical(Prior):
         """Set the parameters that maximise the penalised likelihood.
 
         Args:
-            w: kernels [n, 1, k, k]; like the prior in double precision on the CPU.
-            strength: κ, the weight of the sphere in kernels.
+            w: kernels [n, 1, k, k]; they and the prior are in double precision on the CPU.
+            strength: κ, the weight of the sphere as a number of kernels.
         """
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class Elliptical(Prior):
 
 
 def floor(variance: float) -> float:
-    """Return what is added to every variance, given the mean variance of the weights."""
+    """Return the constant to add to every variance, given the mean variance of the weights."""
     return VARIANCE_FLOOR * max(1.0, variance)
 
 

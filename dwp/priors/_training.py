@@ -26,16 +26,16 @@ def trained(
 ) -> tuple[P, Rows]:
     """Minimise a loss over kernels and evaluate on held-out ones each epoch; return the prior and the rows.
 
-    With a `validation_fraction`, that part of the training kernels is set apart and chooses the epoch.
-    The held-out kernels do not, so that their score is unbiased.
+    With a `validation_fraction`, that part of the training kernels is set apart to choose the epoch.
+    The held-out kernels are not used for this, so that their score is unbiased.
 
     Args:
-        build: makes the prior from the kernels to train on [n, 1, k, k] and its settings.
-        loss: takes the prior and a minibatch; returns what to minimise and its terms, see `training.fit`.
+        build: builds the prior from the training kernels [n, 1, k, k] and its settings.
+        loss: takes the prior and a minibatch; returns the loss and its terms, see `training.fit`.
         objective: the metric of `Prior.evaluate` that chooses the epoch; higher is better.
         kernels: training kernels [n, 1, k, k].
         test: held-out kernels [m, 1, k, k].
-        settings: those of the prior, with `schedule` and maybe `validation_fraction`.
+        settings: settings of the prior, with `schedule` and optionally `validation_fraction`.
         training: as for `Prior.fit`.
     """
     settings = dict(settings)

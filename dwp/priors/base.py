@@ -1,7 +1,7 @@
 """Priors over kernels: the base class, saving and loading, and the registry of kinds.
 
-A prior is one object with a density, samples and a KL divergence. Each kind is defined in the module of
-its name, `dwp/priors/<kind>.py`, and registered there, with its settings.
+A prior has a density, samples and a KL divergence. Each kind is defined and registered in a module of its
+name, `dwp/priors/<kind>.py`.
 """
 
 import importlib
@@ -28,13 +28,13 @@ _kinds: dict[str, type["Prior"]] = {}
 
 
 def register(cls: type["Prior"]) -> type["Prior"]:
-    """Register a class of priors under the kind that its settings have; for use as a decorator."""
+    """Register a prior class under the kind of its settings; for use as a decorator."""
     _kinds[cls.kind] = cls
     return cls
 
 
 def find(kind: str) -> type["Prior"]:
-    """Return the class of a kind, importing `dwp.priors.<kind>` when it is not registered yet.
+    """Return the class of a kind, importing `dwp.priors.<kind>` if it is not registered yet.
 
     Raises:
         InputError: there is no such kind.
@@ -47,16 +47,16 @@ def find(kind: str) -> type["Prior"]:
 
 @dataclass(frozen=True)
 class KLEstimator:
-    """How KL(q || prior) is estimated where it is not in closed form.
+    """Options for estimating KL(q || prior) where it has no closed form.
 
     `subset` and `posterior_samples` change the variance and the cost of the estimate, not its
     expectation. Where the prior's density is a lower bound, more `importance_samples` tighten it.
     """
 
     subset: int | None = None
-    """How many (m) of the M kernels of a layer to draw at random; their sum is scaled by M/m. None: all."""
+    """Number m of the M kernels of a layer to draw at random; their sum is scaled by M/m. None: all."""
     posterior_samples: int = 1
-    """Samples of each kernel from q, averaged."""
+    """Samples of each kernel from q to average over."""
     importance_samples: int = 1
     """K of the importance-weighted bound on log p(w), see `Prior.log_prob`."""
 
@@ -75,11 +75,11 @@ class Prior(nn.Module):
 
     Args:
         kernel_size: k.
-        settings: those that the prior is built again with when it is loaded.
+        settings: keyword arguments with which a saved prior is rebuilt.
     """
 
     settings_class: ClassVar[type[PriorSettings]] = PriorSettings
-    """Its settings, with their defaults, and what others must know of the kind before they use it."""
+    """Class of the settings, with their defaults and the properties of the kind."""
     kind: ClassVar[str] = ""
     exact: ClassVar[bool] = True
     """Whether `log_prob` is the density itself; otherwise it is a lower bound in expectation."""
@@ -96,14 +96,14 @@ class Prior(nn.Module):
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
-        """Fit to kernels; return the prior with frozen parameters and rows {step, metric, value}.
+        """Fit a prior to kernels; return it with frozen parameters, and rows {step, metric, value}.
 
         Args:
-            train: [n, 1, k, k], on the device to fit on.
-            test: [m, 1, k, k], held out, to evaluate the fit on (see `evaluate`).
-            settings: values of its settings; for a trained kind also a `schedule`, and maybe a
-                `validation_fraction` of the training kernels, to choose the best epoch by
-                (0: the last epoch it is).
+            train: kernels [n, 1, k, k], on the device to fit on.
+            test: held-out kernels [m, 1, k, k], for `evaluate`.
+            settings: values of the settings; for a trained kind also `schedule`, and optionally
+                `validation_fraction`, the share of the training kernels that chooses the best epoch
+                (0: the last epoch).
             training: `seed`, and for a trained kind `checkpoint` and `label` of `training.fit`.
 
         Raises:
@@ -116,8 +116,8 @@ class Prior(nn.Module):
 
         Args:
             w: kernels.
-            samples: K of the importance-weighted bound, where the density is a lower bound
-                (Burda et al. 2016; it grows with K); an exact density ignores it.
+            samples: K of the importance-weighted bound (Burda et al. 2016), which grows with K;
+                ignored if the density is exact.
 
         Raises:
             InputError: the kind has no density.
@@ -125,12 +125,12 @@ class Prior(nn.Module):
         raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
-        """Draw kernels [n, 1, k, k], on the CPU and the same ones whichever device the prior is on.
+        """Draw kernels [n, 1, k, k] on the CPU; they do not depend on the prior's device.
 
         Args:
-            n: how many.
+            n: number of kernels.
             generator: random generator on the CPU; None uses PyTorch's default.
-            mean: leave out the last layer of noise where the prior has one.
+            mean: omit the last layer of noise, if the prior has one.
 
         Raises:
             InputError: the kind cannot be sampled from.
@@ -195,7 +195,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     Raises:
         StorageError: see `files.atomic_write`.
     """
-    # A single key of metadata, since safetensors writes several in any order.
+    # One metadata key, since safetensors writes several in arbitrary order.
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
     header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
@@ -203,11 +203,11 @@ def save_prior(prior: Prior, path: str | Path) -> None:
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """Read a prior that `save_prior` wrote, with frozen parameters.
+    """Load a prior saved by `save_prior`, with frozen parameters.
 
     Args:
         path: the file.
-        device: where to put the prior, whichever device it was saved from.
+        device: device of the loaded prior, independent of the one that it was saved from.
 
     Raises:
         InputError: the file is missing, damaged or not a prior, or its kind needs a package that is not
@@ -241,7 +241,7 @@ def collection(
     Args:
         fitted: files of fitted priors, by name and kernel size.
         analytic: settings of analytic priors, with `kind`, by name.
-        sizes: kernel sizes to build the analytic ones for.
+        sizes: kernel sizes of the analytic priors.
     """
     priors = {
         name: {size: load_prior(file) for size, file in files.items()} for name, files in fitted.items()

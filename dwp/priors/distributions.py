@@ -1,4 +1,4 @@
-"""Posterior distributions over n kernels, of which priors compute the KL."""
+"""Posterior distributions over n kernels, for `Prior.kl` and `Prior.cross_entropy`."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The empirical distribution of learned kernels, to sample from with replacement."""
+"""The empirical distribution of learned kernels, sampled with replacement."""
 
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ class Empirical(Prior):
 
     Args:
         kernel_size: k.
-        kernels: how many it holds.
+        kernels: number of kernels.
     """
 
     settings_class = EmpiricalSettings

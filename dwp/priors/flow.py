@@ -11,7 +11,7 @@ from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
 from dwp.priors.settings import FlowSettings
 
-# Lower bound on the standard deviations: below it the flow would fit rounding.
+# Lower bound on the standard deviations: below it the flow would fit rounding errors.
 SCALE_FLOOR = 1e-3
 BINS = 8
 
@@ -60,7 +60,7 @@ class Flow(Prior):
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple["Flow", list[dict]]:
-        """Maximise the likelihood of training kernels; record that of held-out ones each epoch.
+        """Maximise the likelihood of training kernels; record the held-out likelihood each epoch.
 
         See `Prior.fit`. Matrix products are in the kernels' precision; that of the schedule is ignored.
         """
@@ -79,7 +79,7 @@ class Flow(Prior):
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""
-        # In bfloat16 `inv` would not be the inverse, and this not the density of the samples.
+        # In bfloat16 `inv` would not be the inverse, so this would not be the density of the samples.
         with torch.autocast(w.device.type, enabled=False):
             x = (at_least_float32(w).flatten(1) - self.mean) / self.scale
             return self.flow().log_prob(x) - self.scale.log().sum()

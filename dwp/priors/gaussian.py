@@ -48,7 +48,7 @@ class Gaussian(Elliptical):
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return the closed form, in nats, summed; `estimator` is ignored."""
+        """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""
         trace = (q.log_variance.flatten(1).exp() * self.precisions()).sum()
         distance = self.squared_distance(q.mean).sum()
         log_determinant = len(q) * self.log_determinant()

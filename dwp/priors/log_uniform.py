@@ -17,8 +17,8 @@ class LogUniform(Prior):
 
     Args:
         kernel_size: k.
-        approximation: 'kingma' (Kingma et al. 2015, eq. 14; holds for α <= 1, so it
-            belongs with the truncated-alpha posterior) or 'molchanov' (Molchanov et
+        approximation: 'kingma' (Kingma et al. 2015, eq. 14; valid for α <= 1, so it
+            is used with the truncated-alpha posterior) or 'molchanov' (Molchanov et
             al. 2017, eq. 14; any α).
     """
 
@@ -31,7 +31,7 @@ class LogUniform(Prior):
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in nats up to a constant, summed over weights; `estimator` is ignored.
 
-        Molchanov's form is zero for α → ∞; Kingma's leaves its constant out.
+        Molchanov's form is zero for α → ∞; Kingma's omits its constant.
         """
         log_alpha = q.log_alpha()
         if self.approximation == "kingma":

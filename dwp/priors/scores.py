@@ -12,11 +12,11 @@ from dwp.priors.base import Prior
 COLUMNS = ("size", "prior", "kind", "exact", "samples", "kernels", "mean", "standard_error")
 
 CODES = 4096
-"""Codes to decode at a time (kernels times K), which bounds memory."""
+"""Codes to decode at a time (kernels times K), to limit memory."""
 
 
 def held_out(w: Tensor, most: int) -> Tensor:
-    """Return at most `most` of the kernels [n, 1, k, k], drawn without replacement, the same in each call."""
+    """Return at most `most` of the kernels [n, 1, k, k], drawn without replacement with a fixed seed."""
     return w[torch.randperm(len(w), generator=torch.Generator().manual_seed(0))[:most]]
 
 
@@ -24,7 +24,7 @@ def score(priors: Mapping[str, Prior], w: Tensor, samples: Iterable[int]) -> lis
     """Return the mean log density of the same kernels under each prior, with fixed noise.
 
     Args:
-        priors: priors with a density by name, of the kernels' size and on their device.
+        priors: priors by name, with a density, of the kernels' size and on their device.
         w: held-out kernels [n, 1, k, k].
         samples: values of K. A prior with a lower bound is scored once for each, by the
             importance-weighted bound, whose expectation grows with K towards log p(w); a prior with

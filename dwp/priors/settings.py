@@ -1,6 +1,6 @@
-"""Settings of every kind of prior, and what a plan must know of it; read without PyTorch.
+"""Settings and properties of every kind of prior, readable without PyTorch.
 
-A kind that is not listed here may bring its own settings in its module, `dwp/priors/<kind>.py`.
+A kind that is not listed here defines its settings in its module, `dwp/priors/<kind>.py`.
 """
 
 import importlib
@@ -14,30 +14,30 @@ from dwp.settings import setting
 from dwp.training.schedule import Schedule
 
 _kinds: dict[str, type["PriorSettings"]] = {}
-# Modules of the package that are no kinds.
+# Modules of the package that define no kind.
 _OTHERS = ("base", "distributions", "scores", "settings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """The settings of a prior without any; those of every kind extend it."""
+    """Base class of the settings of a prior."""
 
     kind: ClassVar[str] = ""
-    """What a configuration calls the kind, and the name of its module."""
+    """Name of the kind in a configuration, and of its module."""
     fitted: ClassVar[bool] = False
-    """Whether it must see kernels before it can be used."""
+    """Whether the prior is fitted to kernels."""
     trained: ClassVar[bool] = False
     """Whether fitting is training by gradient descent, under a `schedule`."""
     has_density: ClassVar[bool] = True
-    """Whether kernels can be scored: there is a log density, exact or a lower bound."""
+    """Whether there is a log density, exact or a lower bound."""
     has_kl: ClassVar[bool] = True
-    """Whether the KL divergence from a Gaussian can be had, be it up to a constant."""
+    """Whether the KL divergence from a Gaussian can be computed, at least up to a constant."""
     has_samples: ClassVar[bool] = True
-    """Whether kernels can be drawn from it."""
+    """Whether the prior can be sampled from."""
     has_codes: ClassVar[bool] = False
-    """Whether kernels have a latent code, which it encodes and decodes."""
+    """Whether the prior encodes kernels as latent codes and decodes them."""
     smallest_size: ClassVar[int] = 1
-    """The smallest kernel size that it can be built for."""
+    """The smallest supported kernel size."""
 
     def __init_subclass__(cls) -> None:
         if cls.kind:
@@ -45,7 +45,7 @@ class PriorSettings:
 
     @classmethod
     def check_size(cls, kernel_size: int) -> None:
-        """Raise InputError for a kernel size that this kind cannot be built for."""
+        """Raise InputError for a kernel size that this kind does not support."""
         if kernel_size < cls.smallest_size:
             raise InputError(
                 f"{cls.kind}: kernel size {kernel_size} cannot be built; "
@@ -53,12 +53,12 @@ class PriorSettings:
             )
 
     def check_posterior(self, form: str) -> None:
-        """Raise InputError for a form of posterior that these settings do not go with."""
+        """Raise InputError for a form of posterior that is incompatible with these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPriorSettings(PriorSettings):
-    """The settings of every prior that is fitted by gradient descent."""
+    """Base class of the settings of a prior that is fitted by gradient descent."""
 
     fitted: ClassVar = True
     trained: ClassVar = True
@@ -150,7 +150,7 @@ class LogUniformSettings(PriorSettings):
     )
 
     def check_posterior(self, form: str) -> None:
-        """Raise InputError for a posterior beyond the range of the approximation."""
+        """Raise InputError for a form of posterior outside the range of the approximation."""
         if self.approximation == "kingma" and form != "truncated_alpha":
             raise InputError(
                 "its approximation 'kingma' holds for α <= 1; "

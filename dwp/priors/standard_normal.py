@@ -37,7 +37,7 @@ class StandardNormal(Prior):
         return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
-        """Return the closed form, in nats, summed; `estimator` is ignored."""
+        """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""
         ratio = (q.log_variance - 2 * math.log(self.scale)).exp()
         squares = (q.mean / self.scale).square()
         return 0.5 * (ratio + squares - 1 - q.log_variance + 2 * math.log(self.scale)).sum()

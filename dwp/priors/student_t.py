@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Range of the degrees of freedom: from Cauchy to practically Gaussian.
 LOWEST, HIGHEST = 1.0, 1000.0
 
-# Nats per kernel: an iteration that raises the objective by less is the last; a decrease of less is rounding.
+# In nats per kernel: the fit ends when the objective grows by less; a smaller decrease is a rounding error.
 TOLERANCE = 1e-7
 ITERATIONS = 1000
 
@@ -62,7 +62,7 @@ class StudentT(Elliptical):
         x = w.flatten(1)
         n, dimensions = x.shape
         share = strength / (n + strength)
-        # A start that is robust against outliers.
+        # An initial value that is robust against outliers.
         self.mean.copy_(torch.from_numpy(np.median(x, 0)))
         variance = float(np.median((x - self.mean).square().mean(1)))
         least = floor(variance)
@@ -110,7 +110,7 @@ class StudentT(Elliptical):
         """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         location, factor, freedom = self.mean.cpu(), self.factor.cpu(), self.freedom.cpu()
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
-        # The only way to draw a gamma variable in PyTorch that takes a generator.
+        # PyTorch's only sampler of gamma variables that takes a generator.
         chi_squared = 2 * torch._standard_gamma((freedom / 2).expand(n), generator=generator)
         noise = noise * (freedom / chi_squared).sqrt()[:, None]
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)

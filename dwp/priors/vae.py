@@ -16,7 +16,7 @@ from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
 from dwp.priors.settings import VAESettings
 
-# Lower bound on variances, a standard deviation of 0.001: below it a decoder would fit rounding.
+# Lower bound on variances, a standard deviation of 0.001: below it a decoder would fit rounding errors.
 VARIANCE_FLOOR = 1e-6
 
 # Codes to decode at a time: about 0.7 GB of activations for 5×5 kernels with hidden 64.
@@ -164,7 +164,7 @@ class VAE(Prior):
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return an unbiased estimate of a lower bound on log p(w), [n], in nats.
 
-        For K = 1 it is the ELBO, for a larger K the importance-weighted bound
+        For K = 1 it is the ELBO, for larger K the importance-weighted bound
         log 1/K Σ_k p(w|z_k) p(z_k) / r(z_k|w) with z_k ~ r(z|w) (Burda et al. 2016).
         Above `CODES` codes (K·n), the backward pass recomputes activations.
         """
@@ -212,7 +212,7 @@ class VAE(Prior):
 
 
 class _ELU(nn.ELU):
-    """`nn.ELU` that saves its output for the gradient, which the next layer saves anyway, not its input."""
+    """`nn.ELU` that saves its output, which the next layer saves anyway, instead of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x to the same shape."""

@@ -1,4 +1,4 @@
-"""Checkpoints, from which a killed job resumes."""
+"""Checkpoints from which a killed job resumes."""
 
 import io
 import logging
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """A file to save progress to at an interval; damaged or foreign files are set aside.
+    """A checkpoint file, saved at intervals; damaged files and those of another job are set aside.
 
     Args:
-        path: the file; it is written whole or not at all.
-        identity: what is being trained; a file with another identity is not resumed from.
-        seconds: the shortest time between two saves.
+        path: the file; it is written atomically.
+        identity: identifies the training; files with another identity are not loaded.
+        seconds: minimum time between two saves.
     """
 
     def __init__(self, path: str | Path, identity: str, seconds: float = 60.0) -> None:
@@ -38,7 +38,7 @@ class Checkpoint:
         return time.monotonic() - self._last >= self.seconds
 
     def save(self, state: dict) -> None:
-        """Write the state; it replaces the file when it is complete.
+        """Write the state atomically.
 
         Raises:
             StorageError: see `files.atomic_write`.
@@ -53,10 +53,10 @@ class Checkpoint:
         remove_stale(self.path)
         if not self.path.exists():
             return None
-        # Outside the block: an error of the disk does not mean that the file is damaged.
+        # Outside the try block: a disk error does not mean that the file is damaged.
         content = io.BytesIO(self.path.read_bytes())
         try:
-            # Onto the CPU first: the device may be another one than before.
+            # Onto the CPU first: the device may have changed since it was saved.
             state = torch.load(content, map_location="cpu", weights_only=True)
             if state["identity"] == self.identity:
                 return state
@@ -71,7 +71,7 @@ class Checkpoint:
         return None
 
     def remove(self) -> None:
-        """Delete the file and those of its parts, when the work is done."""
+        """Delete the checkpoint and those of its parts."""
         part = re.compile(re.escape(self.path.stem) + r"(-\d+)?" + re.escape(self.path.suffix))
         for path in self.path.parent.glob(f"*{self.path.suffix}"):
             if part.fullmatch(path.name):

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choice of the device, and detection of out-of-memory errors."""
 
 import torch
 
@@ -6,10 +6,10 @@ from dwp.errors import InputError, unknown
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to work on: 'cpu', 'cuda', 'mps', or 'auto' for the best there is.
+    """Return a device: 'cpu', 'cuda', 'mps', or 'auto' for the best one available.
 
     Raises:
-        InputError: the device asked for does not answer.
+        InputError: the device is unknown or not available.
     """
     answers = {
         "cuda": torch.cuda.is_available(),
@@ -26,9 +26,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, of the machine or of the device."""
+    """Return whether an error means that the machine or the device ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # PyTorch has no type of its own for this on the CPU.
+    # On the CPU, PyTorch has no exception type for this.
     messages = ("can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)

@@ -1,7 +1,7 @@
-"""The training loop `fit`, which trains source networks, priors, Bayesian and ordinary networks.
+"""The training loop `fit` for source networks, priors, Bayesian and ordinary networks.
 
-Schedule, precision, checkpoints, progress and the check for values that are not finite are here.
-Data are tensors that are already on the device; there is no DataLoader.
+It handles the schedule, precision, checkpoints, progress and the check for non-finite values.
+Data are tensors on the device; there is no DataLoader.
 """
 
 import functools
@@ -44,9 +44,9 @@ def fit(
     """Minimise `loss` over the parameters of `model` that require gradients, by Adam.
 
     Args:
-        model: trained in place; its device is where `data` must be.
-        loss: takes a minibatch (`data` indexed alike) and returns the scalar to
-            minimise and named terms of it, which are recorded at every evaluation.
+        model: trained in place; it is on the device of `data`.
+        loss: takes a minibatch (the same examples of each tensor in `data`) and returns the scalar
+            to minimise and its named terms, which are recorded at every evaluation.
         data: tensors of equal length, drawn without replacement in each epoch.
         schedule: steps, batch, learning rate, precision.
         seed: seed of the minibatches and of all noise drawn while training; the state of the global
@@ -54,14 +54,14 @@ def fit(
         evaluate: returns metrics, recorded after every `every` steps, after the last, and, if
             `every` > 0, before the first.
         every: steps between evaluations; 0: only after the last.
-        best: a metric of `evaluate`; in the end the model gets the parameters of the evaluation at
-            which it was highest. None: those of the last step.
-        checkpoint: where to save progress and resume from; None saves none. The caller removes it,
-            also after the last step.
+        best: a metric of `evaluate`; the final parameters are those of the evaluation at which it
+            was highest. None: those of the last step.
+        checkpoint: where to save progress and resume from; None disables checkpoints. The caller
+            removes it after the last step.
         label: name of this training in logs, progress bars and errors.
 
     Returns:
-        Rows {step, metric, value}, in order of step.
+        Rows {step, metric, value}, ordered by step.
 
     Raises:
         FloatingPointError: a term is not finite; the message names step, term and seed.
@@ -136,7 +136,7 @@ def fit(
 
 
 class Progress:
-    """Rate and remaining time: lines in the log, and a bar on a terminal where tqdm is installed."""
+    """Rate and remaining time, in the log and, if tqdm is installed, in a progress bar on a terminal."""
 
     def __init__(self, label: str, start: int, total: int) -> None:
         self.label, self.start, self.total = label, start, total
@@ -163,7 +163,7 @@ class Progress:
 
 
 def _bar(**options: Any) -> Any:
-    """Return a bar of tqdm, or None where it is not installed."""
+    """Return a tqdm bar, or None if tqdm is not installed."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""How long, how fast and in what precision to train; read and checked without PyTorch."""
+"""Training schedule: steps, learning rate and precision; checked without PyTorch."""
 
 import math
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class Schedule:
         check("schedule", Schedule, vars(self))
 
     def total_steps(self, examples: int) -> int:
-        """Return the number of steps for a training set of that many examples."""
+        """Return the number of steps for a training set of `examples` examples."""
         if self.epochs is not None:
             return self.epochs * self.steps_per_epoch(examples)
         assert self.steps is not None
         return self.steps
 
     def steps_per_epoch(self, examples: int) -> int:
-        """Return the steps that see every example once (the last batch may be smaller)."""
+        """Return the number of steps in an epoch (the last batch may be smaller)."""
         return math.ceil(examples / (self.batch or examples))
 
     def rate(self, step: int, total: int) -> float:

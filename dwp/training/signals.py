@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it: progress is saved, then the work ends."""
+"""Handling of SIGTERM from schedulers: save progress, then stop."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ _deferred: list[str] = []
 
 
 class Stopped(Exception):
-    """The work was stopped by SIGTERM; when started again it resumes."""
+    """The work was stopped by SIGTERM; it resumes when started again."""
 
 
 def on_sigterm() -> None:
@@ -24,7 +24,7 @@ def requested() -> bool:
 
 @contextlib.contextmanager
 def deferred(label: str) -> Iterator[None]:
-    """Defer `Stopped` to the end of the block, which should then come soon; `label` names the work."""
+    """Defer `Stopped` to the end of the block, which should end soon after; `label` names the work."""
     _deferred.append(label)
     try:
         yield
