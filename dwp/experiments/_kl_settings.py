@@ -14,7 +14,7 @@ KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
 
 @dataclass(frozen=True, kw_only=True)
 class Method(base.Method):
-    """The Gaussian q around every kernel, the prior that it is held against, and where kernels start."""
+    """Posterior, prior and initialisation of the kernels."""
 
     posterior: Literal[GAUSSIAN] = setting(  # type: ignore[valid-type]  # names from one place
         "posterior q around each kernel"
@@ -27,7 +27,7 @@ class Method(base.Method):
 
 @dataclass(frozen=True, kw_only=True)
 class OneNetworkMethod(Method):
-    """A method where all seeds are of one network: then there is no source network for each."""
+    """A method of an experiment in which all seeds use the same network."""
 
     pretrained: ClassVar[bool] = False
 

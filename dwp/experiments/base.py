@@ -42,7 +42,7 @@ Better = Literal["higher", "lower", ""]
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Where the kernels of a method's network start."""
+    """Initialisation of a method's kernels."""
 
     origin: Names = setting(
         "origin of the initial kernels: xavier, he, the name of a prior, or pretrained (the source network "
@@ -50,13 +50,13 @@ class Init:
         alias="from",
     )
     draw: Literal["mean", "sample"] = setting(
-        "how kernels are drawn from a prior: sample, or mean, without the decoder's noise", "sample"
+        "draw from a prior: sample, or mean (without the decoder's noise)", "sample"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The settings of one method; an experiment whose methods have more of them extends it."""
+    """Settings common to all methods."""
 
     pretrained: ClassVar[bool] = True
     """Whether a method may start from a source network."""
@@ -79,7 +79,7 @@ class ExperimentSettings:
 
     seeds: int = setting("number of seeds: 0 to seeds - 1", ge=1, counts=True)
     shard: int = setting("seeds per job", ge=1, counts=True)
-    network: Network = setting("network that is trained or, where nothing is, whose kernels are judged")
+    network: Network = setting("network to train, or whose kernels experiments on the KL evaluate")
     methods: dict[str, Any] = setting(METHODS, min_length=1, counts=True)
 
 
@@ -89,8 +89,7 @@ class TrainingSettings(ExperimentSettings):
 
     schedule: Schedule = setting("training schedule of every network of the experiment")
     every: int = setting(
-        "steps between evaluations; the first is before training, the last after it. "
-        "0: after the last step only",
+        "steps between evaluations, with one before and one after training; 0: only after training",
         unit="steps",
         ge=0,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(base.Method):
-    """How one method's networks are trained and asked for predictions."""
+    """Settings of a method of few-shot classification."""
 
     posterior: Literal[(*FORMS, "none")] = setting(  # type: ignore[valid-type]  # names from one place
         "posterior over kernels; none: a deterministic network", "none"
@@ -32,14 +32,14 @@ class Method(base.Method):
     )
     l2: float = setting("weight of the squared norm of all convolution kernels in the loss", 0.0, ge=0)
     dropout: float | None = setting(
-        "rate of dropout after each activation, also in predictions (Monte Carlo dropout); "
-        "null: that of the network",
+        "dropout rate after each activation, also at prediction (Monte Carlo dropout); "
+        "null: the rate of the network",
         None,
         ge=0,
         lt=1,
     )
-    members: int = setting("networks that are trained and vote (a deep ensemble)", 1, ge=1)
-    laplace: bool = setting("whether the last layer gets a Laplace approximation after training", False)
+    members: int = setting("number of networks in a deep ensemble", 1, ge=1)
+    laplace: bool = setting("whether to fit a Laplace approximation to the last layer after training", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ class Settings(TrainingSettings):
     )
     posterior_samples: int = setting("samples of each of those kernels in one estimate", ge=1)
     importance_samples: int = setting(
-        "K of a VAE's importance-weighted bound on log p(w): the more the tighter, at K times the cost",
+        "number K of importance samples in a VAE's bound on log p(w); tighter with K, at K times the cost",
         ge=1,
     )
-    train_reverse_model: bool = setting("whether a VAE's encoder r(z|w) is trained along with the posterior")
+    train_reverse_model: bool = setting("whether to train a VAE's encoder r(z|w) together with the posterior")
     outliers: bool = setting(
-        "whether to measure how well uncertainty tells the source's test images from the target's"
+        "whether to measure the AUROC of uncertainty for telling source test images from target test images"
     )
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 

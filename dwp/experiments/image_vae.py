@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(base.Method):
-    """Where the convolutions of encoder and decoder start."""
+    """Initialisation of the convolutions of encoder and decoder."""
 
     pretrained: ClassVar[bool] = False  # no source network is a VAE
 

@@ -23,7 +23,7 @@ class Settings(KLSettings):
     """Settings of the KL by subset of kernels."""
 
     kernel_subset: tuple[Count, ...] = setting(
-        "numbers m of kernels per layer, drawn at random, that an estimate is made from",
+        "numbers m of random kernels per layer in an estimate",
         min_length=1,
         unique=True,
     )

@@ -29,9 +29,10 @@ class SourceSettings:
 
     nets: int = setting("number of source networks, with seeds from 0", ge=1, counts=True)
     shard: int = setting("networks per job", ge=1, counts=True)
-    network: Network = setting("network that is trained on the source data set")
+    network: Network = setting("architecture of the source networks")
     l2: float = setting(
-        "weight of the squared norm of all convolution kernels in the loss; it empties unused kernels", ge=0
+        "weight of the squared norm of all convolution kernels in the loss; empties unused kernels",
+        ge=0,
     )
     schedule: Schedule = setting("training schedule of every source network")
 

@@ -15,8 +15,8 @@ class Conv:
     """A convolution without padding, then max-pooling and a leaky ReLU."""
 
     conv: int = setting("output channels", ge=1)
-    kernel: int = setting("rows, and columns, of a kernel", ge=1)
-    pool: int = setting("rows, and columns, that max-pooling turns into one", 1, ge=1)
+    kernel: int = setting("kernel size", ge=1)
+    pool: int = setting("size of max-pooling", 1, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """An ordinary convolutional network; its classifier is added when it is built."""
+    """A convolutional network; the classifier is added automatically."""
 
     layers: tuple[Conv | Linear, ...] = setting(
         "convolutions, {conv, kernel, pool}, then linear layers, {linear}", min_length=1

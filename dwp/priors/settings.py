@@ -65,7 +65,7 @@ class TrainedPriorSettings(PriorSettings):
 
     schedule: Schedule = setting("training schedule")
     validation_fraction: float = setting(
-        "share of the training kernels set apart to choose the best epoch by; 0: the last epoch",
+        "fraction of the training kernels set aside to choose the best epoch; 0: use the last epoch",
         0.0,
         ge=0,
         lt=1,
@@ -85,7 +85,7 @@ class VAESettings(TrainedPriorSettings):
     code_prior: Literal["standard_normal", "vamp"] = setting(
         "prior over the codes; vamp: a mixture of the codes of pseudo-inputs (VampPrior)", "standard_normal"
     )
-    pseudo_inputs: int = setting("components of the VampPrior; without it of no effect", 50, ge=1)
+    pseudo_inputs: int = setting("components of the VampPrior; ignored for standard_normal", 50, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class FlowSettings(TrainedPriorSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EmpiricalSettings(PriorSettings):
-    """The learned filters themselves, to draw from."""
+    """The learned filters themselves."""
 
     kind: ClassVar = "empirical"
     fitted: ClassVar = True

@@ -15,14 +15,14 @@ class Schedule:
     """Training by Adam; exactly one of `steps` and `epochs` is given."""
 
     lr: float = setting("learning rate", gt=0)
-    steps: int | None = setting("number of steps; null: see epochs", None, ge=1)
-    epochs: int | None = setting("passes over the training set; null: see steps", None, ge=1)
-    batch: int | None = setting("examples in a step; null: all", None, ge=1)
+    steps: int | None = setting("number of steps, or null if `epochs` is given", None, ge=1)
+    epochs: int | None = setting("passes over the training set, or null if `steps` is given", None, ge=1)
+    batch: int | None = setting("minibatch size; null: the full batch", None, ge=1)
     decay: Literal["linear", "constant"] = setting(
         "the learning rate falls linearly to zero, or stays constant", "linear"
     )
     precision: Precision = setting(
-        "of matrix products; auto: that of the whole configuration, or bfloat16 where the hardware has it",
+        "precision of matrix products; auto: the precision of the configuration",
         "auto",
     )
 

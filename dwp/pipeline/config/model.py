@@ -30,39 +30,39 @@ Threshold = Literal[RULES] | Annotated[float, Bounds(ge=0)]  # type: ignore[vali
 class DataSettings:
     """Data sets by name: embedded, downloaded, or folders of `data_root`."""
 
-    source: str = setting("name of a data set, which teaches the kernels")
-    target: str = setting("name of a data set, of which few examples are learned from")
-    options: dict[str, dict[str, int | float]] = setting("options by name of the data set")
+    source: str = setting("data set that the source networks are trained on")
+    target: str = setting("data set that the experiments are run on")
+    options: dict[str, dict[str, int | float]] = setting("options of the data sets, by name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSettings:
-    """Kernels of the source networks, and which of them are dropped."""
+    """Collection and pruning of kernels."""
 
     files: tuple[str, ...] | None = setting(
-        "files of your own in place of source networks: checkpoints (.safetensors, .pt), arrays (.npy, .h5)",
+        "your own checkpoints (.safetensors, .pt) or arrays (.npy, .h5), used instead of source networks",
         min_length=1,
     )
     threshold: Threshold | dict[str, Threshold] = setting(
-        "norm below which kernels are dropped, or the rule that chooses it; or these by kernel size, such as "
+        "norm below which kernels are dropped, or the rule that chooses it, or either by kernel size: "
         "{7x7: otsu, 5x5: 0.13}"
     )
-    test_fraction: float = setting("share of the kernels kept apart to judge priors by", gt=0, lt=1)
+    test_fraction: float = setting("fraction of the kernels held out to evaluate priors", gt=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """Scores of all priors on the same held-out kernels."""
+    """Held-out log density of each prior."""
 
-    kernels: int = setting("held-out kernels of each size, at most", ge=1)
+    kernels: int = setting("maximum number of held-out kernels of each size", ge=1)
     samples: tuple[Count, ...] = setting(
-        "numbers K of samples in importance-weighted bounds", min_length=1, unique=True
+        "numbers K of importance samples in the bounds", min_length=1, unique=True
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Looks of the figures."""
+    """Appearance of the figures."""
 
     dpi: int = setting("resolution of PNG figures", ge=50, le=600, unit="dots per inch")
     font_size: float = setting("size of text in figures", ge=5, le=30, unit="points")
@@ -100,11 +100,11 @@ class PriorChoice:
 class Config:
     """A whole configuration."""
 
-    data_root: str | None = setting("a folder with <data set>/ in it, which wins over any download")
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("device of the jobs")
+    data_root: str | None = setting("folder with local copies, <data set>/, used instead of downloads")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("device that jobs compute on")
     threads: int = setting("threads of a job", ge=1)
     checkpoint_seconds: float = setting("time between two checkpoints of a job", ge=0, unit="seconds")
-    precision: Precision = setting("of matrix products; auto: bfloat16 where the hardware has it")
+    precision: Precision = setting("precision of matrix products; auto: bfloat16 if the hardware supports it")
     data: DataSettings = setting("data sets")
     source: SourceSettings = setting("source networks")
     kernels: KernelSettings = setting("kernels of the source networks")
