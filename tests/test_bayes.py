@@ -13,8 +13,9 @@ from torch.nn import functional
 
 import dwp
 from dwp import Noise, make_bayesian, predict, set_noise
-from dwp.bayes import objectives, posteriors
+from dwp.bayes import objectives
 from dwp.bayes.layers import BayesConv2d, bayesian_layers
+from dwp.bayes.settings import FORMS
 from dwp.errors import InputError
 from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
@@ -150,7 +151,7 @@ def test_convolutions_without_a_prior_are_named(convolution, message):
         make_bayesian(model, {})
 
 
-@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("form", list(FORMS))
 def test_state_dict_round_trip(form):
     torch.manual_seed(3)
     vae = VAE(3, hidden=4, latent=2).requires_grad_(False)

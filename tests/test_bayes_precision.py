@@ -11,7 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 import dwp
 from dwp import make_bayesian, predict
-from dwp.bayes import objectives, posteriors
+from dwp.bayes import objectives
+from dwp.bayes.settings import FORMS
 from dwp.priors.standard_normal import StandardNormal
 
 CASTS = [
@@ -43,7 +44,7 @@ def test_models_of_every_precision(cast):
     torch.testing.assert_close(members.sum(2), torch.ones(2, 4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("prior_dtype", [torch.float16, torch.float32, torch.float64])
 def test_costs_are_computed_in_the_dtype_of_the_prior(form, dtype, prior_dtype):

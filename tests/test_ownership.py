@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dwp import Noise, kl, make_bayesian, predict, set_noise
-from dwp.bayes import layers, posteriors
+from dwp.bayes import layers
 from dwp.bayes.layers import bayesian_layers
+from dwp.bayes.settings import FORMS
 from dwp.nn.convnet import build
 from dwp.priors.base import KLEstimator
 from dwp.priors.standard_normal import StandardNormal
@@ -125,7 +126,7 @@ def saved(model):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled, saved])
-@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("form", list(FORMS))
 def test_copies_of_a_model_have_copies_of_its_priors(copied, form):
     model = make_bayesian(net(), [vae(3), vae(5)], form).eval()
     other = copied(model)
@@ -143,7 +144,7 @@ def test_copies_of_a_model_have_copies_of_its_priors(copied, form):
     assert values[0] == values[1]
 
 
-@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("form", list(FORMS))
 def test_a_state_dict_holds_what_is_trained_and_fills_a_fresh_model(form, tmp_path):
     given = [vae(3), vae(5)]
     model = make_bayesian(net(), given, form)

@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from dwp import Noise, make_bayesian, predict, set_noise
 from dwp.bayes import objectives, posteriors, settings
 from dwp.bayes.layers import BayesConv2d
+from dwp.bayes.settings import FORMS
 from dwp.errors import InputError
 from dwp.nn.convnet import build
 from dwp.nn.noise import Dropout
@@ -84,7 +85,7 @@ def test_extreme_variances_give_finite_values_and_gradients(dtype, x, log_varian
     assert all(parameter.grad.isfinite().all() for parameter in layer.posterior.parameters())
 
 
-@pytest.mark.parametrize("form", list(posteriors.FORMS))
+@pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize(
     "prior",
     [StandardNormal(3), LogUniform(3), LogUniform(3, approximation="molchanov"), VAE(3, hidden=4, latent=2)],
