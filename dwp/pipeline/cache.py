@@ -1,7 +1,7 @@
 """Cache of checksums and code digests, because every job of a cluster plans the whole run anew.
 
 The cache is one JSON file under `results/`. An entry is valid while the files that it depends on keep their
-size and modification time.
+size and times of change.
 """
 
 import functools
@@ -50,7 +50,8 @@ def _state(file: Path) -> list[int] | None:
         status = file.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    # The time of the last status change as well: tools that preserve modification times cannot set it.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _entries() -> Entries:
