@@ -156,7 +156,10 @@ def test_a_node_that_does_not_come_back_is_an_error():
     with slurm_cluster.cluster() as cluster, socket.socket() as other:
         cluster.kill_node()
         cluster.await_node(*slurm_cluster.DOWN)
+        # As the daemon itself does: connections that it closed may still hold the port.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("", 6818))
+        other.listen()
         with pytest.raises(RuntimeError, match="Address already in use"):
             cluster.start_node()
 
