@@ -166,7 +166,14 @@ def main(words: list[str] | None = None) -> None:
         material, header = prepare(arguments)
     except InputError as error:
         sys.exit(f"error: {error}")
-    print("\n".join(header), "", row(["lever", "workload", "times"]), row(["---"] * 3), sep="\n", flush=True)
+    print(
+        "\n".join(header),
+        "",
+        row(["optimisation", "workload", "times"]),
+        row(["---"] * 3),
+        sep="\n",
+        flush=True,
+    )
     wanted = arguments.only or tuple(WORKLOADS)
     for workload in wanted:
         found = gain_of_memory(workload, material.options, arguments.repeats)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from report_samples import results, rows, run_results, scored, synthetic
 
+from dwp.experiments import base
 from dwp.kernels import store
 from dwp.priors.base import find
 from dwp.report import catalogue, figures, pages, tables
@@ -19,6 +20,18 @@ from dwp.report.figures.plotting import PALETTE, Plot
 def table_of(page: str) -> ElementTree.Element:
     """Return the only table of a page."""
     return ElementTree.fromstring(page[page.index("<table") : page.index("</table>") + 8])
+
+
+def test_figures_are_found_where_they_are_defined():
+    names = [item.make for item in catalogue.ITEMS if item.folder == "figures"]
+    names += [
+        figure.draw
+        for name in base.known()
+        for figure in base.find(name).figures
+        if isinstance(figure.draw, str)
+    ]
+    for name in names:
+        assert figures.find(name).__module__.startswith("dwp.report.figures.")
 
 
 def test_bounds_are_marked_as_bounds():

@@ -1,6 +1,6 @@
 """Convergence: how fast an ordinary network learns from different initialisations (paper, section 5.3).
 
-Methods differ in {init}. The axis is the width of the network.
+Methods differ in the initialisation. The axis is the width of the network.
 """
 
 from dataclasses import dataclass

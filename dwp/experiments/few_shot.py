@@ -1,9 +1,7 @@
 """Few-shot classification: networks trained on n examples of the target set (paper, section 5.1).
 
-A method is {posterior, prior, init, l2, dropout, members, laplace}: the form of the posterior
-('none' for a deterministic network), the prior over kernels, their initialisation, the
-weight of an L2 penalty on them, the rate of dropout (at test time MC dropout), the number of
-networks in a deep ensemble, and whether the last layer gets a Laplace approximation.
+Methods are Bayesian networks (posterior and prior), or deterministic ones with an L2 penalty, MC
+dropout, deep ensembles or a last-layer Laplace approximation; see `Method`.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Convergence of a VAE over images from different initialisations of its convolutions (paper, section 5.3).
 
-Methods differ in {init}, from which the encoder's convolutions and the decoder's transposed
+Methods differ in the initialisation, from which the encoder's convolutions and the decoder's transposed
 convolutions are drawn. The axis is the width of the network.
 """
 

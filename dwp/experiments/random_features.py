@@ -1,6 +1,6 @@
 """Random features: convolutions are frozen at their initialisation, the rest is trained (paper, section 5.2).
 
-Methods differ in {init}. The axis is the width of the network.
+Methods differ in the initialisation. The axis is the width of the network.
 """
 
 from typing import TYPE_CHECKING

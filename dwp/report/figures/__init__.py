@@ -13,5 +13,5 @@ _MODULES = (experiments, predictions, priors, source)
 
 
 def find(name: str) -> Callable[..., Figure]:
-    """Return the function of a name, from whichever module of this package defines it."""
+    """Return a figure function by name, from the first module of this package that has it."""
     return next(getattr(module, name) for module in _MODULES if hasattr(module, name))
