@@ -64,6 +64,14 @@ CODE = [
         VAES | SCORES | DWP | REPORT,
     ),
     (
+        "a default of the VAE",
+        "dwp/priors/settings.py",
+        'standard_normal", 50, ge=1)',
+        'standard_normal", 60, ge=1)',
+        VAES | SCORES | DWP | REPORT,
+    ),
+    ("a default of a prior that is not used", "dwp/priors/settings.py", "6, ge=2)", "7, ge=2)", NOTHING),
+    (
         "a line of the log-uniform prior",
         "dwp/priors/log_uniform.py",
         "import torch\n",

@@ -24,12 +24,9 @@ def table_of(page: str) -> ElementTree.Element:
 
 def test_figures_are_found_where_they_are_defined():
     names = [item.make for item in catalogue.ITEMS if item.folder == "figures"]
-    names += [
-        figure.draw
-        for name in base.known()
-        for figure in base.find(name).figures
-        if isinstance(figure.draw, str)
-    ]
+    experiments = map(base.find, base.known())
+    draws = [figure.draw for experiment in experiments for figure in experiment.figures]
+    names += [draw for draw in draws if isinstance(draw, str)]
     for name in names:
         assert figures.find(name).__module__.startswith("dwp.report.figures.")
 

@@ -86,8 +86,9 @@ def code_digest(roots: Iterable[str]) -> str:
 
     Args:
         roots: `module`, or `module:name` for a function or class. For the latter, only the statements of
-            the module that the name depends on count, and so for names imported from an experiment:
-            titles and figures of an experiment do not affect the digest of its results.
+            the module that the name depends on count, and so for names imported from the `SLICED`
+            modules: titles and figures of an experiment do not affect the digest of its results, nor
+            settings of one kind of prior those of another.
     """
     roots = sorted(set(roots))
     key = f"code of {' '.join(roots)} in {ROOT}"
@@ -112,7 +113,8 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8], files
 
 
-SLICED = "dwp.experiments."
+# Modules that declare several things: only what is imported from them counts.
+SLICED = ("dwp.experiments.", "dwp.priors.settings")
 _cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
 
 
