@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from dwp.bayes.matching import Priors, match_layers, title
+from dwp.bayes.matching import Default, Priors, match_layers, title
 from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
 from dwp.nn.seeding import seeded
@@ -22,16 +23,20 @@ def init_(
     model: nn.Module,
     priors: Priors,
     *,
+    default: Default = None,
     mean: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Draw the kernels of a model's convolutions from priors, in place.
+    """Draw the weights of a model's convolutions and linear layers from priors, in place.
 
     Args:
-        model: a module without Bayesian layers; every `nn.Conv2d` and `nn.ConvTranspose2d` with a prior
-            is initialised, other layers are not changed.
+        model: a module without Bayesian layers; every convolution (transposed ones too) and linear layer
+            with a prior is initialised, other layers are not changed.
         priors: a prior, one prior per kernel size, or a mapping from kernel sizes or layer names to
-            priors. Layer names take precedence; None leaves layers unchanged.
+            priors. Layer names take precedence; None leaves layers unchanged. A linear layer gets a prior
+            by its name only.
+        default: the prior of every convolution and linear layer that `priors` does not match, see
+            `matching.Default`; None leaves them unchanged.
         mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
@@ -39,10 +44,10 @@ def init_(
         The names of the initialised layers, each once.
 
     Raises:
-        InputError: a prior or key matches no layer, a prior cannot be sampled from, or a weight cannot be
-            initialised, see `matching.match_layers`; the model is then unchanged.
+        InputError: a name matches no layer, no layer has a prior, a prior cannot be sampled from, or a
+            weight cannot be initialised, see `matching.match_layers`; the model is then unchanged.
     """
-    matches = match_layers(model, priors, (nn.Conv2d, nn.ConvTranspose2d))
+    matches = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
     drawn = []
     for one in matches:
         weight = one.layer.weight
@@ -50,7 +55,7 @@ def init_(
             raise InputError(
                 f"{title(one.names[0])}: its weight is on the device meta, where nothing is kept"
             )
-        drawn.append(one.prior.sample(weight.shape[:2].numel(), generator, mean=mean))
+        drawn.append(one.prior.sample(weight.numel() // one.prior.kernel_size**2, generator, mean=mean))
     for one, kernels in zip(matches, drawn, strict=True):
         one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
     return [one.names[0] for one in matches]

@@ -133,22 +133,11 @@ def test_make_bayesian_without_noise_is_the_model():
     torch.testing.assert_close(model(x), before)
 
 
-@pytest.mark.parametrize(
-    ("convolution", "message"),
-    [
-        (
-            nn.Conv2d(1, 1, 7),
-            "layer 1.here: there is no prior over 7×7 kernels; there are priors for 3×3, 5×5",
-        ),
-        (nn.Conv2d(1, 1, (3, 5)), "layer 1.here: there is no prior over 3×5 kernels"),
-    ],
-)
-def test_convolutions_without_a_prior_are_named(convolution, message):
+@pytest.mark.parametrize("convolution", [nn.Conv2d(1, 1, 7), nn.Conv2d(1, 1, (3, 5)), nn.Conv2d(1, 1, 1)])
+def test_convolutions_without_a_prior_stay_as_they_are(convolution):
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ModuleDict({"here": convolution}))
-    with pytest.raises(InputError, match=message):
-        make_bayesian(model, PRIORS)
-    with pytest.raises(InputError, match="there are priors for no size"):
-        make_bayesian(model, {})
+    assert len(bayesian_layers(make_bayesian(model, PRIORS))) == 1
+    assert model[1]["here"] is convolution
 
 
 @pytest.mark.parametrize("form", list(FORMS))

@@ -85,7 +85,7 @@ def test_dtype_and_memory_format_of_the_model_are_kept(dtype):
     ("priors", "message"),
     [
         ([vae(3), StandardNormal(3)], "two priors over 3×3 kernels; give one"),
-        ([vae(3), vae(7)], "the model has no 7×7 convolution for this prior; it has 1×1, 1×3, 3×3"),
+        ([vae(5), vae(7)], "the model has no 5×5 convolution for this prior; it has 1×1, 1×3, 3×3"),
         ([LogUniform(3)], "log_uniform cannot be sampled from"),
     ],
 )

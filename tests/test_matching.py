@@ -45,14 +45,14 @@ def test_each_layer_is_drawn_from_its_own_prior():
     assert [layer.weight.std().item() for layer in model] == pytest.approx([5, 0.01, 5], rel=0.1)
 
 
-def test_what_has_no_prior_is_filled_by_none_and_refused_by_the_other():
-    model = Users()
-    assert init_(model, FIVE) == ["wide"]
-    refused(init_, model, [], "priors: no convolution of the model has one; there is nothing left to do")
-    refused(
-        make_bayesian, model, FIVE, "layer stem: there is no prior over 3×3 kernels; there are priors for 5×5"
-    )
-    refused(make_bayesian, model, {5: None}, "layer stem: there is no prior over 3×3 kernels; .* for no size")
+@BOTH
+def test_layers_without_a_prior_and_priors_without_a_layer_are_left_alone(function):
+    assert touched(function, Users(), [FIVE, StandardNormal(7)]) == {"wide"}
+    assert touched(function, Users(), {5: FIVE, 4: None}) == {"wide"}
+    for nothing in ([], {5: None}, {3: None, 5: None}):
+        refused(
+            function, Users(), nothing, "priors: no layer of the model has one; there is nothing left to do"
+        )
 
 
 @BOTH
@@ -61,13 +61,12 @@ def test_what_has_no_prior_is_filled_by_none_and_refused_by_the_other():
     [
         ({"stemm": THREE, 3: THREE, 5: FIVE}, r"priors\['stemm'\]: .*; the nearest is 'stem'"),
         ({"blocks.fist.1": None, 3: THREE, 5: FIVE}, r"priors\['blocks.fist.1'\]: .* 'blocks.first.1'"),
-        ({"norm": THREE, 3: THREE, 5: FIVE}, r"priors\['norm'\]: the model has no convolution of this name"),
         (
-            {3: THREE, 5: FIVE, 7: StandardNormal(7)},
-            "the model has no 7×7 convolution for this prior; it has 3×3",
+            {"norm": THREE, 3: THREE},
+            r"priors\['norm'\]: the model has no convolution or linear layer of this",
         ),
-        ({3: THREE, 5: FIVE, 7: None}, "no 7×7 convolution"),
-        ([THREE, FIVE, StandardNormal(4)], "no 4×4 convolution"),
+        ({7: StandardNormal(7)}, "the model has no 7×7 convolution for this prior; it has 3×3, 5×5"),
+        ([StandardNormal(4), StandardNormal(7)], "no 4×4 convolution"),
         ([THREE, FIVE, StandardNormal(3)], "two priors over 3×3 kernels; give one"),
         ({3: FIVE, 5: FIVE}, "layer stem: its kernels are 3×3, its prior is over 5×5"),
         ({3: THREE, "wide": THREE}, "layer wide: its kernels are 5×5, its prior is over 3×3"),
@@ -78,7 +77,6 @@ def test_what_has_no_prior_is_filled_by_none_and_refused_by_the_other():
         ("vae-5x5.safetensors", "priors: .* str"),
         (5, "priors: .* int"),
         (None, "priors: .* NoneType"),
-        ({3: None, 5: None}, "priors: no convolution of the model has one; there is nothing left to do"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(function, priors, message):
@@ -93,7 +91,9 @@ def test_a_model_without_convolutions_is_refused(function):
 
 
 def test_names_of_a_single_layer():
-    refused(make_bayesian, nn.Conv2d(1, 1, 5), THREE, "^the model itself: there is no prior over 5×5 kernels")
+    refused(
+        make_bayesian, nn.Conv2d(1, 1, 5), {"": THREE}, "^the model itself: its kernels are 5×5, its prior"
+    )
     assert init_(nn.Conv2d(1, 1, 3), THREE) == [""]
 
 

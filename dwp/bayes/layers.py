@@ -1,4 +1,4 @@
-"""Bayesian convolutions: conversion of a model, its KL divergence, and its predictions."""
+"""Bayesian layers: conversion of a model, its KL divergence, and its predictions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp.bayes import posteriors, settings
-from dwp.bayes.matching import Priors, match_layers, title
+from dwp.bayes.matching import Default, Priors, Weighted, match_layers, title
 from dwp.bayes.posteriors import ALL, Factorised
 from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
@@ -18,98 +18,137 @@ from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.distributions import noise_like
 
-__all__ = ["BayesConv2d", "Noise", "bayesian_layers", "kl", "make_bayesian", "predict", "priors", "set_noise"]
+__all__ = [
+    "BayesConv2d",
+    "BayesLinear",
+    "BayesianLayer",
+    "Noise",
+    "bayesian_layers",
+    "kl",
+    "make_bayesian",
+    "predict",
+    "priors",
+    "set_noise",
+]
 
 
-class BayesConv2d(Stochastic):
-    """A convolution with a posterior over its kernels and a prior.
+class BayesianLayer(Stochastic):
+    """A layer with a posterior over its weights and a prior; the bias stays deterministic.
 
-    It keeps the arguments and training mode of the convolution that it replaces, and which of weight
-    and bias are trained. The bias stays deterministic.
+    It keeps the arguments and training mode of the layer that it replaces, and which of weight and bias
+    are trained. Subclasses define `map`.
 
     Args:
-        convolution: the layer to replace; the posterior starts from its weight [o, i, k, k].
-        prior: prior over k×k kernels, shared by all (out, in) pairs; not copied, see `Posterior`.
+        layer: the layer to replace; the posterior starts from its weight.
+        prior: prior over k×k kernels of the weight [o, i, k, k], or over 1×1, for a weight of any shape;
+            shared by all kernels; not copied, see `Posterior`.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
     """
 
-    def __init__(self, convolution: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
+    def __init__(self, layer: Weighted, prior: Prior, form: str = "additive") -> None:
         super().__init__()
-        self.posterior = posteriors.build(form, convolution.weight, prior)
-        self.posterior.requires_grad_(convolution.weight.requires_grad)
-        bias = convolution.bias
+        self.posterior = posteriors.build(form, layer.weight, prior)
+        self.posterior.requires_grad_(layer.weight.requires_grad)
+        bias = layer.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
-        self.stride, self.dilation, self.groups = convolution.stride, convolution.dilation, convolution.groups
-        self.has_fast_forms = isinstance(convolution, Conv2d)
-        self.padding = convolution.padding
-        self.pad = (convolution._reversed_padding_repeated_twice, convolution.padding_mode)
-        self.train(convolution.training)
+        self.train(layer.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """One sample of the weight, or its mean without noise, for models that use the weight themselves."""
+        return self.sample_once(lambda: self.posterior.weight(sampled=self.noise is not Noise.NONE))
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
+        """Return the outputs for x with a given weight and bias; `plain`: without fast forms."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [n, i, h, w] to [n, o, h', w']."""
-        padding = self.padding
-        if self.pad[1] != "zeros":
-            x, padding = functional.pad(x, self.pad[0], mode=self.pad[1]), (0, 0)
+        """Map x as the replaced layer does, with noise."""
         if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
             mean, log_variance = self.posterior.moments()
-            location = self._convolve(x, mean, self.bias, padding)
+            location = self.map(x, mean, self.bias)
             # By the direct sum, which has no negative terms; a fast form could round to below zero.
             squares, variances = at_least_float32(x).square(), at_least_float32(log_variance).exp()
-            variance = self._convolve(squares, variances, None, padding, plain=True)
+            variance = self.map(squares, variances, None, plain=True)
             # The floor keeps the gradient of the root finite where all inputs of an output are zero.
             deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
             return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
         # For other posteriors the outputs have no closed form: one sample of the weights for all images.
-        sampled = self.noise is not Noise.NONE
-        weight = self.sample_once(lambda: self.posterior.weight(sampled=sampled))
-        return self._convolve(x, weight, self.bias, padding)
-
-    def _convolve(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        padding: tuple[int, ...] | str,
-        *,
-        plain: bool = False,
-    ) -> Tensor:
-        convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
-        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return self.map(x, self.weight, self.bias)
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
         """Return the KL divergence of the posterior from the prior, in nats, summed; see `Prior.kl`."""
         return self.posterior.kl(estimator)
 
 
-def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> nn.Module:
-    """Replace every convolution of a model, in place, by a Bayesian one initialised from its weights.
+class BayesConv2d(BayesianLayer):
+    """A Bayesian convolution, see `BayesianLayer`."""
 
-    The model keeps a frozen copy of each prior, see `priors`. A layer that is used in several places is
-    replaced by one Bayesian layer.
+    def __init__(self, layer: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
+        super().__init__(layer, prior, form)
+        self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
+        self.has_fast_forms = isinstance(layer, Conv2d)
+        self.pad = (layer._reversed_padding_repeated_twice, layer.padding_mode)
+        # Padding with anything but zeros is a step before the convolution.
+        self.padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, i, h, w] to [n, o, h', w']."""
+        pad, mode = self.pad
+        return super().forward(x if mode == "zeros" else functional.pad(x, pad, mode=mode))
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
+        """Return the convolution of x [n, i, h, w] with a weight [o, i, k, k]."""
+        convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
+        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class BayesLinear(BayesianLayer):
+    """A Bayesian linear layer, see `BayesianLayer`; maps x [..., i] to [..., o]."""
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
+        """Return the product of x [..., i] with a weight [o, i]."""
+        return functional.linear(x, weight, bias)
+
+
+def make_bayesian(
+    model: nn.Module, priors: Priors, form: str = "additive", *, default: Default = None
+) -> nn.Module:
+    """Replace convolutions and linear layers of a model, in place, by Bayesian ones.
+
+    Their posteriors start from their weights. The model keeps a frozen copy of each prior, see `priors`. A
+    layer that is used in several places is replaced by one Bayesian layer.
 
     Args:
-        model: any module with `nn.Conv2d` layers.
+        model: any module with `nn.Conv2d` or `nn.Linear` layers; other layers stay as they are.
         priors: a prior, one prior per kernel size, or a mapping from kernel sizes or layer names to
-            priors. Layer names take precedence; None leaves layers unchanged.
+            priors. Layer names take precedence; None leaves layers unchanged. A linear layer gets a prior
+            by its name only.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
+        default: the prior of every convolution and linear layer that `priors` does not match, see
+            `matching.Default`; None leaves them unchanged.
 
     Returns:
-        The model, or the Bayesian layer if the model is a convolution itself.
+        The model, or the Bayesian layer if the model is a convolution or linear layer itself.
 
     Raises:
-        InputError: a convolution has no prior of its kernel size, cannot be replaced without loss
-            (see `matching.match_layers`; a subclass of `nn.Conv2d` that overrides `forward`; hooks), or a
-            prior is incompatible with the form; the model is then unchanged.
+        InputError: a name matches no layer, no layer has a prior, a layer cannot be replaced without loss
+            (see `matching.match_layers`; a subclass that overrides `forward`; hooks), or a prior is
+            incompatible with the form; the model is then unchanged.
     """
     settings.find(form)
-    matches = match_layers(model, priors, (nn.Conv2d,), ("weight", "bias"), every=True)
+    matches = match_layers(model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default)
     own: dict[Prior, Prior] = {}
-    layers = []
+    layers: list[tuple[list[str], BayesianLayer]] = []
     for one in matches:
         _check_replaceable(one.names[0], one.layer)
         if one.prior not in own:
             own[one.prior] = posteriors.own(one.prior, one.layer.weight)
-        layers.append((one.names, BayesConv2d(one.layer, own[one.prior], form)))
+        prior = own[one.prior]
+        if isinstance(one.layer, nn.Conv2d):
+            layers.append((one.names, BayesConv2d(one.layer, prior, form)))
+        else:
+            layers.append((one.names, BayesLinear(one.layer, prior, form)))
     for names, layer in layers:
         for name in names:
             if not name:
@@ -118,27 +157,28 @@ def make_bayesian(model: nn.Module, priors: Priors, form: str = "additive") -> n
     return model
 
 
-def _check_replaceable(name: str, convolution: nn.Conv2d) -> None:
+def _check_replaceable(name: str, layer: Weighted) -> None:
     # Checked on the instance, since some libraries replace the methods of a single layer.
     forward, inner = (
-        getattr(getattr(convolution, name), "__func__", None) for name in ("forward", "_conv_forward")
+        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
     )
-    if forward not in (nn.Conv2d.forward, Conv2d.forward) or inner is not nn.Conv2d._conv_forward:
+    kind = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+    if forward not in (kind.forward, Conv2d.forward) or inner not in (None, nn.Conv2d._conv_forward):
         raise InputError(
-            f"{title(name)}: a {type(convolution).__name__} computes something else than nn.Conv2d, which a "
-            f"Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
+            f"{title(name)}: a {type(layer).__name__} computes something else than nn.{kind.__name__}, which "
+            f"a Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
         )
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    if any(getattr(convolution, f"_{kind}") for kind in kinds):
+    if any(getattr(layer, f"_{kind}") for kind in kinds):
         raise InputError(
             f"{title(name)}: it has hooks, which a Bayesian layer would lose; remove them, and register "
             "them anew on what replaces it"
         )
 
 
-def bayesian_layers(model: nn.Module) -> list[BayesConv2d]:
+def bayesian_layers(model: nn.Module) -> list[BayesianLayer]:
     """Return the Bayesian layers of a model."""
-    return [module for module in model.modules() if isinstance(module, BayesConv2d)]
+    return [module for module in model.modules() if isinstance(module, BayesianLayer)]
 
 
 def priors(model: nn.Module) -> list[Prior]:

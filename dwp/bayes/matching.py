@@ -1,24 +1,33 @@
-"""Matching of a model's convolutions with priors, for initialisation and conversion."""
+"""Matching of a model's layers with priors, for initialisation and conversion."""
 
 import difflib
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from dwp.bayes.posteriors import Posterior
-from dwp.errors import InputError
+from dwp.errors import InputError, unknown
 from dwp.priors.base import Prior
+from dwp.priors.standard_normal import StandardNormal
 
 Priors = Prior | Iterable[Prior] | Mapping[int | str, Prior | None]
 """One prior, one for each kernel size, or priors by kernel size or layer name; the name takes precedence.
 None leaves layers as they are."""
 
-Layer = TypeVar("Layer", bound=_ConvNd)
+Weighted = _ConvNd | nn.Linear
+"""A layer that a prior can be for: a convolution of any kind, or a linear layer."""
+
+Default = str | Prior | Callable[[Weighted], Prior | None] | None
+"""The prior of layers that no other prior matches: 'standard_normal' (N(0, 1 / fan-in) for each weight), a
+prior over 1×1 kernels, a function from the layer to its prior or None, or None: they stay as they are."""
+
+Layer = TypeVar("Layer", bound=Weighted)
 
 # Attributes of layers with a parameter that is computed from others, and the functions that undo this.
 _UNDONE_BY = {
@@ -43,49 +52,61 @@ def match_layers(
     priors: Priors,
     kinds: tuple[type[Layer], ...],
     parameters: tuple[str, ...] = ("weight",),
-    *,
-    every: bool = False,
+    default: Default = None,
 ) -> list[Match[Layer]]:
     """Return the layers of a model that get a prior, in model order. Layers inside priors are skipped.
 
+    A prior over k×k kernels is for two-dimensional convolutions of this size. A prior over 1×1 kernels is
+    a distribution of single weights: by name or as the default, it is for layers of any shape.
+
     Args:
         model: any module.
-        priors: see `Priors`.
+        priors: see `Priors`. A kernel size is that of convolutions, never of linear layers.
         kinds: layer classes to match.
         parameters: names of the parameters that the caller will change.
-        every: refuse layers without a prior, unless it is None; otherwise skip them.
+        default: see `Default`.
 
     Raises:
-        InputError: a key or prior matches no layer, a layer has two priors or (with `every`) none,
-            a prior has another kernel size than its layer, no layer is left, the model is Bayesian,
-            or a parameter is computed from others, has no shape yet, or is shared with another layer.
+        InputError: a name matches no layer, a layer has two priors, a prior has another kernel size than
+            its layer, no layer has a prior, the model is Bayesian, or a parameter is computed from others,
+            has no shape yet, or is shared with another layer.
     """
     for name, module in model.named_modules():
         if isinstance(module, Posterior):
             where = title(name.rpartition(".")[0])
             raise InputError(f"{where} is Bayesian already; initialise a model, then convert it, once")
-    by_key = _by_key(priors)
+    by_key, make = _by_key(priors), _maker(default)
     layers: dict[Layer, list[str]] = {}
     for name, layer in _places(model, kinds):
         layers.setdefault(layer, []).append(name)
-    if not layers:
-        raise InputError(
-            f"model: priors are for the convolutions of a model; it has none (a {type(model).__name__})"
-        )
     _check_names(by_key, [name for names in layers.values() for name in names])
-    chosen = [(names, layer, _choose(names, layer, by_key, every)) for layer, names in layers.items()]
-    _check_sizes(by_key, layers)
-    matches = [Match(names, layer, prior) for names, layer, prior in chosen if prior is not None]
-    if not matches:
-        raise InputError("priors: no convolution of the model has one; there is nothing left to do")
     owners = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             owners[id(parameter)].append(name)
-    for one in matches:
+    matches = []
+    for layer, names in layers.items():
+        key = _key(names, layer, by_key)
+        if (default if key is None else by_key[key]) is None:
+            continue
         for parameter in parameters:
-            _check_parameter(one, parameter, owners)
+            _check_parameter(names, layer, parameter, owners)
+        prior = make(layer) if key is None else by_key[key]
+        if prior is not None:
+            _check_prior(f"default of {title(names[0])}", prior)
+            _check_size(names[0], layer, prior)
+            matches.append(Match(names, layer, prior))
+    if not matches:
+        raise _nothing(model, layers, by_key)
     return matches
+
+
+def fan_in(layer: Weighted) -> int:
+    """Return the number of weights that one output of a layer sums over, for a stride of 1."""
+    outputs, inputs, *size = layer.weight.shape
+    if isinstance(layer, _ConvTransposeNd):
+        inputs = outputs // layer.groups
+    return inputs * math.prod(size)
 
 
 def title(name: str) -> str:
@@ -134,51 +155,82 @@ def _places(module: nn.Module, kinds: tuple[type[Layer], ...], name: str = "") -
                 yield from _places(child, kinds, f"{name}.{key}" if name else key)
 
 
+def _maker(default: Default) -> Callable[[Weighted], Prior | None]:
+    """Return the function from a layer to its default prior, or None."""
+    if isinstance(default, str):
+        if default != StandardNormal.kind:
+            raise unknown("default", default, [StandardNormal.kind])
+        return lambda layer: StandardNormal(1, scale=fan_in(layer) ** -0.5)
+    if default is None or isinstance(default, Prior):
+        return lambda layer: default
+    if isinstance(default, type) or not callable(default):
+        _check_prior("default", default)
+    return default
+
+
 def _check_names(by_key: Mapping[int | str, Prior | None], names: list[str]) -> None:
     for key in by_key:
         if isinstance(key, str) and key not in names:
-            (nearest,) = difflib.get_close_matches(key, names, 1, cutoff=0)
+            nearest = difflib.get_close_matches(key, names, 1, cutoff=0)
             raise InputError(
-                f"priors[{key!r}]: the model has no convolution of this name; the nearest is {nearest!r}"
+                f"priors[{key!r}]: the model has no convolution or linear layer of this name; "
+                + (f"the nearest is {nearest[0]!r}" if nearest else "it has none at all")
             )
 
 
-def _choose(
-    names: list[str], layer: _ConvNd, by_key: Mapping[int | str, Prior | None], every: bool
-) -> Prior | None:
-    own: list[int | str] = [name for name in names if name in by_key]
+def _key(names: list[str], layer: Weighted, by_key: Mapping[int | str, Prior | None]) -> int | str | None:
+    """Return the key of a layer among the priors: its name, or its kernel size; None if there is neither."""
+    own = [name for name in names if name in by_key]
     for name in own[1:]:
         if by_key[name] is not by_key[own[0]]:
             raise InputError(f"priors: {own[0]} and {name} are one layer; give it one prior")
-    height, width = layer.kernel_size
-    keys = own or [size for size in by_key if size == height == width]
-    if not keys and every:
-        sizes = sorted({prior.kernel_size for prior in by_key.values() if prior is not None})
+    if own:
+        return own[0]
+    size = _kernel(layer)
+    return next((key for key in by_key if not isinstance(key, str) and size == (key, key)), None)
+
+
+def _check_size(name: str, layer: Weighted, prior: Prior) -> None:
+    size = prior.kernel_size
+    if size == 1 or _kernel(layer) == (size, size):
+        return
+    if isinstance(layer, nn.Linear):
         raise InputError(
-            f"{title(names[0])}: there is no prior over {height}×{width} kernels; there are priors for "
-            f"{', '.join(map(_square, sizes)) or 'no size'}; None leaves a layer as it is"
+            f"{title(name)}: it is linear and has no kernels, its prior is over {_square(size)}; "
+            "give one over single weights, 1×1"
         )
-    prior = by_key[keys[0]] if keys else None
-    if prior is not None and not prior.kernel_size == height == width:
-        raise InputError(
-            f"{title(names[0])}: its kernels are {height}×{width}, its prior is over "
-            f"{_square(prior.kernel_size)}; give one over kernels of its size"
+    raise InputError(
+        f"{title(name)}: its kernels are {_times(_kernel(layer))}, its prior is over {_square(size)}; "
+        "give one over kernels of its size"
+    )
+
+
+def _nothing(
+    model: nn.Module, layers: Iterable[Weighted], by_key: Mapping[int | str, Prior | None]
+) -> InputError:
+    """Return the error for a model no layer of which has a prior."""
+    there = sorted({_kernel(layer) for layer in layers if len(_kernel(layer)) == 2})
+    wanted = [key for key, prior in by_key.items() if not isinstance(key, str) and prior is not None]
+    missing = [key for key in wanted if (key, key) not in there]
+    if not there:
+        return InputError(
+            "model: priors by kernel size are for the convolutions of a model; it has none "
+            f"(a {type(model).__name__})"
         )
-    return prior
+    if missing:
+        return InputError(
+            f"priors: the model has no {_square(missing[0])} convolution for this prior; "
+            f"it has {', '.join(map(_times, there))}"
+        )
+    return InputError("priors: no layer of the model has one; there is nothing left to do")
 
 
-def _check_sizes(by_key: Mapping[int | str, Prior | None], layers: Iterable[_ConvNd]) -> None:
-    sizes = sorted({layer.kernel_size for layer in layers})
-    for size in by_key:
-        if not isinstance(size, str) and (size, size) not in sizes:
-            there = ", ".join(f"{height}×{width}" for height, width in sizes)
-            raise InputError(
-                f"priors: the model has no {_square(size)} convolution for this prior; it has {there}"
-            )
+def _kernel(layer: Weighted) -> tuple[int, ...]:
+    return () if isinstance(layer, nn.Linear) else layer.kernel_size
 
 
-def _check_parameter(one: Match, name: str, owners: Mapping[int, list[str]]) -> None:
-    layer, where = one.layer, title(one.names[0])
+def _check_parameter(names: list[str], layer: Weighted, name: str, owners: Mapping[int, list[str]]) -> None:
+    where = title(names[0])
     if name not in layer._parameters:
         for trace, undone_by in _UNDONE_BY.items():
             if hasattr(layer, trace.format(name)):
@@ -192,7 +244,7 @@ def _check_parameter(one: Match, name: str, owners: Mapping[int, list[str]]) -> 
         return
     if is_lazy(parameter):
         raise InputError(f"{where}: its {name} has no shape yet; run a batch through the model first")
-    others = [other for other in owners[id(parameter)] if other not in one.names]
+    others = [other for other in owners[id(parameter)] if other not in names]
     if others:
         raise InputError(
             f"{where}: its {name} is also that of {title(others[0])}; give each its own, or leave one out"
@@ -200,4 +252,8 @@ def _check_parameter(one: Match, name: str, owners: Mapping[int, list[str]]) -> 
 
 
 def _square(size: int) -> str:
-    return f"{size}×{size}"
+    return _times((size, size))
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "×".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""Approximate posteriors over the kernels of a convolution, learned by Bayesian layers.
+"""Approximate posteriors over the weights of a layer, learned by Bayesian layers.
 
 Each form of posterior is a module that is initialised from a weight, samples weights and computes
 the KL divergence from the prior; `build` finds forms by name.
@@ -29,7 +29,8 @@ class Posterior(nn.Module):
     only moves with it to other devices.
 
     Args:
-        weight: initial weight, [o, i, k, k].
+        weight: initial weight, [o, i, k, k]; of any shape if the prior is over 1×1 kernels, since every
+            weight then counts as one kernel.
         prior: prior over k×k kernels.
     """
 
@@ -45,6 +46,12 @@ class Posterior(nn.Module):
         super()._apply(fn, recurse)
         _beside(self.prior, next(self.parameters()))
         return self
+
+    def as_kernels(self, weight: Tensor) -> Tensor:
+        """Return a weight [o, i, k, k] as kernels of the prior, [o·i, 1, k, k]."""
+        size = self.prior.kernel_size
+        # Contiguous, so that the same noise goes to the same weights for any memory format.
+        return weight.reshape(-1, 1, size, size).contiguous()
 
     def weight(self, *, sampled: bool) -> Tensor:
         """Return one sample of the weight, or its centre, [o, i, k, k]."""
@@ -70,9 +77,9 @@ class Factorised(Posterior):
         return mean + (0.5 * log_variance).exp() * noise_like(mean) if sampled else mean
 
     def kernels(self) -> GaussianPosterior:
-        """Return the posterior over M = o·i kernels, [M, 1, k, k], in the dtype of the prior."""
+        """Return the posterior over the M kernels of the weight, [M, 1, k, k], in the dtype of the prior."""
         dtype = _dtype(self.prior, self.mean.dtype)
-        return GaussianPosterior(*map(_as_kernels, self.moments(dtype)))
+        return GaussianPosterior(*(self.as_kernels(moment) for moment in self.moments(dtype)))
 
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
         """Return KL(q || prior) in nats, summed over all kernels; see `Prior.kl`."""
@@ -131,7 +138,7 @@ class Point(Posterior):
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
         """Return -log p(w), or an upper bound, in nats, summed over all kernels; see `Prior.log_prob`."""
         value = self.value.to(_dtype(self.prior, self.value.dtype))
-        return self.prior.cross_entropy(PointMass(_as_kernels(value)), estimator)
+        return self.prior.cross_entropy(PointMass(self.as_kernels(value)), estimator)
 
 
 class Latent(Posterior):
@@ -145,7 +152,7 @@ class Latent(Posterior):
     def __init__(self, weight: Tensor, prior: Prior) -> None:
         super().__init__(weight, prior)
         with torch.no_grad():
-            code = self._coded.encode(_as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
+            code = self._coded.encode(self.as_kernels(weight.detach().to(_dtype(prior, weight.dtype))))[0]
         self.mean = nn.Parameter(_copy(code.to(weight.dtype)))
         self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
 
@@ -214,8 +221,3 @@ def _dtype(prior: Prior, otherwise: torch.dtype) -> torch.dtype:
 def _copy(weight: Tensor) -> Tensor:
     # Contiguous, as safetensors requires.
     return weight.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _as_kernels(weight: Tensor) -> Tensor:
-    # Contiguous, so that the same noise goes to the same weights for any memory format.
-    return weight.flatten(0, 1)[:, None].contiguous()
