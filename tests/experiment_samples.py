@@ -75,6 +75,7 @@ METHODS = {
         "ensemble": {"posterior": "none", "members": 3, "init": XAVIER},
         "laplace": {"posterior": "none", "laplace": True, "init": XAVIER},
         "pretrained": {"posterior": "none", "init": {"from": "pretrained"}},
+        "noise": {"posterior": "none", "init": {"from": "vae", "draw": "mean", "control": "noise"}},
     },
     "convergence": {name: {"init": init} for name, init in INITS.items()},
     "random_features": {name: {"init": init} for name, init in INITS.items()},
@@ -147,10 +148,10 @@ def settings_of(experiment, method, setting, **changes):
 
 @pytest.fixture
 def run(dataset, pretrained):
-    """Run a method of an experiment with some seeds, its priors fresh unless given; return its rows."""
+    """Run a method, by name or settings, with some seeds, its priors fresh unless given; return its rows."""
 
     def run(experiment, method, seeds, setting=None, checkpoint=None, priors=None, **changes):
-        chosen = METHODS[experiment][method]
+        chosen = METHODS[experiment][method] if isinstance(method, str) else method
         settings = settings_of(experiment, chosen, setting or default_setting(experiment), **changes)
         shared = {
             "settings": settings,
@@ -162,7 +163,8 @@ def run(dataset, pretrained):
             "pretrained": pretrained if chosen["init"]["from"] == "pretrained" else {},
             "checkpoint": checkpoint,
         }
-        return [row for seed in seeds for row in task.run(experiment, method, seed, **shared)]
+        name = method if isinstance(method, str) else "method"
+        return [row for seed in seeds for row in task.run(experiment, name, seed, **shared)]
 
     return run
 

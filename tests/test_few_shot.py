@@ -107,3 +107,42 @@ def test_the_loss_counts_the_examples_and_not_the_batch(run, fitted, dataset):
 def test_too_few_examples_are_refused(run):
     with pytest.raises(InputError, match="n = 60 needs 20 examples of class 0, which has 10"):
         run("few_shot", "plain", [0], setting=60)
+
+
+FITTED = {"posterior": "none", "classifier": "fitted", "init": {"from": "vae", "draw": "mean"}}
+
+
+def test_a_fitted_classifier_starts_at_its_optimum_and_keeps_its_prior(run, fitted):
+    run("few_shot", FITTED, [0])
+    ((models, before, (loss, (images, labels), _)),) = fitted
+    models.load_state_dict(before)
+    value, terms = loss(images, labels)
+    classifier = models[0].classifier
+    gradients = torch.autograd.grad(value, (classifier.weight, classifier.bias), retain_graph=True)
+    # The prior balances the likelihood, whose own gradient is not zero.
+    alone = torch.autograd.grad(terms["train_nll"], classifier.weight)[0]
+    assert value > terms["train_nll"]
+    assert gradients[0].norm() < 0.02 * alone.norm()
+    assert gradients[1].abs().max() < 1e-3
+
+
+def test_frozen_networks_keep_their_kernels_and_take_no_step(run, fitted):
+    rows = run("few_shot", FITTED | {"frozen": True}, [0])
+    assert fitted == []
+    assert {row["step"] for row in rows} == {0}
+    start = {row["metric"]: row["value"] for row in run("few_shot", FITTED, [0]) if row["step"] == 0}
+    assert {row["metric"]: row["value"] for row in rows if row["metric"] in start} == start
+
+
+def test_the_width_multiplies_the_channels(run, fitted):
+    for width in (1, 3):
+        run("few_shot", METHODS["few_shot"]["l2"] | {"width": width}, [0])
+    one, three = (models[0] for models, _, _ in fitted)
+    assert three.conv1.out_channels == 3 * one.conv1.out_channels
+
+
+def test_the_weight_of_the_kl_is_in_the_loss_and_not_in_its_terms(run, fitted):
+    run("few_shot", METHODS["few_shot"]["standard_normal"] | {"kl_weight": 0.25}, [0])
+    ((_, _, (loss, data, _)),) = fitted
+    value, terms = loss(*data)
+    assert value.item() == pytest.approx((terms["train_nll"] + 0.25 * terms["kl"] / 9).item(), rel=1e-5)

@@ -26,8 +26,10 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
     return loss
 
 
-def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()) -> Loss:
-    """Return the loss: the negative ELBO per example, mean NLL + KL / examples, in nats.
+def elbo(
+    model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator(), weight: float = 1.0
+) -> Loss:
+    """Return the loss: the negative ELBO per example, mean NLL + weight · KL / examples, in nats.
 
     The KL is summed over all weights and `examples` is the size of the training set, so that the loss
     times `examples` is the paper's bound for any batch size (paper, eq. 9).
@@ -36,14 +38,26 @@ def elbo(model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator()
         model: a Bayesian model that maps images to logits.
         examples: size of the training set.
         estimator: how to estimate the KL, see `Prior.kl`.
+        weight: of the KL; below 1 the posterior is tempered.
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         nll = functional.cross_entropy(at_least_float32(model(images)), labels)
         kl = layers.kl(model, estimator)
-        return nll + kl / examples, {"train_nll": nll, "kl": kl}
+        scaled = kl if weight == 1 else weight * kl
+        return nll + scaled / examples, {"train_nll": nll, "kl": kl}
 
     return loss
+
+
+def penalised(loss: Loss, layer: nn.Linear, precision: float) -> Loss:
+    """Return the loss plus precision / 2 · ‖W‖² of a linear layer, a Gaussian prior per example."""
+
+    def sum_of_both(*batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        value, terms = loss(*batch)
+        return value + 0.5 * precision * layer.weight.square().sum(), terms
+
+    return sum_of_both
 
 
 def together(losses: Sequence[Loss]) -> Loss:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import metrics
-from dwp.bayes import last_layer_laplace, layers
-from dwp.bayes.objectives import Loss, cross_entropy, elbo, together
+from dwp.bayes import last_layer, last_layer_laplace, layers
+from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
 from dwp.experiments.task import Task
-from dwp.nn.noise import stochastic_layers
+from dwp.nn.noise import evaluating, stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
 from dwp.priors.base import KLEstimator
@@ -24,8 +24,12 @@ def run(task: Task[Any, Any]) -> list[dict]:
     settings, device = task.settings, task.device
     data = task.training_examples(int(task.setting))
     images, labels = task.dataset.images("test", device), task.dataset.labels("test", device)
-    models = nn.ModuleList(_model(task, member) for member in range(task.method.members))
-    loss = together([_loss(task, model, len(data[0])) for model in models])
+    models, losses = nn.ModuleList(), []
+    for member in range(task.method.members):
+        model, loss = _network(task, member, data)
+        models.append(model)
+        losses.append(loss)
+    loss = together(losses)
     predicted = torch.empty(0)
 
     def evaluate() -> dict[str, float]:
@@ -40,7 +44,10 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
     along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
     trained = nn.ModuleList([*models, *along])
-    rows = task.fit(trained, loss, data, evaluate)
+    if task.method.frozen:
+        rows = [{"step": 0, "metric": name, "value": value} for name, value in evaluate().items()]
+    else:
+        rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
         # The job resumed after the last step.
         evaluate()
@@ -63,19 +70,39 @@ def run(task: Task[Any, Any]) -> list[dict]:
     ]
 
 
-def _model(task: Task[Any, Any], member: int) -> nn.Module:
-    model, method = task.build_initialised(member=member), task.method
+def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> tuple[nn.Module, Loss]:
+    """Return a network before training, and its loss."""
+    method, settings, examples = task.method, task.settings, len(data[0])
+    model = task.build_initialised(width=method.width, member=member)
+    precision = 0.0
+    if method.classifier == "fitted":
+        precision = _fit_classifier(model, data, task.dataset.classes)
     if method.is_bayesian:
         model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
-    return model
+        estimator = KLEstimator(
+            settings.kernel_subset, settings.posterior_samples, settings.importance_samples
+        )
+        loss = elbo(model, examples, estimator, method.kl_weight)
+    else:
+        loss = cross_entropy(model, method.l2)
+    if precision:
+        loss = penalised(loss, model.get_submodule("classifier"), precision / examples)
+    return model, loss
 
 
-def _loss(task: Task[Any, Any], model: nn.Module, examples: int) -> Loss:
-    if not task.method.is_bayesian:
-        return cross_entropy(model, task.method.l2)
-    settings = task.settings
-    estimator = KLEstimator(settings.kernel_subset, settings.posterior_samples, settings.importance_samples)
-    return elbo(model, examples, estimator)
+@torch.no_grad()
+def _fit_classifier(model: nn.Module, data: tuple[Tensor, Tensor], classes: int) -> float:
+    """Fit the classifier to the features of a network; return the precision of its prior."""
+    classifier = model.get_submodule("classifier")
+    features: list[Tensor] = []
+    hook = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    with evaluating(model):
+        model(data[0])
+    hook.remove()
+    fitted = last_layer.fit(features[0], data[1], classes)
+    classifier.weight.copy_(fitted.weight)
+    classifier.bias.copy_(fitted.bias)
+    return fitted.precision
 
 
 def _ensemble(

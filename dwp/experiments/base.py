@@ -52,6 +52,11 @@ class Init:
     draw: Literal["mean", "sample"] = setting(
         "draw from a prior: sample, or mean (without the decoder's noise)", "sample"
     )
+    control: Literal["none", "shuffled", "noise"] = setting(
+        "control that keeps the scale of kernels drawn from a prior and removes their structure: shuffled "
+        "(the weights of each kernel permuted), or noise (white noise with the norm of each kernel)",
+        "none",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Few-shot classification: networks trained on n examples of the target set (paper, section 5.1).
 
 Methods are Bayesian networks (posterior and prior), or deterministic ones with an L2 penalty, MC
-dropout, deep ensembles or a last-layer Laplace approximation; see `Method`.
+dropout, deep ensembles, a last-layer Laplace approximation or frozen kernels; see `Method`.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,22 @@ class Method(base.Method):
     )
     members: int = setting("number of networks in a deep ensemble", 1, ge=1)
     laplace: bool = setting("whether to fit a Laplace approximation to the last layer after training", False)
+    kl_weight: float = setting(
+        "weight of the KL divergence, of a Bayesian method; 1: the ELBO, below 1: a tempered posterior",
+        1.0,
+        ge=0,
+    )
+    classifier: Literal["random", "fitted"] = setting(
+        "start of the classifier: random weights, without a prior; or fitted to the features of the initial "
+        "network under a Gaussian prior, which remains in the loss and whose scale is chosen by "
+        "cross-validation on the training examples",
+        "random",
+    )
+    frozen: bool = setting(
+        "whether to keep the initial kernels and fit only the classifier; needs classifier: fitted",
+        False,
+    )
+    width: float = setting("factor on the number of channels", 1.0, gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)

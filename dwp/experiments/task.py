@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dwp.data.dataset import Dataset
 from dwp.data.splits import few_shot
 from dwp.experiments import base, methods
+from dwp.experiments._controls import remove_structure_
 from dwp.experiments.base import ExperimentSettings, Method, Names, TrainingSettings
 from dwp.initialisation import build_initialised, load_
 from dwp.nn.convnet import build
@@ -91,6 +92,7 @@ class Task(Generic[S, M]):
         )
         if self.pretrained:
             load_(model, self.pretrained[self.seed])
+        remove_structure_(model, init.control, derived_seed(member, self.seed))
         return model.to(self.device)
 
     def priors_by_layer(self, choice: Names | None) -> dict[int | str, Prior | None]:

@@ -30,6 +30,15 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
     for key in ("laplace", "dropout", "l2"):
         if method.is_bayesian and (value := getattr(method, key, None)):
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
+    if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
+        raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
+    if getattr(method, "frozen", False):
+        if method.is_bayesian:
+            raise InputError(f"{where}.frozen: true goes with posterior none; here it is {_form(method)!r}")
+        if method.classifier != "fitted":
+            raise InputError(
+                f"{where}.frozen: true needs classifier fitted; here it is {method.classifier!r}"
+            )
     if getattr(method, "laplace", False) and (dropout := getattr(method, "dropout", None)):
         raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
 
@@ -64,6 +73,8 @@ def _check_prior(where: str, method: Method, settings: ExperimentSettings, prior
 def _check_origin(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
     origins = ORIGINS if method.pretrained else RULES
     for name, size in _chosen(where, method.init.origin, settings):
+        if name in ORIGINS and (control := method.init.control) != "none":
+            raise InputError(f"{where}: {name!r} does not go with init.control {control!r}; name a prior")
         if name in RULES:
             continue
         if name == PRETRAINED:
