@@ -34,6 +34,7 @@ class Contents:
         priors: kind of each fitted prior, by name and size.
         nets: whether source networks were trained by the workflow.
         scores: whether priors were scored on held-out kernels.
+        tuned: names of the experiments with tuned methods.
     """
 
     experiments: Mapping[str, Sequence[str]]
@@ -41,6 +42,7 @@ class Contents:
     priors: Mapping[str, Mapping[int, str]]
     nets: bool = True
     scores: bool = False
+    tuned: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
