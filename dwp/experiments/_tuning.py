@@ -31,7 +31,7 @@ def draw(space: Mapping[str, Sequence[Any]], count: int) -> list[Chosen]:
     """
     keys = sorted(space)
     sizes = [len(space[key]) for key in keys]
-    total = math.prod(sizes)
+    total = combinations_in(space)
     if total <= count:
         combinations = itertools.product(*(space[key] for key in keys))
         return [dict(zip(keys, values, strict=True)) for values in combinations]
@@ -47,6 +47,11 @@ def draw(space: Mapping[str, Sequence[Any]], count: int) -> list[Chosen]:
             chosen[key] = space[key][place]
         trials.append(chosen)
     return trials
+
+
+def combinations_in(space: Mapping[str, Sequence[Any]]) -> int:
+    """Return the number of combinations of the values in a space."""
+    return math.prod(map(len, space.values()))
 
 
 def tunable(experiment: Experiment) -> list[str]:

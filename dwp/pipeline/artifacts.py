@@ -7,6 +7,7 @@ from typing import Any
 
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
+from dwp.experiments._tuning import combinations_in, space
 from dwp.experiments.base import ExperimentSettings, Method
 from dwp.nn.spec import size_label
 from dwp.pipeline import local_data
@@ -169,6 +170,7 @@ class Artifacts:
             # The contents; their versions are among the inputs.
             "cells": [list(getattr(settings, declared.axis)), settings.seeds],
             "trials": [trial.chosen for trial in trials],
+            "combinations": combinations_in(space(self.config.experiments[experiment], name)),
         }
         inputs = {f"trial-{number:03d}": made for number, made in enumerate(self.trials[experiment, name])}
         return Artifact("tuning", params, inputs, (f"{STAGES}.tuning",), f"{experiment}-{name}")

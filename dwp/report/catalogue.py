@@ -140,7 +140,7 @@ def items(contents: Contents) -> Iterator[Item]:
         InputError: an experiment or a kind of prior is not known.
     """
     for name, switches in contents.experiments.items():
-        yield from _of_experiment(name, switches)
+        yield from _of_experiment(name, switches, name in contents.tuned)
     for item in ITEMS:
         for options in _cases(item.each, contents):
             yield item.of(options)
@@ -173,7 +173,7 @@ def check_captions(captions: Iterable[str], folder: str | Path) -> None:
             )
 
 
-def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
+def _of_experiment(name: str, switches: Sequence[str], tuned: bool) -> Iterator[Item]:
     experiment = base.find(name)
     title = experiment.title.partition(":")[0]
 
@@ -191,6 +191,9 @@ def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
     yield item("tables", "", "end of training", "experiment_table", "summary")
     if experiment.trains:
         yield item("tables", "curves", "all steps", "experiment_curves_table", "curves")
+    if tuned:
+        yield item("figures", "tuning", "trials of the tuned methods", "tuning", "tuning")
+        yield item("tables", "tuning", "tuned settings", "tuning_table", "tuning")
     for table in experiment.tables:
         yield item("tables", table.suffix, table.label, table.caption, table.make)
 

@@ -1,6 +1,7 @@
 """Choose the settings of one method from the rows of its trials."""
 
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from dwp.files import atomic_write
 from dwp.pipeline import paths
 from dwp.pipeline.job import Job
 from dwp.report import aggregation
+
+logger = logging.getLogger("dwp")
 
 
 def main(job: Job) -> None:
@@ -26,6 +29,7 @@ def main(job: Job) -> None:
             "method": wildcards.method,
             "settings": json.dumps(chosen),
             "version": label.partition("/")[2],
+            "combinations": params["combinations"],
             "metric": params["metric"],
             **_statistics(aggregation.read(files[label]), params["metric"]),
         }
@@ -37,6 +41,14 @@ def main(job: Job) -> None:
         where = f"tuning of {wildcards.experiment}, method {wildcards.method}, by {params['metric']}"
         raise InputError(f"{where}: {error}; change the space") from None
     table = pd.DataFrame(rows).assign(chosen=[number == best for number in range(len(rows))])
+    table = table[list(aggregation.TRIALS)]
+    logger.info(
+        "%d trials of %d combinations; chosen by %s: %s",
+        len(rows),
+        params["combinations"],
+        params["metric"],
+        tuning.describe(params["trials"][best]),
+    )
     with atomic_write(job.output.table) as temporary:
         table.to_csv(temporary, index=False)
     with atomic_write(job.output.chosen) as temporary:
