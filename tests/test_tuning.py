@@ -19,7 +19,9 @@ SPACE = {"lr": [0.001, 0.01], "steps": [100, 200, 400]}
 
 def tuned(overlay=None, methods=None, **changes):
     """Return the plan of the default configuration with few_shot tuned, by default over SPACE."""
-    few_shot = {"tuning": TUNING | {"space": SPACE} | changes, "methods": methods or {}}
+    schedule = changes.pop("schedule", {})
+    chosen_by = TUNING | {"space": SPACE} | changes
+    few_shot = {"tuning": chosen_by, "schedule": schedule, "methods": methods or {}}
     return plan(
         merged({"data": {"tuning": "glyphs-k-t"}, "experiments": {"few_shot": few_shot}}, overlay or {})
     )
@@ -194,7 +196,8 @@ def test_a_trial_is_a_cell_on_other_data_and_its_rows_are_inputs_of_the_tuning()
     assert cells == [trial.path("l2_xavier_examples-50_seeds-000-002.csv") for trial in trials]
     target = made.methods["few_shot", "l2_xavier"]
     assert target.inputs["tuning"] == artifact
-    assert "space" not in target.params["method"]
+    assert target.params["method"] == {"l2": 0.001, "init": {"from": "xavier"}}
+    assert set(target.params["settings"]["schedule"]) == {"batch"}
     assert "tuning" not in target.params["settings"]
     inputs = made.cell_inputs(target.version, "000-004")
     assert inputs["tuning"] == artifact.path("few_shot-l2_xavier.json")
@@ -249,6 +252,8 @@ TUNED = [f"few_shot/{name}" for name in BASE["experiments"]["few_shot"]["methods
         ({"metric": "accuracy"}, {}, TUNED, 0),
         ({}, {"l2_xavier": {"space": {"l2": [0.001]}}}, ["few_shot/l2_xavier"], 0),
         ({}, {"l2_xavier": {"l2": 0.01}}, ["few_shot/l2_xavier"], 6),
+        ({"schedule": {"lr": 0.1, "steps": 7}}, {}, [], 0),
+        ({"schedule": {"batch": 7}}, {}, TUNED, 6),
     ],
 )
 def test_a_change_of_the_tuning_reruns_what_it_must_and_adds_trials(changes, methods, retuned, new):

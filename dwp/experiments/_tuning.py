@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dwp.errors import InputError, unknown
@@ -56,7 +56,7 @@ def combinations_in(space: Mapping[str, Sequence[Any]]) -> int:
 
 def tunable(experiment: Experiment) -> list[str]:
     """Return the names of the settings that a space may contain."""
-    fixed = {"network", "schedule", "tuning", "space", experiment.axis}
+    fixed = {"network", "schedule", "precision", "tuning", "space", experiment.axis}
     fixed.update(marked(experiment.settings, "counts"))
     classes = (experiment.method, Schedule, experiment.settings)
     return [name for name in dict.fromkeys(itertools.chain(*map(_names, classes))) if name not in fixed]
@@ -82,15 +82,27 @@ def apply(
     experiment: Experiment, settings: Mapping[str, Any], method: Mapping[str, Any], chosen: Chosen
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return plain settings of an experiment and of a method, with the chosen values in their places."""
-    settings, method = dict(settings), dict(method)
+    settings, method = without(experiment, settings, method, chosen)
     for name, value in chosen.items():
-        if name in _names(experiment.method):
-            method[name] = value
-        elif name in _names(Schedule):
-            settings["schedule"] = {**settings["schedule"], name: value}
-        else:
-            settings[name] = value
+        _holder(experiment, name, settings, method)[name] = value
     return settings, method
+
+
+def without(
+    experiment: Experiment, settings: Mapping[str, Any], method: Mapping[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return plain settings of an experiment and of a method, without those of these names."""
+    settings, method = {**settings, "schedule": dict(settings["schedule"])}, dict(method)
+    for name in names:
+        _holder(experiment, name, settings, method).pop(name, None)
+    return settings, method
+
+
+def _holder(experiment: Experiment, name: str, settings: Chosen, method: Chosen) -> Chosen:
+    """Return the mapping that a setting belongs to: the method, the schedule or the experiment."""
+    if name in _names(experiment.method):
+        return method
+    return settings["schedule"] if name in _names(Schedule) else settings
 
 
 def choose(means: Sequence[float], better: Better) -> int:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from dwp.experiments import _tuning as tuning
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
-from dwp.experiments._tuning import combinations_in, space
 from dwp.experiments.base import ExperimentSettings, Method
 from dwp.nn.spec import size_label
 from dwp.pipeline import local_data
@@ -163,14 +163,15 @@ class Artifacts:
 
     def _tuning(self, experiment: str, name: str) -> Artifact:
         declared, trials = experiments.find(experiment), self.config.trials[experiment][name]
-        settings, tuning = trials[0].settings, self.config.experiments[experiment].tuning
+        settings, tasks = self.config.experiments[experiment], trials[0].settings
+        metric = declared.metric(settings.tuning.metric)
         params = {
-            "metric": tuning.metric,
-            "better": declared.metric(tuning.metric).better,
+            "metric": metric.name,
+            "better": metric.better,
             # The contents; their versions are among the inputs.
-            "cells": [list(getattr(settings, declared.axis)), settings.seeds],
+            "tasks": [list(getattr(tasks, declared.axis)), tasks.seeds],
             "trials": [trial.chosen for trial in trials],
-            "combinations": combinations_in(space(self.config.experiments[experiment], name)),
+            "combinations": tuning.combinations_in(tuning.space(settings, name)),
         }
         inputs = {f"trial-{number:03d}": made for number, made in enumerate(self.trials[experiment, name])}
         return Artifact("tuning", params, inputs, (f"{STAGES}.tuning",), f"{experiment}-{name}")
@@ -207,11 +208,15 @@ class Artifacts:
                 inputs[f"{prior}-{size}"] = self.priors[prior][size]
             else:
                 analytic[prior] = self._prior_params(prior, size)
-        # The values of a space are the trials of the tuning.
-        own = {key: value for key, value in dump(method).items() if key != "space"}
         # In an experiment that trains, each setting has separate jobs.
-        without = ["tuning", *([declared.axis] if declared.trains else [])]
-        params = {"settings": self._params(settings, without), "method": own, "priors": analytic}
+        left_out = ["tuning", *([declared.axis] if declared.trains else [])]
+        shared = self._params(settings, left_out)
+        own = {key: value for key, value in dump(method).items() if key != "space"}
+        if "tuning" in inputs:
+            # The job takes them from there.
+            space = tuning.space(settings, name)
+            shared, own = tuning.without(declared, shared, own, space)
+        params = {"settings": shared, "method": own, "priors": analytic}
         if images:
             params["trial_images"] = images
         return Artifact(experiment, params, inputs, tuple(modules), name)

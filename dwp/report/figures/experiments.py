@@ -136,7 +136,7 @@ def tuning(results: ExperimentResults, plot: Plot) -> Figure:
         own = trials[trials["method"] == method]
         finite = own[np.isfinite(own["mean"])].sort_values("mean")
         # Side by side, by their means, so that close ones do not overlap.
-        heights = -place + 0.5 * (np.arange(len(finite)) / max(1, len(finite) - 1) - 0.5)
+        heights = -place + (np.arange(len(finite)) - (len(finite) - 1) / 2) * 0.5 / max(1, len(finite) - 1)
         for row, height in zip(finite.itertuples(), heights, strict=True):
             ax.errorbar(
                 row.mean,
