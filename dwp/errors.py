@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class DivergedError(InputError, FloatingPointError):
+    """Predictions contain NaN, because the training of their network has diverged."""
+
+
 class StorageError(OSError):
     """A file cannot be written: the disk is full, a quota is reached, or the folder is read-only.
 

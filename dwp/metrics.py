@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwp.errors import InputError, extra
+from dwp.errors import DivergedError, InputError, extra
 
 ECE_BINS = 15
 
@@ -103,7 +103,8 @@ def _checked(probabilities: Tensor) -> Tensor:
     probabilities = probabilities.cpu().double()
     wrong = ~(probabilities >= 0).all(-1)
     if wrong.any():
-        raise InputError(
+        error = DivergedError if probabilities.isnan().any() else InputError
+        raise error(
             f"predictions: {int(wrong.sum())} of {wrong.numel()} are no probabilities, the first "
             f"{probabilities[wrong][0].tolist()}; where they are NaN the network has diverged"
         )

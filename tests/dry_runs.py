@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Jobs by their output, and their number: few_shot has two settings of `examples`, random_features two widths.
-DWP = {
+# Two methods of few_shot are tuned, by trials at a third setting.
+TRIAL_SETTING = "30"
+TUNED_DWP = {"trials/dwp": 2, "tuning/few_shot-dwp": 1}
+TUNED_L2 = {"trials/l2_xavier": 2, "tuning/few_shot-l2_xavier": 1}
+TUNED = TUNED_DWP | TUNED_L2
+TUNINGS = {"tuning/few_shot-dwp": 1, "tuning/few_shot-l2_xavier": 1}
+TUNED_TARGETS = {"few_shot/dwp": 2, "few_shot/l2_xavier": 2}
+DWP = TUNED_DWP | {
     "few_shot/dwp": 2,
     "few_shot/l2_dwp": 2,
     "convergence/dwp": 1,
@@ -83,7 +90,7 @@ CODE = [
         "dwp/experiments/_few_shot.py",
         "for count in (10, 20)",
         "for count in (20, 30)",
-        FEW_SHOT | REPORT,
+        FEW_SHOT | TUNED | REPORT,
     ),
     (
         "the description of a setting",
@@ -141,7 +148,14 @@ CODE = [
         "dwp/pipeline/stages/experiment.py",
         "def main",
         "EXTRA = 1\n\n\ndef main",
-        EXPERIMENTS | REPORT,
+        EXPERIMENTS | TUNED | REPORT,
+    ),
+    (
+        "a line of the choice among trials",
+        "dwp/experiments/_tuning.py",
+        "sign = -1",
+        "sign = -2",
+        TUNINGS | TUNED_TARGETS | REPORT,
     ),
 ]
 
@@ -215,7 +229,8 @@ def jobs(text: str) -> dict[str, int]:
             continue
         line = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
         wildcards = dict(pair.split("=", 1) for pair in line[1].split(", ")) if line else {}
-        found[LABELS[rule[1]].format(**wildcards)] += 1
+        trial = rule[1] == "experiment" and wildcards["setting"] == TRIAL_SETTING
+        found[(TRIAL if trial else LABELS[rule[1]]).format(**wildcards)] += 1
     return dict(found)
 
 
@@ -226,5 +241,7 @@ LABELS = {
     "prior": "priors/{name}-{size}x{size}",
     "scores": "scores/{size}x{size}",
     "experiment": "{experiment}/{method}",
+    "tuning": "tuning/{experiment}-{method}",
     "report": "report",
 }
+TRIAL = "trials/{method}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dwp import data
-from dwp.data.glyphs import FONTS, LETTERS, STYLES, _masters
+from dwp.data.glyphs import FONTS, STYLES, _masters
 from dwp.errors import InputError
 
 SMALL = {"train": 200, "test": 50}
@@ -153,15 +153,24 @@ def test_glyphs_without_warps_blots_and_noise_are_the_masters(tmp_path):
     assert thickened.mean() > 1.2 * calm.mean()
 
 
-def test_masters_are_all_different_letters():
-    masters = _masters()
-    assert masters.shape[:3] == (len(STYLES), len(FONTS), len(LETTERS))
+def test_glyphs_k_t_are_other_letters_of_the_same_renderer(tmp_path):
+    first, other = (data.build(name, downloads=tmp_path, options=SMALL) for name in ("glyphs", "glyphs-k-t"))
+    assert other.name == "glyphs-k-t"
+    assert torch.equal(first.train_labels, other.train_labels)
+    assert not torch.equal(first.train_images, other.train_images)
+    assert data.identity("glyphs")["files"] == data.identity("glyphs-k-t")["files"]
+
+
+@pytest.mark.parametrize("letters", ["ABCDEFGHIJ", "KLMNOPQRST"])
+def test_masters_are_all_different_letters(letters):
+    masters = _masters(letters)
+    assert masters.shape[:3] == (len(STYLES), len(FONTS), len(letters))
     assert masters.min() == 0
     assert masters.max() == 1
     flat = torch.from_numpy(masters).flatten(3)
     # Some ink everywhere, and no two letters of a font alike (a font without letters draws boxes).
     assert flat.mean(-1).min() > 0.05
-    distance = torch.cdist(flat, flat) + 100 * torch.eye(len(LETTERS))
+    distance = torch.cdist(flat, flat) + 100 * torch.eye(len(letters))
     assert distance.min() > 3
 
 
@@ -216,7 +225,18 @@ def test_digits_seed_changes_the_split_only(tmp_path):
 
 def test_every_name_is_known_and_others_are_refused(tmp_path):
     assert set(data.NAMES) == {
-        *("glyphs", "digits", "mnist", "notmnist", "fashion-mnist", "kmnist", "cifar10", "cifar100", "svhn")
+        *(
+            "glyphs",
+            "glyphs-k-t",
+            "digits",
+            "mnist",
+            "notmnist",
+            "fashion-mnist",
+            "kmnist",
+            "cifar10",
+            "cifar100",
+            "svhn",
+        )
     }
     for name in data.NAMES:
         identity = data.identity(name)

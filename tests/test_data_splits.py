@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwp.data import few_shot
+from dwp.data import Dataset, few_shot
+from dwp.data.splits import halved_test_set
 from dwp.errors import InputError
 
 
@@ -95,3 +96,29 @@ def test_impossible_splits_are_refused(n, seed, message):
 def test_no_labels_are_refused():
     with pytest.raises(InputError, match="no labels"):
         few_shot(torch.tensor([], dtype=torch.int64), 1, 0)
+
+
+# Halves of the test images
+
+
+def labelled(labels):
+    """Return a data set whose test images have these labels, and their number as the only pixel."""
+    images = torch.arange(len(labels), dtype=torch.uint8).reshape(-1, 1, 1, 1)
+    return Dataset("toy", images + 100, torch.tensor([0, 1, 2] * len(images))[: len(images)], images, labels)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=60).map(torch.tensor))
+def test_halves_divide_every_class_of_the_test_images(labels):
+    halves = halved_test_set(labelled(labels))
+    train, test = (images.flatten().tolist() for images in (halves.train_images, halves.test_images))
+    assert sorted(train + test) == list(range(len(labels)))
+    assert labels[train].tolist() == halves.train_labels.tolist()
+    assert labels[test].tolist() == halves.test_labels.tolist()
+    counts = [one.bincount(minlength=3) for one in (halves.train_labels, halves.test_labels)]
+    assert set((counts[0] - counts[1]).tolist()) <= {0, 1}
+
+
+def test_test_images_of_which_no_class_has_two_cannot_be_halved():
+    with pytest.raises(InputError, match="test images of toy: test_images are empty"):
+        halved_test_set(labelled(torch.tensor([2, 0, 1])))

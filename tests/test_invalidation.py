@@ -20,6 +20,10 @@ from dry_runs import (
     NOTHING,
     REPORT,
     SCORES,
+    TUNED,
+    TUNED_L2,
+    TUNED_TARGETS,
+    TUNINGS,
     VAES,
     dry_run,
     edited,
@@ -33,6 +37,13 @@ def one_more(parts: dict[str, int], by: int = 1) -> dict[str, int]:
     """Return the parts with `by` jobs each."""
     return dict.fromkeys(parts, by)
 
+
+def without_dwp(parts: dict[str, int]) -> dict[str, int]:
+    """Return the parts without the deep weight prior, whose learning rate is tuned."""
+    return {name: jobs for name, jobs in parts.items() if not name.endswith("/dwp")}
+
+
+TRIALS = {name: jobs for name, jobs in TUNED.items() if name.startswith("trials/")}
 
 # (what is changed, the overlay, the jobs)
 CONFIGURATIONS = [
@@ -87,7 +98,7 @@ CONFIGURATIONS = [
     (
         "the shard size of few_shot",
         "{experiments: {few_shot: {shard: 1}}}",
-        one_more(FEW_SHOT, 4) | REPORT,
+        one_more(FEW_SHOT, 4) | one_more(TRIALS, 4) | TUNINGS | REPORT,
     ),
     ("one n less of few_shot", "{experiments: {few_shot: {examples: [50]}}}", REPORT),
     (
@@ -127,13 +138,50 @@ CONFIGURATIONS = [
     ("a method without", "{experiments: {few_shot: {methods: {log_uniform: null}}}}", REPORT),
     (
         "one method's weight decay",
-        "{experiments: {few_shot: {methods: {l2_xavier: {l2: 0.01}}}}}",
-        {"few_shot/l2_xavier": 2} | REPORT,
+        "{experiments: {few_shot: {methods: {l2_dwp: {l2: 0.01}}}}}",
+        {"few_shot/l2_dwp": 2} | REPORT,
     ),
     (
         "the learning rate of few_shot",
         "{experiments: {few_shot: {schedule: {lr: 0.002}}}}",
-        FEW_SHOT | REPORT,
+        without_dwp(FEW_SHOT) | TUNED_L2 | REPORT,
+    ),
+    ("steps of few_shot", "{experiments: {few_shot: {schedule: {steps: 21}}}}", FEW_SHOT | TUNED | REPORT),
+    (
+        "a tuned method's own value of a setting in its space",
+        "{experiments: {few_shot: {methods: {l2_xavier: {l2: 0.1}}}}}",
+        NOTHING,
+    ),
+    (
+        "another setting of a tuned method",
+        "{experiments: {few_shot: {methods: {l2_xavier: {init: {from: he}}}}}}",
+        {"few_shot/l2_xavier": 2} | TUNED_L2 | REPORT,
+    ),
+    (
+        "a value of a space",
+        "{experiments: {few_shot: {methods: {dwp: {space: {lr: [0.0005, 0.002]}}}}}}",
+        {"trials/dwp": 1, "tuning/few_shot-dwp": 1, "few_shot/dwp": 2} | REPORT,
+    ),
+    (
+        "one more trial of each method whose space has it",
+        "{experiments: {few_shot: {tuning: {trials: 3}}}}",
+        {"trials/l2_xavier": 1, "tuning/few_shot-l2_xavier": 1, "few_shot/l2_xavier": 2} | REPORT,
+    ),
+    (
+        "one more seed of the trials",
+        "{experiments: {few_shot: {tuning: {seeds: 3}}}}",
+        TUNED | TUNED_TARGETS | REPORT,
+    ),
+    (
+        "the metric of the choice",
+        "{experiments: {few_shot: {tuning: {metric: accuracy}}}}",
+        TUNINGS | TUNED_TARGETS | REPORT,
+    ),
+    ("the data of the trials", "{data: {tuning: null}}", TUNED | TUNED_TARGETS | REPORT),
+    (
+        "no tuning",
+        "{experiments: {few_shot: {tuning: null, methods: {dwp: {space: null}, l2_xavier: {space: null}}}}}",
+        TUNED_TARGETS | REPORT,
     ),
     ("an experiment without", "{experiments: {random_features: null}}", REPORT),
     ("the style of the figures", "{report: {dpi: 100}}", REPORT),
@@ -150,6 +198,7 @@ DELETED = [
     ("scores/*/scores-7x7.csv", {"scores/7x7": 1} | REPORT),
     ("few_shot/*/l2_dwp_examples-50_seeds-000-001.csv", {"few_shot/l2_dwp": 1} | REPORT),
     ("few_shot/*/l2_dwp_examples-50_seeds-000-001.manifest.json", {"few_shot/l2_dwp": 1} | REPORT),
+    ("tuning/*/few_shot-l2_xavier.json", {"tuning/few_shot-l2_xavier": 1, "few_shot/l2_xavier": 2} | REPORT),
     ("report/*/figures/few_shot.png", REPORT),
 ]
 

@@ -34,6 +34,7 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
         "kernels",
         "priors",
         "scores",
+        "tuning",
         "few_shot",
         "convergence",
         "random_features",
@@ -55,7 +56,7 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
 
 
 def test_rows_are_tidy_and_complete(smoke_run):
-    rows = pd.concat(pd.read_csv(path) for path in files(smoke_run, "few_shot/*/*.csv"))
+    rows = pd.concat(pd.read_csv(path) for path in files(smoke_run, "latest/few_shot/*/*.csv"))
     assert tuple(rows.columns) == experiments.COLUMNS
     assert set(rows["setting"]) == {20, 50}
     assert set(rows["seed"]) == {0, 1}
@@ -63,6 +64,25 @@ def test_rows_are_tidy_and_complete(smoke_run):
     last = rows[(rows["step"] == 20) & (rows["metric"] == "accuracy")]
     assert len(last) == 5 * 2 * 2
     assert last["value"].between(0, 1).all()
+
+
+def test_chosen_settings_are_recorded_where_they_are_used(smoke_run):
+    for method, trials in (("dwp", 2), ("l2_xavier", 2)):
+        (table,) = files(smoke_run, f"latest/tuning/few_shot-{method}/*.csv")
+        rows = pd.read_csv(table)
+        assert len(rows) == trials
+        assert rows["chosen"].sum() == 1
+        best = rows.loc[rows["mean"].idxmin()]
+        assert best["chosen"]
+        chosen = json.loads(table.with_suffix(".json").read_text())
+        assert chosen == json.loads(best["settings"])
+        manifests = files(smoke_run, f"latest/few_shot/{method}/*.manifest.json")
+        assert len(manifests) == 2
+        assert [json.loads(path.read_text())["chosen"] for path in manifests] == [chosen] * 2
+    report = smoke_run / "results" / "latest" / "report"
+    assert pd.read_csv(report / "tables" / "few_shot_tuning.csv")["method"].tolist() == ["dwp", "l2_xavier"]
+    assert "Tuned settings" in (report / "pages" / "few_shot.html").read_text()
+    assert (report / "figures" / "few_shot_tuning.png").stat().st_size > 0
 
 
 def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):

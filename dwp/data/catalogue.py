@@ -43,7 +43,8 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {
-    "glyphs": Glyphs(),
+    "glyphs": Glyphs("glyphs", "ABCDEFGHIJ"),
+    "glyphs-k-t": Glyphs("glyphs-k-t", "KLMNOPQRST"),
     "digits": Digits(),
     "mnist": IdxSet("mnist", torchvision_remotes("MNIST")),
     "notmnist": IdxSet("notmnist", notmnist_remotes),
@@ -54,7 +55,7 @@ SOURCES: dict[str, Source] = {
     "svhn": SvhnSet("svhn"),
 }
 NAMES = tuple(SOURCES)
-EMBEDDED = ("glyphs", "digits")
+EMBEDDED = ("glyphs", "glyphs-k-t", "digits")
 # Allowed names of the user's data sets, which become part of file names.
 _OWN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 

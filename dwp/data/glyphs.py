@@ -1,4 +1,4 @@
-"""Glyphs: the letters A to J in the fonts that Matplotlib ships, a small notMNIST.
+"""Glyphs: letters in the fonts that Matplotlib ships, a small notMNIST.
 
 Each (style, font, letter) is drawn once at high resolution. An image is a random affine view of one of
 these masters, with a blot, reduced contrast and noise. On easy letters networks learn too few kernels, so
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from dwp.data.dataset import Dataset
 
-LETTERS = "ABCDEFGHIJ"
 STYLES = ("plain", "thickened", "outline", "inverted")
 # Listed explicitly, since a font added to Matplotlib must not change the data.
 FONTS = (
@@ -45,7 +44,12 @@ _BATCH = 1_000
 
 
 class Glyphs:
-    """Letters in many fonts and styles, warped and blotted; ten balanced classes."""
+    """Letters in many fonts and styles, warped and blotted; balanced classes.
+
+    Args:
+        name: name of the data set.
+        letters: the classes.
+    """
 
     image_shape = (1, 28, 28)
     options = {  # noqa: RUF012
@@ -64,9 +68,12 @@ class Glyphs:
         "noise": Option(12.0, 0.0, 255.0),  # standard deviation, of 255
     }
 
+    def __init__(self, name: str, letters: str) -> None:
+        self.name, self.letters = name, letters
+
     def checksums(self, options: dict, folder: Path | None) -> dict[str, str]:
         """Return one checksum of all fonts, the only files that the data set depends on."""
-        _style_shares(options)  # raises before anything is built
+        _style_shares(self.name, options)  # raises before anything is built
         digests = "".join(sha256(path) for path in _font_paths())
         return {"fonts": "sha256:" + hashlib.sha256(digests.encode()).hexdigest()}
 
@@ -84,23 +91,22 @@ class Glyphs:
 
         from dwp.data.dataset import Dataset
 
-        _style_shares(options)
-        masters = _masters()
+        shares, masters = _style_shares(self.name, options), _masters(self.letters)
         tensors = []
         for stream, split in enumerate(("train", "test")):
             # A separate stream, so that the test set does not depend on the size of the training set.
             generator = np.random.default_rng([options["seed"], stream])
-            images, labels = _draw(masters, options[split], options, generator)
+            images, labels = _draw(masters, shares, options[split], options, generator)
             tensors += [torch.from_numpy(images), torch.from_numpy(labels)]
-        return Dataset("glyphs", *tensors)
+        return Dataset(self.name, *tensors)
 
 
-def _style_shares(options: dict) -> list[float]:
+def _style_shares(name: str, options: dict) -> list[float]:
     shares = [options[style] for style in STYLES[1:]]
     plain = 1 - sum(shares)
     if plain < -1e-9:
         raise InputError(
-            f"data set glyphs: options thickened, outline and inverted are {shares}; "
+            f"data set {name}: options thickened, outline and inverted are {shares}; "
             "allowed are shares that sum to at most 1"
         )
     return [max(plain, 0.0), *shares]
@@ -123,15 +129,15 @@ def _font_paths() -> list[Path]:
     return paths
 
 
-def _masters() -> np.ndarray:
+def _masters(letters: str) -> np.ndarray:
     """Return every letter in every font and style, float32 [styles, fonts, letters, side, side] in [0, 1]."""
     from PIL import ImageFont
 
-    masters = np.zeros((len(STYLES), len(FONTS), len(LETTERS), _MASTER, _MASTER), np.float32)
+    masters = np.zeros((len(STYLES), len(FONTS), len(letters), _MASTER, _MASTER), np.float32)
     inside = slice(_BORDER, -_BORDER)
     for i, path in enumerate(_font_paths()):
         font = ImageFont.truetype(str(path), _BOX * _OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
-        for j, letter in enumerate(LETTERS):
+        for j, letter in enumerate(letters):
             for k, image in enumerate(_styled(_letter(font, letter))):
                 masters[k, i, j, inside, inside] = np.asarray(image.reduce(_OVERSAMPLING), np.float32) / 255
     return masters
@@ -162,14 +168,14 @@ def _styled(image: "Image") -> tuple["Image", ...]:
 
 
 def _draw(
-    masters: np.ndarray, n: int, options: dict, generator: np.random.Generator
+    masters: np.ndarray, shares: list[float], n: int, options: dict, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `n` images, uint8 [n, 1, 28, 28], and their labels, int64 [n], class counts equal within one."""
-    labels = generator.permutation(np.arange(n, dtype=np.int64) % len(LETTERS))
+    labels = generator.permutation(np.arange(n, dtype=np.int64) % masters.shape[2])
     images = np.empty((n, 1, SIDE, SIDE), np.uint8)
     for start in range(0, n, _BATCH):
         batch = labels[start : start + _BATCH]
-        style = generator.choice(len(STYLES), size=len(batch), p=_style_shares(options))
+        style = generator.choice(len(STYLES), size=len(batch), p=shares)
         font = generator.integers(len(FONTS), size=len(batch))
         grey = _warp(masters, (style, font, batch), options, generator)
         _blot(grey, options["blots"], generator)

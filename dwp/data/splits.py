@@ -1,8 +1,9 @@
-"""Small stratified training sets."""
+"""Stratified splits: small training sets, and halves of the test images for the choice of settings."""
 
 import numpy as np
 import torch
 
+from dwp.data.dataset import Dataset
 from dwp.errors import InputError
 
 
@@ -48,3 +49,20 @@ def few_shot(labels: torch.Tensor, n: int, seed: int) -> torch.Tensor:
             )
         chosen.append(members[:count])
     return torch.from_numpy(np.sort(np.concatenate(chosen)).astype(np.int64))
+
+
+def halved_test_set(dataset: Dataset) -> Dataset:
+    """Return the test images of a data set as a data set: half of each class to train, half to test.
+
+    Of the images of a class, in their order, the first, third, … are the training images.
+
+    Raises:
+        InputError: no class has two images.
+    """
+    images, labels = dataset.test_images, dataset.test_labels
+    place = torch.zeros_like(labels)
+    for label in labels.unique():
+        members = labels == label
+        place[members] = torch.arange(int(members.sum()))
+    train, test = place % 2 == 0, place % 2 == 1
+    return Dataset(f"test images of {dataset.name}", images[train], labels[train], images[test], labels[test])

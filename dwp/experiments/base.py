@@ -36,6 +36,9 @@ METHODS = "methods to compare, by name"
 
 Better = Literal["higher", "lower", ""]
 
+Space = dict[str, tuple[Any, ...]]
+"""Values to choose from, by name of a setting of the method, its schedule or its experiment."""
+
 
 # Settings
 
@@ -97,6 +100,30 @@ class TrainingSettings(ExperimentSettings):
         "steps between evaluations, with one before and one after training; 0: only after training",
         unit="steps",
         ge=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Choice of each method's settings on tasks made from the source data.
+
+    An experiment with such a choice adds the values of its axis here, and has `tuning: Tuning | None`
+    among its settings and `space: Space | None` among those of a method.
+    """
+
+    trials: int = setting(
+        "trials of each method: all combinations of the values in its space, or, if there are more, "
+        "so many drawn at random",
+        ge=1,
+    )
+    seeds: int = setting("number of seeds of each trial", ge=1)
+    metric: str = setting(
+        "metric by which the best trial is chosen, at the end of training, averaged over seeds and settings"
+    )
+    space: Space | None = setting(
+        "values to try for every method, by setting of the method, the schedule or the experiment, "
+        "such as {lr: [0.001, 0.01]}; a method may add its own",
+        None,
     )
 
 

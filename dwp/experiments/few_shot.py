@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 from dwp.bayes.settings import FORMS
 from dwp.experiments import base
-from dwp.experiments.base import METHODS, Count, Experiment, Figure, Metric, Names, Table, TrainingSettings
+from dwp.experiments.base import (
+    METHODS,
+    Count,
+    Experiment,
+    Figure,
+    Metric,
+    Names,
+    Space,
+    Table,
+    TrainingSettings,
+)
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -54,6 +64,16 @@ class Method(base.Method):
         False,
     )
     width: float = setting("factor on the number of channels", 1.0, gt=0)
+    space: Space | None = setting("values to try in tuning, in addition to those for every method", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(base.Tuning):
+    """Choice of each method's settings on few-shot tasks made from the source data."""
+
+    examples: tuple[Count, ...] = setting(
+        "numbers of training examples of these tasks", min_length=1, unique=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +94,7 @@ class Settings(TrainingSettings):
     outliers: bool = setting(
         "whether to measure the AUROC of uncertainty for telling source test images from target test images"
     )
+    tuning: Tuning | None = setting("choice of each method's settings; null: as configured", None)
     methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
 
 

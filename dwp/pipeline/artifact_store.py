@@ -17,7 +17,7 @@ from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
 from dwp.pipeline.provenance import version_of
 
-FIRST, LAST = ("data", "source", "kernels", "priors", "scores"), ("report",)
+FIRST, LAST = ("data", "source", "kernels", "priors", "scores", "tuning"), ("report",)
 DAY = 24 * 3600.0
 
 

@@ -1,16 +1,19 @@
 """Artifacts of a configuration: the parameters, inputs and code that determine each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from dwp.experiments import _tuning as tuning
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
+from dwp.experiments.base import ExperimentSettings, Method
 from dwp.nn.spec import size_label
 from dwp.pipeline import local_data
-from dwp.pipeline.config.checks import check, check_examples
+from dwp.pipeline.config.checks import check, check_examples, check_tuning_examples
 from dwp.pipeline.config.model import Config
+from dwp.pipeline.config.trials import Trial
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.typed import dump
 from dwp.settings import marked
@@ -39,9 +42,11 @@ class Artifacts:
         chosen = config.data
         local = {
             name: local_data.dataset(name, config.data_root, chosen.options.get(name))
-            for name in dict.fromkeys((chosen.source, chosen.target))
+            for name in dict.fromkeys((chosen.source, chosen.target, config.tuning_data))
         }
         check_examples(config, local[chosen.target]["train_size"])
+        if chosen.tuning is not None:
+            check_tuning_examples(config, local[chosen.tuning]["train_size"])
         self._datasets = {
             name: Artifact("data", found["identity"], modules=(f"{STAGES}.data",), name=name)
             for name, found in local.items()
@@ -125,28 +130,95 @@ class Artifacts:
             for method in settings.methods
         }
 
+    @cached_property
+    def trials(self) -> dict[tuple[str, str], list[Artifact]]:
+        """Return the artifacts of the trials of each tuned method: cells of the experiment on other data."""
+        return {
+            (experiment, method): [self._trial(experiment, trial) for trial in trials]
+            for experiment, tuned in self.config.trials.items()
+            for method, trials in tuned.items()
+        }
+
+    @cached_property
+    def tunings(self) -> dict[tuple[str, str], Artifact]:
+        """Return the choice of settings of each tuned method, made from its trials."""
+        return {key: self._tuning(*key) for key in self.trials}
+
     def _method(self, experiment: str, name: str) -> Artifact:
-        settings, declared = self.config.experiments[experiment], experiments.find(experiment)
-        method = settings.methods[name]
+        settings = self.config.experiments[experiment]
         inputs = {"dataset": self.dataset(self.config.data.target)}
         if getattr(settings, "outliers", False):
             inputs["outliers"] = self.dataset(self.config.data.source)
-        if methods.is_pretrained(method):
+        used = [settings.methods[name]]
+        if (experiment, name) in self.tunings:
+            inputs["tuning"] = self.tunings[experiment, name]
+            used = [trial.method for trial in self.config.trials[experiment][name]]
+        return self._cells(experiment, name, settings, used, inputs)
+
+    def _trial(self, experiment: str, trial: Trial) -> Artifact:
+        (name,) = trial.settings.methods
+        inputs = {"dataset": self.dataset(self.config.tuning_data)}
+        images = "all" if self.config.data.tuning is not None else "test"
+        return self._cells(experiment, name, trial.settings, [trial.method], inputs, images)
+
+    def _tuning(self, experiment: str, name: str) -> Artifact:
+        declared, trials = experiments.find(experiment), self.config.trials[experiment][name]
+        settings, tasks = self.config.experiments[experiment], trials[0].settings
+        metric = declared.metric(settings.tuning.metric)
+        params = {
+            "metric": metric.name,
+            "better": metric.better,
+            # The contents; their versions are among the inputs.
+            "tasks": [list(getattr(tasks, declared.axis)), tasks.seeds],
+            "trials": [trial.chosen for trial in trials],
+            "combinations": tuning.combinations_in(tuning.space(settings, name)),
+        }
+        inputs = {f"trial-{number:03d}": made for number, made in enumerate(self.trials[experiment, name])}
+        return Artifact("tuning", params, inputs, (f"{STAGES}.tuning",), f"{experiment}-{name}")
+
+    def _cells(
+        self,
+        experiment: str,
+        name: str,
+        settings: ExperimentSettings,
+        used: Sequence[Method],
+        inputs: dict[str, Artifact],
+        images: str = "",
+    ) -> Artifact:
+        """Return the artifact of all cells of a method.
+
+        Args:
+            experiment, name: names of the experiment and the method.
+            settings: settings of the experiment.
+            used: the method, with all settings that it may run with.
+            inputs: its inputs but for priors and source networks.
+            images: for trials, the images of the data set to use: 'all', or 'test' for halves of those.
+        """
+        declared, method = experiments.find(experiment), settings.methods[name]
+        if any(map(methods.is_pretrained, used)):
             inputs["pretrained"] = self.source
         analytic = {}
         # The other declarations only affect how results are shown.
         computing = (declared.run, declared.settings, declared.method)
         modules = dict.fromkeys(f"{part.__module__}:{part.__qualname__}" for part in computing)
         modules[f"{STAGES}.experiment"] = None
-        for prior, size in methods.priors_needed(method, settings.network):
+        for prior, size in (need for one in used for need in methods.priors_needed(one, settings.network)):
             modules[_prior_module(self.config.priors[prior].kind)] = None
             if prior in self.priors:
                 inputs[f"{prior}-{size}"] = self.priors[prior][size]
             else:
                 analytic[prior] = self._prior_params(prior, size)
         # In an experiment that trains, each setting has separate jobs.
-        cells = [declared.axis] if declared.trains else []
-        params = {"settings": self._params(settings, cells), "method": dump(method), "priors": analytic}
+        left_out = ["tuning", *([declared.axis] if declared.trains else [])]
+        shared = self._params(settings, left_out)
+        own = {key: value for key, value in dump(method).items() if key != "space"}
+        if "tuning" in inputs:
+            # The job takes them from there.
+            space = tuning.space(settings, name)
+            shared, own = tuning.without(declared, shared, own, space)
+        params = {"settings": shared, "method": own, "priors": analytic}
+        if images:
+            params["trial_images"] = images
         return Artifact(experiment, params, inputs, tuple(modules), name)
 
     def _prior_params(self, name: str, size: int) -> dict:

@@ -113,6 +113,10 @@ class Job:
         )
         return self._checkpoint
 
+    def record(self, **facts: object) -> None:
+        """Add facts of the run to the manifest."""
+        self._facts |= facts
+
     def completed_elsewhere(self) -> list[Completed]:
         """Return the networks or seeds of this job that other shards have completed; log them."""
         found = completed(self.output.manifest, self.spec, self._read)

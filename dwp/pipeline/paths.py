@@ -69,6 +69,7 @@ NETS = Pattern("results/source/{version}/nets-{shard}")
 KERNELS = Pattern("results/kernels/{version}/kernels-{size}x{size}")
 PRIOR = Pattern("results/priors/{version}/{name}-{size}x{size}")
 SCORES = Pattern("results/scores/{version}/scores-{size}x{size}")
+TUNING = Pattern("results/tuning/{version}/{experiment}-{method}")
 CELL = Pattern("results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}")
 """Rows of one method of an experiment, at one setting of its axis, for a shard of seeds."""
 ALL_SETTINGS = {"axis": "settings", "setting": "all"}
@@ -82,7 +83,7 @@ CHECKPOINTS = "checkpoints"
 
 MANIFEST = "manifest.json"
 LOGS = (".log", ".benchmark.tsv")
-SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".csv", ".h5")
+SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".csv", ".json", ".h5")
 
 
 def label(path: str | Path) -> str:

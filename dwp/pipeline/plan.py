@@ -6,7 +6,7 @@ from functools import cached_property
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
-from dwp.experiments import methods
+from dwp.experiments.base import ExperimentSettings
 from dwp.pipeline import paths
 from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
@@ -29,6 +29,7 @@ class Plan(Artifacts):
         inputs |= {
             f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()
         }
+        inputs |= {f"tuning-{artifact.name}": artifact for artifact in self.tunings.values()}
         trained = self.config.trains_source
         params = {
             "style": dump(self.config.report),
@@ -49,15 +50,20 @@ class Plan(Artifacts):
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         """Return every artifact of this configuration by version."""
-        return {artifact.version: artifact for artifact in self.named}
+        trials = [trial for trials in self.trials.values() for trial in trials]
+        return {artifact.version: artifact for artifact in [*self.named, *trials]}
 
     @property
     def named(self) -> list[Artifact]:
-        """Return every artifact of this configuration; identical ones share a version."""
+        """Return every artifact that has a link in `results/latest`: all but trials.
+
+        Identical ones share a version.
+        """
         found = [*map(self.dataset, self.datasets), *self.kernels.values(), *self.methods.values()]
         found += [
             self.report,
             *self.scores.values(),
+            *self.tunings.values(),
             *(artifact for sizes in self.priors.values() for artifact in sizes.values()),
         ]
         if self.config.trains_source:
@@ -89,7 +95,8 @@ class Plan(Artifacts):
         """Return the names of the data sets that this configuration reads."""
         chosen = self.config.data
         reads_source = self.config.trains_source or self.with_outliers
-        return list(dict.fromkeys([chosen.target, *([chosen.source] if reads_source else [])]))
+        names = [chosen.target, *([chosen.source] if reads_source else [])]
+        return list(dict.fromkeys([*names, *([self.config.tuning_data] if self.tunings else [])]))
 
     def dataset_file(self, name: str) -> str:
         """Return the file of a data set."""
@@ -130,16 +137,20 @@ class Plan(Artifacts):
         }
 
     def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
-        """Return the inputs of a cell: `dataset`, `priors`; perhaps `outliers`, `pretrained`."""
+        """Return the inputs of a cell: `dataset`, `priors`; perhaps `tuning`, `outliers`, `pretrained`."""
         self.spec(version)  # refuses a version of another configuration
-        experiment, method = next(key for key, made in self.methods.items() if made.version == version)
-        made = self.methods[experiment, method]
-        settings = self.config.experiments[experiment]
-        needed = methods.priors_needed(settings.methods[method], settings.network)
+        made = self.artifacts[version]
         files: dict[str, list[str] | str] = {
-            "dataset": self.dataset_file(self.config.data.target),
-            "priors": [self.prior_file(name, size) for name, size in needed if name in self.priors],
+            "dataset": self.dataset_file(made.inputs["dataset"].name),
+            "priors": [
+                self.prior_file(name, size)
+                for name, sizes in self.priors.items()
+                for size in sizes
+                if f"{name}-{size}" in made.inputs
+            ],
         }
+        if "tuning" in made.inputs:
+            files["tuning"] = self.tuning_file(*made.inputs["tuning"].name.split("-"), suffix="json")
         if "outliers" in made.inputs:
             files["outliers"] = self.dataset_file(self.config.data.source)
         if "pretrained" in made.inputs:
@@ -163,21 +174,37 @@ class Plan(Artifacts):
 
         An experiment that trains nothing has one table for all settings.
         """
-        settings, declared = self.config.experiments[experiment], experiments.find(experiment)
+        settings = self.config.experiments[experiment]
+        return [
+            cell
+            for method in settings.methods
+            for cell in self._cells_of(experiment, method, settings, self.methods[experiment, method])
+        ]
+
+    def trial_cells(self, experiment: str, method: str) -> list[str]:
+        """Return the tables of the trials of a method."""
+        trials = zip(self.config.trials[experiment][method], self.trials[experiment, method], strict=True)
+        cells = [self._cells_of(experiment, method, trial.settings, made) for trial, made in trials]
+        return list(dict.fromkeys(cell for of_trial in cells for cell in of_trial))
+
+    def tuning_file(self, experiment: str, method: str, suffix: str = "csv") -> str:
+        """Return the trials of a method and their means; with suffix 'json', the chosen settings."""
+        version = self.tunings[experiment, method].version
+        return paths.TUNING.file(suffix, version=version, experiment=experiment, method=method)
+
+    @staticmethod
+    def _cells_of(
+        experiment: str, method: str, settings: ExperimentSettings, artifact: Artifact
+    ) -> list[str]:
+        declared = experiments.find(experiment)
         cells = [paths.ALL_SETTINGS]
         if declared.trains:
-            values = [repr(value).removesuffix(".0") for value in self.settings(experiment)]
+            values = [repr(value).removesuffix(".0") for value in getattr(settings, declared.axis)]
             cells = [{"axis": declared.axis, "setting": value} for value in values]
         return [
             paths.CELL.file(
-                "csv",
-                experiment=experiment,
-                version=self.methods[experiment, method].version,
-                method=method,
-                shard=shard,
-                **cell,
+                "csv", experiment=experiment, version=artifact.version, method=method, shard=shard, **cell
             )
-            for method in settings.methods
             for cell in cells
             for shard in shards(settings.seeds, settings.shard)
         ]
@@ -187,7 +214,10 @@ class Plan(Artifacts):
         return getattr(self.config.experiments[experiment], experiments.find(experiment).axis)
 
     def report_inputs(self) -> dict[str, list[str]]:
-        """Return the report's inputs: `cells`, `stores`, `priors`, `histories`, perhaps `scores`, `nets`."""
+        """Return the report's inputs.
+
+        They are `cells`, `stores`, `priors` and `histories`, perhaps `scores`, `nets` and `tunings`.
+        """
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
             "cells": [path for experiment in self.config.experiments for path in self.cells(experiment)],
@@ -197,6 +227,8 @@ class Plan(Artifacts):
         }
         if self.scores:
             files["scores"] = [self.scores_file(size) for size in self.scores]
+        if self.tunings:
+            files["tunings"] = [self.tuning_file(*key) for key in self.tunings]
         return files | ({"nets": self.source_files("csv")} if self.config.trains_source else {})
 
     def files(self) -> list[str]:
@@ -206,6 +238,8 @@ class Plan(Artifacts):
         """
         named = [*map(self.dataset_file, self.datasets), *self.source_files()]
         named += [file for files in self.report_inputs().values() for file in files]
+        for key in self.tunings:
+            named += [*self.trial_cells(*key), self.tuning_file(*key, suffix="json")]
         manifests = dict.fromkeys(str(paths.manifest(path)) for path in named)
         report = [item.path for item in self.report_files()] + [paths.MANIFEST]
         return [*named, *manifests, *map(self.report.path, report)]
@@ -243,4 +277,5 @@ class Plan(Artifacts):
             },
             nets=self.config.trains_source,
             scores=bool(self.scores),
+            tuned=list(dict.fromkeys(experiment for experiment, _ in self.tunings)),
         )

@@ -3,15 +3,28 @@
 Spreads are sample standard deviations over seeds (ddof = 1), NaN for a single seed.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dwp.errors import InputError
-from dwp.experiments.base import COLUMNS
+from dwp.experiments._tuning import describe
+from dwp.experiments.base import COLUMNS, Experiment
 
 CELL = ["experiment", "method", "setting", "metric", "part"]
+
+TRIALS = (
+    *("experiment", "method", "settings", "version", "combinations", "metric"),
+    *("mean", "standard_error", "n", "chosen"),
+)
+"""Columns of the trials of a tuned method.
+
+`settings` is JSON, `version` that of the trial's rows, `combinations` the number of those in the method's
+space. `mean` and `standard_error` of the metric are over n tasks; NaN if one of them has diverged.
+"""
 
 
 def read(paths: Iterable[str | Path], columns: Iterable[str] = COLUMNS) -> pd.DataFrame:
@@ -89,6 +102,41 @@ def reliability(rows: pd.DataFrame) -> pd.DataFrame:
     table["fraction"] /= table["n"]
     table["accuracy_std"] = bins.groupby(by)["accuracy"].std().to_numpy()
     return _ordered(table[[*by, "confidence", "accuracy", "fraction", "accuracy_std", "n"]], by, rows)
+
+
+def tuned(trials: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Return one row for each tuned method: its chosen settings and the runner-up.
+
+    Args:
+        trials: columns `TRIALS`.
+        experiment: the declaration of the experiment.
+
+    Returns:
+        Columns method, trials, combinations, settings, metric, mean, standard_error, n, runner_up,
+        runner_up_mean, runner_up_standard_error; methods in order of first appearance. Without a
+        second trial that has a finite mean, the runner-up is empty and NaN.
+    """
+    rows = []
+    for method, own in trials.groupby("method", sort=False):
+        (best,) = own[own["chosen"]].itertuples()
+        finite = own[np.isfinite(own["mean"])].drop(best.Index)
+        higher = experiment.metric(best.metric).better == "higher"
+        rest = finite.sort_values("mean", ascending=not higher, kind="stable").head(1)
+        (second,) = rest.itertuples() if len(rest) else (None,)
+        nothing = float("nan")
+        rows.append(
+            {
+                "method": method,
+                "trials": len(own),
+                "combinations": best.combinations,
+                "settings": describe(json.loads(best.settings)),
+                **{name: getattr(best, name) for name in ("metric", "mean", "standard_error", "n")},
+                "runner_up": describe(json.loads(second.settings)) if second else "",
+                "runner_up_mean": second.mean if second else nothing,
+                "runner_up_standard_error": second.standard_error if second else nothing,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _over_seeds(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -32,6 +32,7 @@ def make(
     histories: Mapping[str, Mapping[int, str | Path]],
     nets: Sequence[str | Path] = (),
     scored: Sequence[str | Path] = (),
+    tunings: Mapping[str, Sequence[str | Path]] | None = None,
     switches: Mapping[str, Sequence[str]] | None = None,
     source: str = "",
     target: str = "",
@@ -47,6 +48,7 @@ def make(
         histories: CSV files (step, metric, value) by name and size; optional for priors without training.
         nets: CSV files of source networks (net, seed, accuracy, nll); empty if none were trained.
         scored: CSV files of `dwp.priors.scores.COLUMNS`, by size; empty if no prior has a density.
+        tunings: CSV files of the trials of each tuned method (columns `aggregation.TRIALS`) by experiment.
         switches: names of the boolean settings that are true, by experiment.
         source: name of the data set of the kernels.
         target: name of the data set of the experiments. The paper's numbers are shown if source and
@@ -59,9 +61,10 @@ def make(
     Raises:
         InputError: an input is missing or malformed.
     """
+    tunings = tunings or {}
     results = Results(
         experiments={
-            name: _experiment(name, files, published.published(name, source, target))
+            name: _experiment(name, files, published.published(name, source, target), tunings.get(name, ()))
             for name, files in experiments.items()
         },
         stores=stores,
@@ -85,6 +88,7 @@ def make(
         },
         nets=bool(nets),
         scores=bool(scored),
+        tuned=list(tunings),
     )
     look: dict[str, Any] = dict(style or {})
     dpi = look.pop("dpi", DPI)
@@ -98,11 +102,13 @@ def make(
     return report_files(contents)
 
 
-def _experiment(name: str, files: Sequence[str | Path], known: pd.DataFrame) -> ExperimentResults:
+def _experiment(
+    name: str, files: Sequence[str | Path], known: pd.DataFrame, trials: Sequence[str | Path]
+) -> ExperimentResults:
     rows = aggregation.read(files)
     if not len(rows):
         raise InputError(f"report: the cells of experiment {name!r} hold no rows")
-    return ExperimentResults(name, base.find(name), rows, known)
+    return ExperimentResults(name, base.find(name), rows, known, aggregation.read(trials, aggregation.TRIALS))
 
 
 def _history(file: str | Path | None) -> pd.DataFrame:

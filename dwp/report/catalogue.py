@@ -34,6 +34,7 @@ class Contents:
         priors: kind of each fitted prior, by name and size.
         nets: whether source networks were trained by the workflow.
         scores: whether priors were scored on held-out kernels.
+        tuned: names of the experiments with tuned methods.
     """
 
     experiments: Mapping[str, Sequence[str]]
@@ -41,6 +42,7 @@ class Contents:
     priors: Mapping[str, Mapping[int, str]]
     nets: bool = True
     scores: bool = False
+    tuned: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def items(contents: Contents) -> Iterator[Item]:
         InputError: an experiment or a kind of prior is not known.
     """
     for name, switches in contents.experiments.items():
-        yield from _of_experiment(name, switches)
+        yield from _of_experiment(name, switches, name in contents.tuned)
     for item in ITEMS:
         for options in _cases(item.each, contents):
             yield item.of(options)
@@ -171,7 +173,7 @@ def check_captions(captions: Iterable[str], folder: str | Path) -> None:
             )
 
 
-def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
+def _of_experiment(name: str, switches: Sequence[str], tuned: bool) -> Iterator[Item]:
     experiment = base.find(name)
     title = experiment.title.partition(":")[0]
 
@@ -189,6 +191,9 @@ def _of_experiment(name: str, switches: Sequence[str]) -> Iterator[Item]:
     yield item("tables", "", "end of training", "experiment_table", "summary")
     if experiment.trains:
         yield item("tables", "curves", "all steps", "experiment_curves_table", "curves")
+    if tuned:
+        yield item("figures", "tuning", "trials of the tuned methods", "tuning", "tuning")
+        yield item("tables", "tuning", "tuned settings", "tuning_table", "tuning")
     for table in experiment.tables:
         yield item("tables", table.suffix, table.label, table.caption, table.make)
 

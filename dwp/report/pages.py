@@ -5,6 +5,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from dwp.report.results import ExperimentResults, Results
 
@@ -71,11 +72,42 @@ def experiment(results: ExperimentResults) -> str:
         better = f"{metric.better} is better" if metric.better else ""
         note = ", ".join(filter(None, (name, part, better)))
         sections.append({"heading": metric.title(part), "note": f"({note})", "table": table})
+    if len(results.trials):
+        sections.append(_tuned(results))
     seeds = sorted(set(summary["n"]))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
     footnote = f"Columns: {results.axis_label}. Mean ± standard deviation over {count} seeds"
     footnote += "; in brackets the paper's mean." if paper else "."
     return _TEMPLATE.render(title=results.title, sections=sections, footnote=footnote)
+
+
+def _tuned(results: ExperimentResults) -> dict[str, Any]:
+    """Return the section with the chosen settings of each method, and the runner-up."""
+    rows = results.tuned
+    metric = results.experiment.metric(rows["metric"].iloc[0])
+    columns = {
+        "trials": [
+            f"{row.trials}" + (f" of {row.combinations}" if row.combinations > row.trials else "")
+            for row in rows.itertuples()
+        ],
+        "settings": rows["settings"],
+        metric.name: [_with_error(row.mean, row.standard_error) for row in rows.itertuples()],
+        "runner-up": rows["runner_up"].replace("", NONE),
+        f"its {metric.name}": [
+            _with_error(row.runner_up_mean, row.runner_up_standard_error) for row in rows.itertuples()
+        ],
+    }
+    table = pd.DataFrame(columns).set_index(rows["method"])
+    others = [method for method in results.rows["method"].unique() if method not in set(rows["method"])]
+    note = "chosen on tasks made from the source data, mean ± standard error over tasks"
+    note += f"; as configured: {', '.join(others)}" if others else ""
+    return {"heading": "Tuned settings", "note": f"({note})", "table": table}
+
+
+def _with_error(mean: float, error: float) -> str:
+    if np.isnan(mean):
+        return NONE
+    return _number(mean) + ("" if np.isnan(error) else f" ± {_number(error)}")
 
 
 def scores(results: Results) -> str:

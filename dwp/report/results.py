@@ -23,12 +23,14 @@ class ExperimentResults:
         experiment: its declaration.
         rows: all rows of its cells, columns `dwp.experiments.base.COLUMNS`.
         published: the paper's numbers, columns `published.COLUMNS`; empty for other data sets.
+        trials: trials of its tuned methods, columns `aggregation.TRIALS`; empty if none is tuned.
     """
 
     name: str
     experiment: Experiment
     rows: pd.DataFrame
     published: pd.DataFrame
+    trials: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -44,6 +46,11 @@ class ExperimentResults:
     def _averaged(self) -> pd.DataFrame:
         others = [metric.name for metric in self.experiment.metrics if not metric.averaged]
         return self.rows[~self.rows["metric"].isin(others)]
+
+    @cached_property
+    def tuned(self) -> pd.DataFrame:
+        """Return the chosen settings of each tuned method; see `aggregation.tuned`."""
+        return aggregation.tuned(self.trials, self.experiment)
 
     @property
     def title(self) -> str:

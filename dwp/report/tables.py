@@ -30,6 +30,11 @@ def reliability(results: ExperimentResults) -> pd.DataFrame:
     return aggregation.reliability(results.rows)
 
 
+def tuning(results: ExperimentResults) -> pd.DataFrame:
+    """Return the chosen settings of each tuned method and the runner-up; see `aggregation.tuned`."""
+    return results.tuned
+
+
 # Tables of the whole run
 
 

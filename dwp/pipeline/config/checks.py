@@ -1,12 +1,16 @@
 """Checks across the sections of a configuration, and of the files that it names."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dwp import data
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
+from dwp.experiments._tuning import describe
+from dwp.experiments.base import ExperimentSettings
 from dwp.nn.spec import Network, size_label
 from dwp.pipeline import paths
 from dwp.pipeline.config import method_checks
@@ -41,14 +45,28 @@ def check_examples(config: Config, available: int | None) -> None:
     Raises:
         InputError: names the experiment's path.
     """
-    asked = {name: getattr(settings, "examples", None) for name, settings in config.experiments.items()}
-    most = {name: max(value) if isinstance(value, tuple) else value for name, value in asked.items() if value}
-    for name, count in most.items():
-        if available is not None and count > available:
-            raise InputError(
-                f"config: experiments.{name}.examples: {count} is more than the {available} "
-                f"training images of {config.data.target}"
-            )
+    for name, settings in config.experiments.items():
+        _check_count(f"experiments.{name}", settings, available, config.data.target)
+
+
+def check_tuning_examples(config: Config, available: int | None) -> None:
+    """Refuse trials with more examples than the data set of the tuning has, if its size is known.
+
+    Raises:
+        InputError: names the path.
+    """
+    for name, settings in config.experiments.items():
+        if config.trials[name]:
+            _check_count(f"experiments.{name}.tuning", settings.tuning, available, config.tuning_data)
+
+
+def _check_count(where: str, settings: object, available: int | None, dataset: str) -> None:
+    asked = getattr(settings, "examples", None)
+    count = max(asked) if isinstance(asked, tuple) else asked
+    if available is not None and count is not None and count > available:
+        raise InputError(
+            f"config: {where}.examples: {count} is more than the {available} training images of {dataset}"
+        )
 
 
 def _check(config: Config) -> None:
@@ -60,7 +78,8 @@ def _check(config: Config) -> None:
                 f"data.options: {name!r} is not allowed; expected one of {', '.join(data.NAMES)}; "
                 "a set of your own has no options"
             )
-    shapes = {which: _image_shape(config, which) for which in ("source", "target")}
+    shapes = {which: _image_shape(config, which) for which in ("source", "target", "tuning")}
+    _check_tuning_data(config)
     for file in config.kernels.files or ():
         if not Path(file).is_file():
             raise InputError(f"kernels.files: there is no file {file}")
@@ -77,27 +96,68 @@ def _check(config: Config) -> None:
         _check_network(where, settings.network, config.data.target, shapes["target"])
         _check_sizes(where, settings.network, config)
         if getattr(settings, "outliers", False):
-            _check_one_shape(f"{where}.outliers: true", config, shapes)
-        for name, method in settings.methods.items():
-            method_checks.check(f"{where}.methods.{name}", method, settings, config)
-            if methods.is_pretrained(method):
-                _check_one_shape(f"{where}.methods.{name}.init.from: {methods.PRETRAINED!r}", config, shapes)
+            _check_one_shape(f"{where}.outliers: true", config, shapes, "target")
+        others = ["target"]
+        if config.trials[experiment]:
+            _check_network(where, settings.network, config.tuning_data, shapes["tuning"])
+            others.append("tuning")
+        for name in settings.methods:
+            for place, case in _cases(f"{where}.methods.{name}", experiment, name, config):
+                method_checks.check(place, case.methods[name], case, config)
+                if methods.is_pretrained(case.methods[name]):
+                    _check_one_shape(f"{place}.init.from: {methods.PRETRAINED!r}", config, shapes, *others)
     _check_jobs(config)
 
 
+def _cases(
+    where: str, experiment: str, name: str, config: Config
+) -> Iterator[tuple[str, ExperimentSettings]]:
+    """Yield path and settings of everything that a method may run with: its trials if it is tuned."""
+    settings, trials = config.experiments[experiment], config.trials[experiment].get(name)
+    if trials is None:
+        yield where, settings
+        return
+    for trial in trials:
+        case = replace(trial.settings, seeds=max(settings.seeds, trial.settings.seeds))
+        yield f"{where}, in a trial of it ({describe(trial.chosen)})", case
+
+
+def _check_tuning_data(config: Config) -> None:
+    """Refuse to choose settings on the target, or on images that source networks have seen."""
+    chosen = config.data
+    if chosen.tuning == chosen.target:
+        raise InputError(
+            f"data.tuning: {chosen.tuning!r} is data.target, whose test images must not choose settings; "
+            "use another data set, or null for the test images of the source"
+        )
+    if chosen.tuning == chosen.source:
+        raise InputError(
+            f"data.tuning: {chosen.tuning!r} is data.source, whose training images the source networks have "
+            "seen; use null for its test images, or another data set"
+        )
+    if any(config.trials.values()) and config.tuning_data == chosen.target:
+        raise InputError(
+            f"data.tuning: null takes the test images of data.source, {chosen.source!r}, which is also "
+            "data.target; use another data set"
+        )
+
+
 def _image_shape(config: Config, which: str) -> Shape:
+    name = config.tuning_data if which == "tuning" else getattr(config.data, which)
     try:
-        return data.image_shape(getattr(config.data, which), data_root=config.data_root)
+        return data.image_shape(name, data_root=config.data_root)
     except InputError as error:
         raise InputError(f"data.{which}: {error}") from None
 
 
-def _check_one_shape(where: str, config: Config, shapes: dict[str, Shape]) -> None:
-    if shapes["source"] != shapes["target"]:
-        raise InputError(
-            f"{where} needs images of one shape; {config.data.source} has {shapes['source']}, "
-            f"{config.data.target} {shapes['target']}"
-        )
+def _check_one_shape(where: str, config: Config, shapes: dict[str, Shape], *others: str) -> None:
+    for other in others:
+        if shapes["source"] != shapes[other]:
+            name = config.tuning_data if other == "tuning" else config.data.target
+            raise InputError(
+                f"{where} needs images of one shape; {config.data.source} has {shapes['source']}, "
+                f"{name} {shapes[other]}"
+            )
 
 
 def _check_network(where: str, network: Network, dataset: str, image_shape: Shape) -> None:
@@ -126,6 +186,9 @@ def _check_jobs(config: Config) -> None:
         cells = len(getattr(settings, declared.axis)) if declared.trains else 1
         shards = _shards(settings.seeds, settings.shard)
         jobs[f"experiments.{name}"] = shards * cells * len(settings.methods)
+        for trial in (trial for trials in config.trials[name].values() for trial in trials):
+            cells = len(getattr(trial.settings, declared.axis))
+            jobs[f"experiments.{name}"] += cells * _shards(trial.settings.seeds, settings.shard)
     for where, count in jobs.items():
         if count > MOST_JOBS:
             raise InputError(

@@ -17,6 +17,7 @@ from dwp.experiments.source_nets import SourceSettings
 from dwp.kernels.pruning import RULES
 from dwp.nn.spec import size_label
 from dwp.pipeline.config import errors as config_errors
+from dwp.pipeline.config.trials import Trial, trials
 from dwp.pipeline.typed import adapter, parse, plain
 from dwp.priors import settings as kinds
 from dwp.priors.settings import PriorSettings
@@ -32,6 +33,11 @@ class DataSettings:
 
     source: str = setting("data set that the source networks are trained on")
     target: str = setting("data set that the experiments are run on")
+    tuning: str | None = setting(
+        "data set that settings are chosen on; null: the test images of the source data set, half of each "
+        "class to train on and half to evaluate",
+        None,
+    )
     options: dict[str, dict[str, int | float]] = setting("options of the data sets, by name")
 
 
@@ -123,6 +129,22 @@ class Config:
         """Return the kernel sizes that need priors: those of the experiments' networks."""
         networks = [settings.network for settings in self.experiments.values()]
         return sorted({size for network in networks for size in network.kernel_sizes()}, reverse=True)
+
+    @cached_property
+    def trials(self) -> dict[str, dict[str, list[Trial]]]:
+        """Return the trials of each tuned method, by experiment and method.
+
+        Raises:
+            InputError: see `trials.trials`.
+        """
+        return {
+            name: trials(f"experiments.{name}", name, settings) for name, settings in self.experiments.items()
+        }
+
+    @property
+    def tuning_data(self) -> str:
+        """Return the name of the data set of the trials."""
+        return self.data.tuning or self.data.source
 
     def threshold(self, size: int) -> str | float:
         """Return the pruning rule or threshold for kernels of a size."""

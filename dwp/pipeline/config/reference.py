@@ -160,13 +160,15 @@ def _table(
     yield "| --- | --- | --- | --- | --- |"
     for key, setting in one["properties"].items():
         target, names = _target(setting, defs), []
-        for inner in (setting, setting.get("items", {}), *setting.get("items", {}).get("anyOf", [])):
+        items, options = setting.get("items", {}), setting.get("anyOf", [])
+        for inner in (setting, items, *items.get("anyOf", []), *options):
             if "$ref" in inner:
                 name = inner["$ref"].rpartition("/")[2]
                 shared[name] = _target(inner, defs)
                 names.append(f"[{name}](#{name.lower()})")
         allowed = " or ".join(names) or words({**target, "description": ""}, root)
-        allowed = f"a list of {allowed}" if names and "items" in setting else allowed
+        allowed = f"a list of {allowed}" if names and items else allowed
+        allowed = f"null or {allowed}" if names and NULL in options else allowed
         mark = " †" if setting.get("counts") else ""
         default = _cell(setting["default"] if "default" in setting else values.get(key, ""))
         meaning = setting.get("description", "").replace("|", r"\|").replace("<", r"\<")

@@ -1,12 +1,16 @@
 """Run one method of an experiment on a shard of seeds; reuse seeds that other shards have completed."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pandas as pd
 
 from dwp.data.dataset import load
-from dwp.experiments import base
+from dwp.data.splits import halved_test_set
+from dwp.experiments import _tuning as tuning
+from dwp.experiments import base, methods
 from dwp.experiments.task import run
 from dwp.files import atomic_write
 from dwp.pipeline import paths
@@ -16,21 +20,32 @@ from dwp.pipeline.stages.source import load_nets
 from dwp.pipeline.typed import parse
 from dwp.priors.base import collection
 
+logger = logging.getLogger("dwp")
+
 
 def main(job: Job) -> None:
     """Write the rows of one method, at one setting or at all of them."""
     params, wildcards, files = job.params, job.wildcards, job.input
     seeds = numbers(wildcards.shard)
     declared = base.find(wildcards.experiment)
+    own, method = params["settings"], params["method"]
+    if "tuning" in files.keys():  # noqa: SIM118
+        chosen = json.loads(Path(files.tuning).read_text(encoding="utf-8"))
+        own, method = tuning.apply(declared, own, method, chosen)
+        job.record(chosen=chosen)
+        logger.info("chosen by %s: %s", files.tuning, tuning.describe(chosen))
     # Only the settings of this job.
-    cell = {"seeds": len(seeds), "shard": len(seeds), "methods": {wildcards.method: params["method"]}}
+    cell = {"seeds": len(seeds), "shard": len(seeds), "methods": {wildcards.method: method}}
     if declared.trains:
         cell[declared.axis] = [json.loads(wildcards.setting)]
-    settings = parse(declared.settings, params["settings"] | cell)
+    settings = parse(declared.settings, own | cell)
+    method, dataset = settings.methods[wildcards.method], load(files.dataset)
+    # The chosen trial may need none of the source networks that others need.
+    pretrained = files.get("pretrained", []) if methods.is_pretrained(method) else []
     shared = {
         "settings": settings,
-        "method": settings.methods[wildcards.method],
-        "dataset": load(files.dataset),
+        "method": method,
+        "dataset": halved_test_set(dataset) if params.get("trial_images") == "test" else dataset,
         "priors": collection(
             paths.priors_by_name(files.get("priors", [])),
             params["priors"],
@@ -38,7 +53,7 @@ def main(job: Job) -> None:
         ),
         "device": job.device,
         "outliers": load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
-        "pretrained": load_nets(files.get("pretrained", []), seeds),
+        "pretrained": load_nets(pretrained, seeds),
         "checkpoint": job.checkpoint(),
     }
     there = dict(completed_seeds(job.completed_elsewhere()))
@@ -46,10 +61,25 @@ def main(job: Job) -> None:
     for seed in seeds:
         if seed in there:
             rows += there[seed]
-        else:
+            continue
+        try:
             rows += run(wildcards.experiment, wildcards.method, seed, **shared)
+        except FloatingPointError as error:
+            if "trial_images" not in params:
+                raise
+            logger.warning("diverged: %s", error)
+            rows += diverged(wildcards.experiment, wildcards.method, settings, seed)
     with atomic_write(job.output.rows) as temporary:
         pd.DataFrame(rows, columns=base.COLUMNS).to_csv(temporary, index=False)
+
+
+def diverged(experiment: str, method: str, settings: base.ExperimentSettings, seed: int) -> Iterator[dict]:
+    """Yield the rows of a trial that has diverged: each metric is NaN."""
+    declared = base.find(experiment)
+    for value in getattr(settings, declared.axis):
+        cell = {"experiment": experiment, "method": method, "setting": float(value), "seed": seed}
+        for metric in declared.metrics:
+            yield {**cell, "step": 0, "metric": metric.name, "part": "", "value": float("nan")}
 
 
 def completed_seeds(shards: Iterable[Completed]) -> Iterator[tuple[int, list[dict]]]:

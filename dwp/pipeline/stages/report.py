@@ -13,6 +13,9 @@ def main(job: Job) -> None:
     cells: dict[str, list[str]] = {}
     for file in job.input.cells:
         cells.setdefault(paths.CELL.fields(file)["experiment"], []).append(file)
+    tunings: dict[str, list[str]] = {}
+    for file in job.input.get("tunings", []):
+        tunings.setdefault(paths.TUNING.fields(file)["experiment"], []).append(file)
     build.make(
         Path(job.output.manifest).parent,
         experiments=cells,
@@ -21,6 +24,7 @@ def main(job: Job) -> None:
         histories=paths.priors_by_name(job.input.histories),
         nets=job.input.get("nets", []),
         scored=job.input.get("scores", []),
+        tunings=tunings,
         switches=params["switches"],
         source=params["source"],
         target=params["target"],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -118,6 +119,46 @@ def by_step(
     at = f", {axis} = {plot.number(settings[0])}" if len(settings) == 1 else ""
     plot.title(figure, f"{results.title}{at} (mean ± std of {plot.count(curves)})")
     plot.legend(figure, look, paper, markers=False)
+    return figure
+
+
+def tuning(results: ExperimentResults, plot: Plot) -> Figure:
+    """Plot the metric of each trial by method, with bars of one standard error; the chosen one is filled.
+
+    Trials without a finite mean are counted beside the method's name.
+    """
+    trials = results.trials
+    metric = results.experiment.metric(trials["metric"].iloc[0])
+    look = plot.looks(trials["method"])
+    figure, axes = plot.canvas(1, 1, 6.4, 1.2 + 0.45 * len(look))
+    ax, names = axes[0, 0], []
+    for place, (method, style) in enumerate(look.items()):
+        own = trials[trials["method"] == method]
+        finite = own[np.isfinite(own["mean"])].sort_values("mean")
+        # Side by side, by their means, so that close ones do not overlap.
+        heights = -place + (np.arange(len(finite)) - (len(finite) - 1) / 2) * 0.5 / max(1, len(finite) - 1)
+        for row, height in zip(finite.itertuples(), heights, strict=True):
+            ax.errorbar(
+                row.mean,
+                height,
+                xerr=0 if np.isnan(row.standard_error) else row.standard_error,
+                color=style["color"],
+                marker=style["marker"],
+                markerfacecolor=style["color"] if row.chosen else "white",
+                markersize=9 if row.chosen else 5,
+                elinewidth=1,
+                zorder=3 if row.chosen else 2,
+            )
+        lost = len(own) - len(finite)
+        names.append(plot.method_name(method) + (f" ({lost} of {len(own)} not finite)" if lost else ""))
+    ax.set_yticks([-place for place in range(len(look))], names)
+    ax.set_ylim(0.6 - len(look), 0.6)
+    shown = trials["mean"][np.isfinite(trials["mean"])]
+    if shown.min() > 0 and shown.max() > 30 * shown.min():
+        ax.set_xscale("log")
+    # Declared for the target's test images, but measured on the tasks of the trials.
+    plot.label(ax, x=metric.title().removeprefix("test "))
+    plot.title(figure, f"{results.title}: trials on source data (mean ± standard error over tasks)")
     return figure
 
 

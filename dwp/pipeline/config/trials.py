@@ -1,0 +1,84 @@
+"""Trials of the methods of an experiment, as typed settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dwp.errors import InputError
+from dwp.experiments import _tuning as tuning
+from dwp.experiments import base as experiments
+from dwp.experiments.base import ExperimentSettings, Method
+from dwp.pipeline.typed import dump, parse
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a method.
+
+    Attributes:
+        chosen: the values under trial, by setting.
+        settings: settings of the experiment with these values, its only method, and the axis and seeds of
+            `tuning`.
+    """
+
+    chosen: Mapping[str, Any]
+    settings: ExperimentSettings
+
+    @property
+    def method(self) -> Method:
+        """Return the settings of the method."""
+        (method,) = self.settings.methods.values()
+        return method
+
+
+def trials(where: str, experiment: str, settings: ExperimentSettings) -> dict[str, list[Trial]]:
+    """Return the trials of each tuned method of an experiment, in the order of the draws.
+
+    Args:
+        where: the experiment's path in the configuration.
+        experiment: its name.
+        settings: its settings.
+
+    Raises:
+        InputError: a space or the metric is not allowed; the message names the path or the trial.
+    """
+    declared, wanted = experiments.find(experiment), getattr(settings, "tuning", None)
+    if wanted is None:
+        for name, method in settings.methods.items():
+            if getattr(method, "space", None) is not None:
+                raise InputError(f"{where}.methods.{name}.space: without {where}.tuning, it has no effect")
+        return {}
+    allowed = [metric.name for metric in declared.metrics if metric.better and metric.averaged]
+    if wanted.metric not in allowed:
+        raise InputError(
+            f"{where}.tuning.metric: {wanted.metric!r} is not allowed; expected one of {', '.join(allowed)}"
+        )
+    tuning.check(f"{where}.tuning.space", declared, wanted.space or {})
+    shared = {key: value for key, value in dump(settings).items() if key not in ("methods", "tuning")}
+    shared |= {"seeds": wanted.seeds, declared.axis: list(getattr(wanted, declared.axis))}
+    if hasattr(settings, "outliers"):
+        shared["outliers"] = False
+    found = {}
+    for name, method in settings.methods.items():
+        tuning.check(f"{where}.methods.{name}.space", declared, method.space or {})
+        space = tuning.space(settings, name)
+        if not space:
+            continue
+        own = {key: value for key, value in dump(method).items() if key != "space"}
+
+        def trial(chosen: tuning.Chosen, name: str = name, own: Mapping[str, Any] = own) -> Trial:
+            changed, method = tuning.apply(declared, shared, own, chosen)
+            try:
+                return Trial(chosen, parse(declared.settings, changed | {"methods": {name: method}}))
+            except InputError as error:
+                raise InputError(
+                    f"{where}: in a trial of {name} ({tuning.describe(chosen)}), {error}"
+                ) from None
+
+        drawn = tuning.draw(space, wanted.trials)
+        # Values that no trial has are checked as well.
+        for key, values in space.items():
+            for value in values:
+                trial({**drawn[0], key: value})
+        found[name] = [trial(chosen) for chosen in drawn]
+    return found
