@@ -180,6 +180,11 @@ BAD = [
         {"posterior": "none", "laplace": True, "dropout": 0.1, "init": {"from": "he"}},
         [f"{FEW_SHOT}.methods.new.laplace: true does not go with dropout, here 0.1"],
     ),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "none", "members": 50, "init": {"from": "pretrained"}},
+        ["'pretrained' needs", "source networks, one for each start; source.nets is"],
+    ),
     (f"{FEW_SHOT}.methods.l2_dwp.kl_weight", 0.5, ["l2_dwp.kl_weight: 0.5 needs a posterior"]),
     (f"{DWP}.frozen", True, [f"{DWP}.frozen: true goes with posterior none", "'additive'"]),
     (f"{FEW_SHOT}.methods.l2_dwp.frozen", True, ["frozen: true needs classifier fitted", "'random'"]),

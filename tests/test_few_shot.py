@@ -109,6 +109,13 @@ def test_too_few_examples_are_refused(run):
         run("few_shot", "plain", [0], setting=60)
 
 
+def test_members_of_an_ensemble_start_from_source_networks_of_their_own(run, fitted, pretrained):
+    run("few_shot", METHODS["few_shot"]["pretrained"] | {"members": 2}, [1])
+    ((_, before, _),) = fitted
+    for member, net in enumerate((2, 3)):
+        assert torch.equal(before[f"{member}.conv2.weight"], pretrained[net]["conv2.weight"])
+
+
 FITTED = {"posterior": "none", "classifier": "fitted", "init": {"from": "vae", "draw": "mean"}}
 
 

@@ -114,7 +114,7 @@ def test_the_workflow_runs_on_sets_of_ones_own(tmp_path):
     built = load(tmp_path / "results" / "latest" / "data" / "strokes" / "strokes.safetensors")
     assert built.train_images.numpy().tolist() == arrays["train_images"].tolist()
     assert built.classes == 3
-    (cell,) = (tmp_path / "results" / "few_shot").glob("*/*.csv")
+    (cell,) = (tmp_path / "results" / "latest" / "few_shot" / "l2_xavier").glob("*.csv")
     rows = pd.read_csv(cell)
     assert np.isfinite(rows["value"]).all()
     assert {"accuracy", "auroc_entropy"} <= set(rows["metric"])

@@ -48,8 +48,9 @@ class Init:
     """Initialisation of a method's kernels."""
 
     origin: Names = setting(
-        "origin of the initial kernels: xavier, he, the name of a prior, or pretrained (the source network "
-        "of the same seed); or origins by kernel size or layer, such as {7x7: vae, conv2: he}",
+        "origin of the initial kernels: xavier, he, the name of a prior, or pretrained (a source network, "
+        "whose architecture replaces that of the experiment); or origins by kernel size or layer, such as "
+        "{7x7: vae, conv2: he}",
         alias="from",
     )
     draw: Literal["mean", "sample"] = setting(

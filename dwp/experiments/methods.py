@@ -4,6 +4,8 @@ A choice is one name for all convolutions, or a mapping from layers (`conv2`) or
 sizes (`5x5`) to names, in which layers take precedence.
 """
 
+from collections.abc import Iterable
+
 from dwp.errors import InputError
 from dwp.experiments.base import Method, Names
 from dwp.nn.spec import RULES, Network, size_label
@@ -44,5 +46,15 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
 
 
 def is_pretrained(method: Method) -> bool:
-    """Return whether a method starts from a source network."""
+    """Return whether a method starts from source networks."""
     return method.init.origin == PRETRAINED
+
+
+def source_nets(members: int, seeds: Iterable[int]) -> set[int]:
+    """Return the numbers of the source networks from which ensembles with these seeds start."""
+    return {source_net(members, seed, member) for seed in seeds for member in range(members)}
+
+
+def source_net(members: int, seed: int, member: int) -> int:
+    """Return the number of the source network from which one member starts; no two share one."""
+    return seed * members + member

@@ -37,7 +37,8 @@ class Task(Generic[S, M]):
         priors: priors of the method, by name and kernel size.
         device: device to compute on.
         outliers: the source data set, if the setting `outliers` is on.
-        pretrained: state dicts of source networks by seed, for methods that start from them.
+        pretrained: state dicts of source networks by number, for methods that start from them; the network in
+            `settings` is then theirs.
         checkpoint: where to save progress and resume from; None keeps none.
         label: name in logs and progress bars.
     """
@@ -91,7 +92,8 @@ class Task(Generic[S, M]):
             build=build,
         )
         if self.pretrained:
-            load_(model, self.pretrained[self.seed])
+            members = getattr(self.method, "members", 1)
+            load_(model, self.pretrained[methods.source_net(members, self.seed, member)])
         remove_structure_(model, init.control, derived_seed(member, self.seed))
         return model.to(self.device)
 

@@ -197,6 +197,8 @@ class Artifacts:
         declared, method = experiments.find(experiment), settings.methods[name]
         if any(map(methods.is_pretrained, used)):
             inputs["pretrained"] = self.source
+        if methods.is_pretrained(method):
+            settings = replace(settings, network=self.config.source.network)
         analytic = {}
         # The other declarations only affect how results are shown.
         computing = (declared.run, declared.settings, declared.method)

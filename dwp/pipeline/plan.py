@@ -6,6 +6,7 @@ from functools import cached_property
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
+from dwp.experiments import methods
 from dwp.experiments.base import ExperimentSettings
 from dwp.pipeline import paths
 from dwp.pipeline.artifacts import STAGES, Artifacts
@@ -154,14 +155,20 @@ class Plan(Artifacts):
         if "outliers" in made.inputs:
             files["outliers"] = self.dataset_file(self.config.data.source)
         if "pretrained" in made.inputs:
-            # Each seed starts from the network of the same number.
-            wanted = set(numbers(shard))
+            members = made.params["method"].get("members", 1)
+            wanted = methods.source_nets(members, numbers(shard))
             files["pretrained"] = [
                 file
                 for file in self.source_files()
                 if wanted.intersection(numbers(paths.NETS.fields(file)["shard"]))
             ]
         return files
+
+    @property
+    def trial_versions(self) -> str:
+        """Return an expression of the versions of all trials; it matches none if nothing is tuned."""
+        versions = (trial.version for trials in self.trials.values() for trial in trials)
+        return "|".join(versions) or "none"
 
     @property
     def axes(self) -> list[str]:

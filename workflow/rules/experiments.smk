@@ -25,3 +25,15 @@ rule experiment:
         spec=lambda wildcards, threads: plan.spec(wildcards.version),
     script:
         "../scripts/run_experiment.py"
+
+
+# Trials of the tuning: the same jobs on other data. A rule of their own, so that `--until experiment` means
+# the target's cells.
+use rule experiment as trial with:
+    wildcard_constraints:
+        experiment="|".join(plan.config.experiments),
+        axis="|".join(plan.axes),
+        version=plan.trial_versions,
+
+
+ruleorder: trial > experiment

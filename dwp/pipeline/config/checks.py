@@ -102,10 +102,17 @@ def _check(config: Config) -> None:
             _check_network(where, settings.network, config.tuning_data, shapes["tuning"])
             others.append("tuning")
         for name in settings.methods:
+            starts = set()
             for place, case in _cases(f"{where}.methods.{name}", experiment, name, config):
                 method_checks.check(place, case.methods[name], case, config)
+                starts.add(methods.is_pretrained(case.methods[name]))
                 if methods.is_pretrained(case.methods[name]):
                     _check_one_shape(f"{place}.init.from: {methods.PRETRAINED!r}", config, shapes, *others)
+            if len(starts) > 1 and settings.network != config.source.network:
+                raise InputError(
+                    f"{where}.methods.{name}.space.init: source networks have another architecture than "
+                    f"{where}.network, so {methods.PRETRAINED!r} cannot be one of several origins"
+                )
     _check_jobs(config)
 
 

@@ -1,6 +1,7 @@
 """Checks of a method's settings against its experiment, its priors and the source networks."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from dwp.bayes.settings import FORMS
 from dwp.bayes.settings import find as find_form
@@ -25,6 +26,8 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
     Raises:
         InputError: names the key's path, the value, and what is allowed.
     """
+    if is_pretrained(method):
+        settings = replace(settings, network=config.source.network)
     _check_prior(where, method, settings, config.priors)
     _check_origin(f"{where}.init.from", method, settings, config)
     for key in ("laplace", "dropout", "l2"):
@@ -115,16 +118,17 @@ def _check_pretrained(where: str, method: Method, settings: ExperimentSettings, 
         raise InputError(f"{where} is for the whole network, not for single layers")
     if not config.trains_source:
         raise InputError(f"{where} needs source networks; with kernels.files none is trained")
-    mine, theirs = settings.network, config.source.network
-    if (mine.layers, mine.batch_norm) != (theirs.layers, theirs.batch_norm):
-        raise InputError(f"{where} needs the network of source.network; this one differs")
-    if settings.seeds > config.source.nets:
+    needed, trained = settings.seeds * getattr(method, "members", 1), config.source.nets
+    if needed > trained:
         raise InputError(
-            f"{where} starts each seed from the source network of that number; there are "
-            f"{settings.seeds} seeds and source.nets is {config.source.nets}"
+            f"{where} needs {needed} source networks, one for each start; source.nets is {trained}"
         )
-    if (members := getattr(method, "members", 1)) > 1:
-        raise InputError(f"{where} gives all {members} members one start; use members: 1")
-    widths = getattr(settings, "width", ())
+    missing = set(config.source.network.kernel_sizes()) - set(config.sizes)
+    if method.is_bayesian and missing:
+        raise InputError(
+            f"{where} needs priors over {', '.join(map(size_label, missing))} kernels, which no experiment's "
+            "network has"
+        )
+    widths = [*getattr(settings, "width", ()), getattr(method, "width", 1)]
     if any(width != 1 for width in widths):
-        raise InputError(f"{where} needs width 1; the experiment has {list(widths)}")
+        raise InputError(f"{where} needs width 1; it has {max(widths)}")

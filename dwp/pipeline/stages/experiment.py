@@ -42,6 +42,7 @@ def main(job: Job) -> None:
     method, dataset = settings.methods[wildcards.method], load(files.dataset)
     # The chosen trial may need none of the source networks that others need.
     pretrained = files.get("pretrained", []) if methods.is_pretrained(method) else []
+    nets = methods.source_nets(getattr(method, "members", 1), seeds)
     shared = {
         "settings": settings,
         "method": method,
@@ -53,7 +54,7 @@ def main(job: Job) -> None:
         ),
         "device": job.device,
         "outliers": load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
-        "pretrained": load_nets(pretrained, seeds),
+        "pretrained": load_nets(pretrained, nets),
         "checkpoint": job.checkpoint(),
     }
     there = dict(completed_seeds(job.completed_elsewhere()))
