@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from report_samples import results, rows
 
@@ -48,6 +49,29 @@ def test_curves_keep_steps_apart():
     assert table["step"].tolist() == [0, 10]
     assert table["mean"].tolist() == [1, 11]
     assert table["std"].tolist() == pytest.approx([math.sqrt(2)] * 2)
+
+
+def test_paired_differences_have_the_interval_of_a_paired_t_test():
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(0.5, 0.1, 6), generator.normal(0.45, 0.1, 6)
+    table = aggregation.paired(
+        rows(
+            *(("e", "ours", 50, seed, 1, "accuracy", value) for seed, value in enumerate(first)),
+            # Its seeds are in another order, and one is missing from the first method.
+            *(("e", "theirs", 50, seed, 1, "accuracy", second[seed]) for seed in reversed(range(6))),
+            ("e", "theirs", 50, 6, 1, "accuracy", 100.0),
+            ("e", "single", 50, 2, 1, "accuracy", first[2] + 0.25),
+            ("e", "single", 50, 2, 1, "kl", 7.0),
+        ),
+        ["accuracy"],
+    )
+    assert table["method"].tolist() == ["theirs", "single"]
+    assert table["n"].tolist() == [6, 1]
+    interval = scipy.stats.ttest_rel(second, first).confidence_interval(0.95)
+    low = table["difference"][0] - table["half_width"][0], table["difference"][0] + table["half_width"][0]
+    assert low == pytest.approx(tuple(interval))
+    assert table["difference"][1] == pytest.approx(0.25)
+    assert math.isnan(table["half_width"][1])
 
 
 def reliable(method: str, setting: float, seed: int, *bins: tuple) -> list[tuple]:

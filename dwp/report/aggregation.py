@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 
 from dwp.errors import InputError
 from dwp.experiments._tuning import describe
@@ -70,6 +71,31 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """Return mean, std and n over seeds of each metric at each step, ordered as in `summarise`."""
     return _over_seeds(rows, [*CELL, "step"])
+
+
+def paired(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Return differences of the other methods from the first one at the end of training, paired by seed.
+
+    Args:
+        rows: as for `summarise`; the first method is the one of its first row.
+        metrics: metrics to compare.
+
+    Returns:
+        Columns experiment, metric, part, setting, method, difference (mean over the seeds that
+        both methods have, of the method minus the first), half_width (of its 95 % interval by Student's t;
+        NaN for a single seed), n; ordered as in `summarise`.
+    """
+    last = last_steps(rows[rows["metric"].isin(list(metrics))])
+    key = ["experiment", "metric", "part", "setting", "seed"]
+    first = last.loc[last["method"] == last["method"].iloc[0], [*key, "value"]]
+    others = last[last["method"] != last["method"].iloc[0]]
+    both = others.merge(first, on=key, suffixes=("", "_first"))
+    both["difference"] = both["value"] - both["value_first"]
+    by = [*key[:-1], "method"]
+    table = both.groupby(by, sort=False)["difference"].agg(["mean", "std", "count"]).reset_index()
+    table = table.rename(columns={"mean": "difference", "count": "n"})
+    table["half_width"] = student_t.ppf(0.975, table["n"] - 1) * table["std"] / np.sqrt(table["n"])
+    return _ordered(table[[*by, "difference", "half_width", "n"]], by, rows)
 
 
 def reliability(rows: pd.DataFrame) -> pd.DataFrame:

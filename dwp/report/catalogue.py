@@ -190,6 +190,7 @@ def _of_experiment(name: str, switches: Sequence[str], tuned: bool) -> Iterator[
     yield item("pages", "", "table", "experiment_page", "experiment")
     yield item("tables", "", "end of training", "experiment_table", "summary")
     if experiment.trains:
+        yield item("tables", "paired", "paired differences", "experiment_paired_table", "paired")
         yield item("tables", "curves", "all steps", "experiment_curves_table", "curves")
     if tuned:
         yield item("figures", "tuning", "trials of the tuned methods", "tuning", "tuning")

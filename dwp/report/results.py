@@ -35,15 +35,16 @@ class ExperimentResults:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Return mean, std and n over seeds at the end of training; see `aggregation.summarise`."""
-        return aggregation.summarise(self._averaged)
+        return aggregation.summarise(self.averaged)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """Return mean, std and n over seeds by step; see `aggregation.curves`."""
-        return aggregation.curves(self._averaged)
+        return aggregation.curves(self.averaged)
 
     @property
-    def _averaged(self) -> pd.DataFrame:
+    def averaged(self) -> pd.DataFrame:
+        """Return the rows of metrics whose mean over seeds is meaningful."""
         others = [metric.name for metric in self.experiment.metrics if not metric.averaged]
         return self.rows[~self.rows["metric"].isin(others)]
 

@@ -25,6 +25,15 @@ def curves(results: ExperimentResults) -> pd.DataFrame:
     return results.curves
 
 
+def paired(results: ExperimentResults) -> pd.DataFrame:
+    """Return differences from the first method, paired by seed, where a direction is better.
+
+    See `aggregation.paired`; metrics without a better direction are left out.
+    """
+    compared = [metric.name for metric in results.experiment.metrics if metric.better]
+    return aggregation.paired(results.averaged, compared)
+
+
 def reliability(results: ExperimentResults) -> pd.DataFrame:
     """Return the reliability diagram of each method and setting; see `aggregation.reliability`."""
     return aggregation.reliability(results.rows)
