@@ -118,16 +118,16 @@ def test_the_data_of_the_trials_are_never_the_target(overlay, parts):
         ({"space": {"seeds": [1, 2]}}, {}, ["tuning.space: 'seeds' is not known"]),
         ({"space": {"lr": []}}, {}, ["tuning.space.lr: []", "at least one value, each once"]),
         ({"space": {"lr": [0.1, 0.1]}}, {}, ["tuning.space.lr: [0.1, 0.1]", "each once"]),
-        ({"space": {"lr": ["1e-3"]}}, {}, ["in a trial of dwp (lr 1e-3), schedule.lr: '1e-3'", "above 0"]),
+        ({"space": {"lr": ["1e-3"]}}, {}, ["methods.dwp (trial: lr 1e-3): schedule.lr: '1e-3'", "above 0"]),
         # Also where no trial has the value.
-        ({"trials": 1, "space": {"lr": [0.1, 0.2, -1]}}, {}, ["(lr -1), schedule.lr: -1", "above 0"]),
+        ({"trials": 1, "space": {"lr": [0.1, 0.2, -1]}}, {}, ["(trial: lr -1): schedule.lr: -1", "above 0"]),
         (
             {"space": {"l2": [0.1]}},
             {},
-            ["methods.dwp, in a trial of it (l2 0.1).l2: 0.1 goes with posterior none"],
+            ["methods.dwp (trial: l2 0.1).l2: 0.1 goes with posterior none"],
         ),
         ({"space": {"epochs": [3]}}, {}, ["schedule: give steps or epochs"]),
-        ({}, {"dwp": {"space": {"prior": ["vea"]}}}, ["methods.dwp, in a trial of it", "'vea' is not known"]),
+        ({}, {"dwp": {"space": {"prior": ["vea"]}}}, ["methods.dwp (trial: ", "'vea' is not known"]),
         ({}, {"dwp": {"space": {"kernel": [1]}}}, ["methods.dwp.space: 'kernel' is not known"]),
     ],
 )

@@ -87,7 +87,8 @@ def few_shot(space=None, **overlay):
     methods = dict.fromkeys(BASE["experiments"]["few_shot"]["methods"]) | {L2: {}}
     settings = merged(SETTINGS | {"methods": methods}, overlay)
     if space is not None:
-        settings["tuning"] = {"trials": 4, "examples": [9], "seeds": 2, "metric": "nll", "space": space}
+        tuning = {"trials": 4, "examples": [9], "seeds": 2, "metric": "nll", "space": space}
+        settings["tuning"] = tuning | overlay.get("tuning", {})
     return plan({"source": {"network": SETTINGS["network"]}, "experiments": {"few_shot": settings}})
 
 
@@ -180,6 +181,21 @@ def test_if_every_trial_has_diverged_the_error_says_which():
         match=r"tuning of few_shot, method l2_xavier, by nll: none of the 2 trials .*change the space",
     ):
         tune(few_shot({"lr": [ABSURD, 10 * ABSURD]}))
+
+
+def test_a_trial_whose_predictions_are_nan_has_diverged():
+    # The loss of the only step is finite; the weights after it are not.
+    made = few_shot({"lr": [1e38, GOOD]}, schedule={"steps": 1})
+    tune(made)
+    table = pd.read_csv(made.tuning_file("few_shot", L2))
+    assert np.isnan(table["mean"]).tolist() == [True, False]
+    assert table["chosen"].tolist() == [False, True]
+
+
+def test_a_metric_that_trials_do_not_have_is_an_error():
+    made = few_shot({"lr": [GOOD]}, tuning={"metric": "auroc_entropy"})
+    with pytest.raises(InputError, match="trials have no metric auroc_entropy; choose by another"):
+        tune(made)
 
 
 def test_a_target_that_diverges_is_an_error():

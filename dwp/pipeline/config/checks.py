@@ -126,7 +126,7 @@ def _cases(
         return
     for trial in trials:
         case = replace(trial.settings, seeds=max(settings.seeds, trial.settings.seeds))
-        yield f"{where}, in a trial of it ({describe(trial.chosen)})", case
+        yield f"{where} (trial: {describe(trial.chosen)})", case
 
 
 def _check_tuning_data(config: Config) -> None:

@@ -71,9 +71,8 @@ def trials(where: str, experiment: str, settings: ExperimentSettings) -> dict[st
             try:
                 return Trial(chosen, parse(declared.settings, changed | {"methods": {name: method}}))
             except InputError as error:
-                raise InputError(
-                    f"{where}: in a trial of {name} ({tuning.describe(chosen)}), {error}"
-                ) from None
+                shown = tuning.describe(chosen)
+                raise InputError(f"{where}.methods.{name} (trial: {shown}): {error}") from None
 
         drawn = tuning.draw(space, wanted.trials)
         # Values that no trial has are checked as well.

@@ -58,6 +58,8 @@ def main(job: Job) -> None:
 def _statistics(rows: pd.DataFrame, metric: str) -> dict[str, float]:
     """Return mean, standard_error and n of a metric at the end of training, over seeds and settings."""
     values = aggregation.last_steps(rows[rows["metric"] == metric])["value"]
+    if not len(values):
+        raise InputError(f"tuning: trials have no metric {metric}; choose by another")
     return {
         "mean": values.mean(skipna=False),
         "standard_error": values.std(skipna=False) / np.sqrt(len(values)),
