@@ -6,7 +6,6 @@ from conftest import ROOT
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 
-BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
 FEW_SHOT = "experiments.few_shot"
 DWP = f"{FEW_SHOT}.methods.dwp"
 
@@ -18,6 +17,18 @@ def merged(base, overlay):
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         result[key] = merged(base[key], value) if both else value
     return result
+
+
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+_methods = DEFAULT["experiments"]["few_shot"]["methods"]
+# Another target, and nothing is tuned: most tests are about neither.
+BASE = merged(
+    DEFAULT,
+    {
+        "data": {"target": "digits"},
+        "experiments": {"few_shot": {"tuning": None, "methods": {name: {"space": None} for name in _methods}}},
+    },
+)
 
 
 def plan(overlay=None, path=None):

@@ -284,3 +284,27 @@ def test_tables_and_figures_of_the_tuning_are_there_if_something_is_tuned():
     }
     assert few_shot({"lr": [GOOD]}).contents.tuned == ["few_shot"]
     assert few_shot().contents.tuned == []
+
+
+def test_a_method_overrides_settings_of_the_schedule_and_the_experiment():
+    override = {"lr": 0.5, "ensemble": 3}
+    made = few_shot({"l2": [0.1, 0.2]}, methods={L2: {"override": override}})
+    for artifact in (made.methods["few_shot", L2], *made.trials["few_shot", L2]):
+        assert artifact.params["settings"]["schedule"]["lr"] == 0.5
+        assert artifact.params["settings"]["ensemble"] == 3
+        assert "override" not in artifact.params["method"]
+    plain = few_shot({"l2": [0.1, 0.2]})
+    assert plain.methods["few_shot", L2].version != made.methods["few_shot", L2].version
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"lrr": 1}, "override: 'lrr' is not known"),
+        ({"l2": 1}, "override.l2: it is a setting of the method"),
+        ({"lr": -1}, "override: .*lr: -1"),
+    ],
+)
+def test_an_override_that_is_not_allowed_is_refused(override, message):
+    with pytest.raises(InputError, match=message):
+        few_shot(methods={L2: {"override": override}})

@@ -5,7 +5,7 @@ dropout, deep ensembles, a last-layer Laplace approximation or frozen kernels; s
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dwp.bayes.settings import FORMS
 from dwp.experiments import base
@@ -64,6 +64,10 @@ class Method(base.Method):
         False,
     )
     width: float = setting("factor on the number of channels", 1.0, gt=0)
+    override: dict[str, Any] | None = setting(
+        "settings of the schedule or the experiment that are different for this method, such as {lr: 0.01}",
+        None,
+    )
     space: Space | None = setting("values to try in tuning, in addition to those for every method", None)
 
 

@@ -13,7 +13,7 @@ from dwp.nn.spec import size_label
 from dwp.pipeline import local_data
 from dwp.pipeline.config.checks import check, check_examples, check_tuning_examples
 from dwp.pipeline.config.model import Config
-from dwp.pipeline.config.trials import Trial
+from dwp.pipeline.config.trials import Trial, overridden
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.typed import dump
 from dwp.settings import marked
@@ -145,7 +145,7 @@ class Artifacts:
         return {key: self._tuning(*key) for key in self.trials}
 
     def _method(self, experiment: str, name: str) -> Artifact:
-        settings = self.config.experiments[experiment]
+        settings = overridden(experiment, experiment, self.config.experiments[experiment], name)
         inputs = {"dataset": self.dataset(self.config.data.target)}
         if getattr(settings, "outliers", False):
             inputs["outliers"] = self.dataset(self.config.data.source)
@@ -213,7 +213,7 @@ class Artifacts:
         # In an experiment that trains, each setting has separate jobs.
         left_out = ["tuning", *([declared.axis] if declared.trains else [])]
         shared = self._params(settings, left_out)
-        own = {key: value for key, value in dump(method).items() if key != "space"}
+        own = {key: value for key, value in dump(method).items() if key not in ("space", "override")}
         if "tuning" in inputs:
             # The job takes them from there.
             space = tuning.space(settings, name)

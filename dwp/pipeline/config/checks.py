@@ -15,6 +15,7 @@ from dwp.nn.spec import Network, size_label
 from dwp.pipeline import paths
 from dwp.pipeline.config import method_checks
 from dwp.pipeline.config.model import Config
+from dwp.pipeline.config.trials import overridden
 
 MOST_JOBS = 200_000  # Snakemake plans some 200 per second
 
@@ -122,7 +123,7 @@ def _cases(
     """Yield path and settings of everything that a method may run with: its trials if it is tuned."""
     settings, trials = config.experiments[experiment], config.trials[experiment].get(name)
     if trials is None:
-        yield where, settings
+        yield where, overridden(f"experiments.{experiment}", experiment, settings, name)
         return
     for trial in trials:
         case = replace(trial.settings, seeds=max(settings.seeds, trial.settings.seeds))

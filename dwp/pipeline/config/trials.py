@@ -31,6 +31,35 @@ class Trial:
         return method
 
 
+def overridden(where: str, experiment: str, settings: ExperimentSettings, name: str) -> ExperimentSettings:
+    """Return the settings of an experiment for one of its methods, with what the method overrides.
+
+    Args:
+        where: the experiment's path in the configuration.
+        experiment: its name.
+        settings: its settings.
+        name: name of the method.
+
+    Raises:
+        InputError: the method overrides a setting that does not exist or is its own, or a value is not
+            allowed.
+    """
+    declared, method = experiments.find(experiment), settings.methods[name]
+    if not (override := getattr(method, "override", None)):
+        return settings
+    where = f"{where}.methods.{name}.override"
+    tuning.check(where, declared, {key: (value,) for key, value in override.items()})
+    for key in override:
+        if hasattr(method, key):
+            raise InputError(f"{where}.{key}: it is a setting of the method; write it there")
+    shared = {key: value for key, value in dump(settings).items() if key != "methods"}
+    changed, _ = tuning.apply(declared, shared, {}, override)
+    try:
+        return parse(declared.settings, changed | {"methods": {name: dump(method)}})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 def trials(where: str, experiment: str, settings: ExperimentSettings) -> dict[str, list[Trial]]:
     """Return the trials of each tuned method of an experiment, in the order of the draws.
 
@@ -54,19 +83,25 @@ def trials(where: str, experiment: str, settings: ExperimentSettings) -> dict[st
             f"{where}.tuning.metric: {wanted.metric!r} is not allowed; expected one of {', '.join(allowed)}"
         )
     tuning.check(f"{where}.tuning.space", declared, wanted.space or {})
-    shared = {key: value for key, value in dump(settings).items() if key not in ("methods", "tuning")}
-    shared |= {"seeds": wanted.seeds, declared.axis: list(getattr(wanted, declared.axis))}
+    common: dict[str, Any] = {"seeds": wanted.seeds, declared.axis: list(getattr(wanted, declared.axis))}
     if hasattr(settings, "outliers"):
-        shared["outliers"] = False
+        common["outliers"] = False
     found = {}
     for name, method in settings.methods.items():
         tuning.check(f"{where}.methods.{name}.space", declared, method.space or {})
         space = tuning.space(settings, name)
         if not space:
             continue
-        own = {key: value for key, value in dump(method).items() if key != "space"}
+        own = {key: value for key, value in dump(method).items() if key not in ("space", "override")}
+        mine = dump(overridden(where, experiment, settings, name))
+        shared = {key: value for key, value in mine.items() if key not in ("methods", "tuning")} | common
 
-        def trial(chosen: tuning.Chosen, name: str = name, own: Mapping[str, Any] = own) -> Trial:
+        def trial(
+            chosen: tuning.Chosen,
+            name: str = name,
+            own: Mapping[str, Any] = own,
+            shared: Mapping[str, Any] = shared,
+        ) -> Trial:
             changed, method = tuning.apply(declared, shared, own, chosen)
             try:
                 return Trial(chosen, parse(declared.settings, changed | {"methods": {name: method}}))
