@@ -117,6 +117,8 @@ class Prior(nn.Module):
         check(self.kind, self.settings_class, settings)
         self.kernel_size = kernel_size
         self.settings = settings
+        self.held_out: dict[str, float] = {}
+        """Held-out log density, as recorded by `dwp.fit_prior`: see there; else empty."""
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.settings_class.kind
@@ -231,7 +233,7 @@ class PriorWithCodes(Protocol):
 
 
 def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior to a safetensors file, with its kind and settings as metadata.
+    """Write a prior to a safetensors file, with its kind, settings and held-out log density as metadata.
 
     The same prior gives the same bytes.
 
@@ -240,7 +242,10 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     """
     # One metadata key, since safetensors writes several in arbitrary order.
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
-    header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
+    facts: dict[str, Any] = {"format": FORMAT, "kind": prior.kind, "settings": settings}
+    if prior.held_out:
+        facts["held_out"] = prior.held_out
+    header = json.dumps(facts, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
     save_tensors(tensors, path, {"dwp": header})
 
@@ -270,6 +275,7 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     try:
         prior = find(header["kind"])(**header["settings"])
         prior.load_state_dict(tensors)
+        prior.held_out = dict(header.get("held_out", {}))
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"prior: {path} cannot be loaded as a {header.get('kind')}: {reason}") from None

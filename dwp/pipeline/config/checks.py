@@ -61,9 +61,7 @@ def _check(config: Config) -> None:
                 "a set of your own has no options"
             )
     shapes = {which: _image_shape(config, which) for which in ("source", "target")}
-    for file in config.kernels.files or ():
-        if not Path(file).is_file():
-            raise InputError(f"kernels.files: there is no file {file}")
+    _ = config.kernel_files  # refuses missing ones
     if config.trains_source:
         _check_network("source", config.source.network, config.data.source, shapes["source"])
     for name, prior in config.priors.items():
