@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def seeded(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+        added.add_argument("--seed", type=_seed, default=0, help="seed of all random numbers (default: 0)")
 
     prior = "a file written by the workflow, `dwp fit` or dwp.save_prior; or a name that dwp.load_prior takes"
     added = command("info", _info, "show kind, size, settings and held-out log density of a prior")
@@ -226,6 +226,12 @@ def _fit(options: argparse.Namespace) -> None:
     )
     dwp.save_prior(prior, options.out)
     _info(argparse.Namespace(prior=options.out, json=False))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 0")
+    return int(text)
 
 
 def _threshold(text: str) -> str | float:

@@ -271,6 +271,13 @@ def test_every_command_has_help(command, capsys):
     assert f"usage: dwp {command}" in capsys.readouterr().out
 
 
+def test_a_negative_seed_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", "vae.safetensors", "--out", "k.npy", "--seed", "-1"])
+    assert stop.value.code == 2
+    assert "--seed: '-1'; expected a whole number from 0" in capsys.readouterr().err
+
+
 def test_an_unknown_command_is_refused_with_all_that_are_known(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["smaple"])

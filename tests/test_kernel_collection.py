@@ -99,6 +99,8 @@ def test_collect_warns_of_a_single_mode_and_refuses_what_the_workflow_refuses(tm
     file = write_array(tmp_path / "k.npy")
     dwp.collect(file, 3)
     assert "have a single mode, which otsu cuts in two" in caplog.text
+    with pytest.raises(InputError, match="no file is given"):
+        dwp.collect([], 3)
     for arguments, message in [
         ({"threshold": "valley"}, "a single mode, so there is no valley"),
         ({"threshold": 1e9}, "leaves 0 of 4000 3×3 kernels"),

@@ -185,15 +185,22 @@ def collect(
         Kernels [n, 1, k, k], float32, in the order of the files.
 
     Raises:
-        InputError: a path does not exist, a file cannot be read, there are no kernels of that size, or
-            fewer than two are left.
+        InputError: no path is given or one does not exist, a file cannot be read, there are no kernels of
+            that size, or fewer than two are left.
     """
     files = expand(paths)
+    if not files:
+        raise InputError("kernels: no file is given")
     chosen = choose(read_all(files, size), size, threshold, files)
     kept = (batch.kernels[norms(batch.kernels) >= chosen.threshold] for batch in read_all(files, size))
-    if most is None:
-        return torch.from_numpy(np.concatenate(list(kept)))
-    return torch.from_numpy(_sample(kept, most, seed))
+    if most is not None:
+        return torch.from_numpy(_sample(kept, most, seed))
+    kernels = np.empty((chosen.after, 1, size, size), np.float32)
+    first = 0
+    for batch in kept:
+        kernels[first : first + len(batch)] = batch
+        first += len(batch)
+    return torch.from_numpy(kernels)
 
 
 def _sample(batches: Iterable[np.ndarray], most: int, seed: int) -> np.ndarray:
