@@ -191,6 +191,8 @@ def collect(
     files = expand(paths)
     if not files:
         raise InputError("kernels: no file is given")
+    if most is not None and most < 2:
+        raise InputError(f"kernels: most is {most}; expected a whole number from 2")
     chosen = choose(read_all(files, size), size, threshold, files)
     kept = (batch.kernels[norms(batch.kernels) >= chosen.threshold] for batch in read_all(files, size))
     if most is not None:
@@ -205,16 +207,15 @@ def collect(
 
 def _sample(batches: Iterable[np.ndarray], most: int, seed: int) -> np.ndarray:
     """Return the kernels with the smallest hashes, in order: a random sample in bounded memory."""
-    if most < 2:
-        raise InputError(f"kernels: most is {most}; expected a whole number from 2")
     pool: list[tuple[np.ndarray, ...]] = []  # kernels, hashes and places of candidates
     seen = waiting = 0
     limit = np.iinfo(np.uint64).max
     for batch in batches:
         hashed = hashes(batch, seed + SAMPLE)
-        low = hashed <= limit
-        pool.append((batch[low], hashed[low], seen + np.flatnonzero(low)))
-        seen, waiting = seen + len(batch), waiting + len(pool[-1][0])
+        low = np.flatnonzero(hashed <= limit)
+        if len(low):
+            pool.append((batch[low], hashed[low], seen + low))
+        seen, waiting = seen + len(batch), waiting + len(low)
         if waiting > 2 * most:
             pool, waiting = [_smallest(pool, most)], most
             limit = pool[0][1].max()
