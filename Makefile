@@ -16,7 +16,7 @@ help:
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workflow,laplace,slurm,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workflow,laplace,onnx,slurm,dev]'
 	touch $@
 
 run: .venv/.installed

@@ -17,6 +17,8 @@ _HOMES = {
     "KLEstimator": "dwp.priors.base",
     "Noise": "dwp.nn.noise",
     "Prior": "dwp.priors.base",
+    "collect": "dwp.kernels.collection",
+    "fit_prior": "dwp.fitting",
     "init_": "dwp.initialisation",
     "kl": "dwp.bayes.layers",
     "load_prior": "dwp.priors.base",

@@ -2,6 +2,6 @@
 
 import sys
 
-from dwp.pipeline.cli import main
+from dwp.cli import main
 
 sys.exit(main())

@@ -26,7 +26,9 @@ BASE = merged(
     DEFAULT,
     {
         "data": {"target": "digits"},
-        "experiments": {"few_shot": {"tuning": None, "methods": {name: {"space": None} for name in _methods}}},
+        "experiments": {
+            "few_shot": {"tuning": None, "methods": {name: {"space": None} for name in _methods}}
+        },
     },
 )
 

@@ -2,6 +2,7 @@
 
 import h5py
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -32,3 +33,28 @@ def assert_same_stores(one, other):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def write_onnx(path, weights, nodes, **parts):
+    """Write an ONNX model.
+
+    Args:
+        weights: initialisers by name, arrays.
+        nodes: (operator, name of its second input), applied in turn to the input; or nodes of ONNX.
+        parts: other parts of the graph, such as `sparse_initializer`, or of the model: `functions`.
+    """
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    made = []
+    for number, node in enumerate(nodes):
+        if isinstance(node, tuple):
+            operator, weight = node
+            node = helper.make_node(operator, [f"x{number}", weight], [f"x{number + 1}"])
+        made.append(node)
+    initialisers = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    x = helper.make_tensor_value_info("x0", onnx.TensorProto.FLOAT, None)
+    functions = parts.pop("functions", [])
+    graph = helper.make_graph(made, "net", [x], [], initialisers, **parts)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    onnx.save(helper.make_model(graph, functions=functions, opset_imports=opsets), str(path))
+    return path

@@ -13,13 +13,18 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import dwp
+from dwp.cli import main as command
 from dwp.priors.base import find, save_prior
 
 ROOMS = ("nn", "priors", "bayes", "training")
-MODULES = ("initialisation", "metrics", "kernels.readers", "kernels.pruning")
+MODULES = ("initialisation", "metrics", "fitting", "state_dicts", "cli")
+MODULES += tuple(
+    f"kernels.{name}" for name in ("collection", "files", "onnx_files", "pictures", "pruning", "readers")
+)
 
 
 def blocks(readme: Path) -> list[str]:
@@ -35,6 +40,8 @@ def run(readme: Path) -> dict:
         file = Path(f"results/latest/priors/{name}/{name}.safetensors")
         file.parent.mkdir(parents=True)
         save_prior(find("vae")(int(name[-1]), latent=2, hidden=4), file)
+    Path("checkpoints").mkdir()
+    save_file({"conv.weight": torch.randn(20, 10, 5, 5)}, "checkpoints/net.safetensors")
     names = {
         "model": nn.Sequential(
             nn.Conv2d(1, 3, 7), nn.ReLU(), nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4 * 6 * 6, 10)
@@ -59,6 +66,14 @@ def main(readme: Path) -> None:
     after = dwp.predict(model, names["images"], samples=10).mean(0)
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+    prior, net = "results/latest/priors/vae-5x5/vae-5x5.safetensors", "checkpoints/net.safetensors"
+    for words in (
+        ["info", prior],
+        ["sample", prior, "--out", "kernels.npy"],
+        ["init", net, "--prior", prior, "--out", "initialised.safetensors"],
+        ["fit", "checkpoints", "--size", "5", "--kind", "gaussian", "--out", "gaussian.safetensors"],
+    ):
+        assert command(words) == 0, words
     for room in ROOMS:
         package = importlib.import_module(f"dwp.{room}")
         for module in pkgutil.iter_modules(package.__path__, f"dwp.{room}."):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import ablations, accuracy, published, scaling, timing, workloads
+import dwp
+from benchmarks import ablations, accuracy, memory, published, scaling, timing, workloads
 from benchmarks.material import Material, Options
 from dwp.bayes import layers
 from dwp.nn import conv
@@ -146,3 +147,9 @@ def test_accuracy_prints_every_way(capsys):
         each = [float(value) for value in found[0].split("|")[-2].split()]
         assert len(each) == 2
         assert all(0 <= value <= 1 for value in each)
+
+
+def test_the_kernels_of_the_memory_benchmark_are_read_and_pruned(tmp_path):
+    path = memory.write(tmp_path / "dataset.h5", 1000)
+    assert dwp.collect(path, 3).shape == (800, 1, 3, 3)
+    assert len(dwp.collect(path, 3, most=100)) == 100

@@ -7,17 +7,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from kernel_samples import assert_same_stores, net, read_store
+from kernel_samples import assert_same_stores, net, read_store, write_onnx
 from safetensors.torch import save_file
 
 from dwp.errors import InputError
 from dwp.kernels import readers
 from dwp.kernels import store as kernel_store
+from dwp.kernels.files import SUFFIXES as SUFFIXES_OF_FILES
 
 
 def write(path, array):
     """Write kernels [n, 1, k, k] in the format of the file's suffix."""
     tensor = torch.from_numpy(array)
+    if path.suffix == ".onnx":
+        return write_onnx(path, {"layer.weight": array}, [("Conv", "layer.weight")])
     if path.suffix == ".safetensors":
         save_file({"layer.weight": tensor, "layer.bias": torch.zeros(3)}, path)
     elif path.suffix == ".pt":
@@ -57,6 +60,10 @@ def test_bfloat16_weights_are_read(tmp_path, suffix):
     (save_file if suffix == ".safetensors" else torch.save)({"conv.weight": weight}, path)
     (batch,) = readers.read(path, 3)
     assert np.array_equal(batch.kernels, weight.float().view(8, 1, 3, 3).numpy())
+
+
+def test_the_suffixes_are_those_of_the_readers():
+    assert tuple(readers.READERS) == SUFFIXES_OF_FILES
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
@@ -122,7 +129,7 @@ def damaged(path, kind, array):
         path.write_text("these are no kernels\n" * 100)
 
 
-SUFFIXES = [".safetensors", ".pt", ".npy", ".h5"]
+SUFFIXES = [".safetensors", ".pt", ".npy", ".h5", ".onnx"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

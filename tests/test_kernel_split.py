@@ -7,7 +7,8 @@ import torch
 from kernel_samples import assert_same_stores, read_store, write_nets
 from safetensors.torch import save_file
 
-from dwp.kernels.store import collect, hashes
+from dwp.kernels.collection import hashes
+from dwp.kernels.store import collect
 
 
 @pytest.mark.parametrize("nets", [9, 12])

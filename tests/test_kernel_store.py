@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from dwp.errors import InputError
 from dwp.kernels import pruning, readers
-from dwp.kernels.store import collect, load, norms
+from dwp.kernels.collection import norms
+from dwp.kernels.store import collect, load
 
 
 def test_norms():

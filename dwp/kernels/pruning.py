@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,14 @@ HEADROOM = 30  # bins above it: a factor of 2
 WINDOW = 15  # bins that are counted together to find modes
 # A valley's highest density relative to the modes on both sides, and its least depth in standard errors.
 DEEP, SIGNIFICANT = 0.5, 5.0
+
+
+class Values(Protocol):
+    """Numbers [n] that are read in parts: an array, or a file of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,12 @@ class Histogram:
         return 2 if self.valley.any() else 1
 
 
-def parts(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield an array [n] in parts that fit in memory."""
+def parts(values: Values) -> Iterator[np.ndarray]:
+    """Yield numbers [n] in parts that fit in memory."""
     return (values[first : first + NORMS] for first in range(0, len(values), NORMS))
 
 
-def histogram(values: np.ndarray) -> Histogram:
+def histogram(values: Values) -> Histogram:
     """Return the histogram of norms [n], read in parts.
 
     Raises:

@@ -1,6 +1,5 @@
 """Readers of kernels from files: source networks, checkpoints and arrays."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dwp.errors import InputError, extra
+from dwp.kernels.files import natural
+from dwp.kernels.onnx_files import conv_weights
 
 CHUNK = 65_536
+# Names of the dataset of kernels in an HDF5 file.
+NAMES = ("kernels", "filter", "filters")
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,15 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
     Args:
         path: `.safetensors` (tensors named `layer.weight`, or `net/layer.weight` where
             a file holds several networks), `.pt` or `.pth` (a state dict, never unpickled
-            beyond tensors), `.npy` or `.h5` (an array [n, 1, k, k] or [n, k, k]; in HDF5 the
-            dataset `kernels`, or the only one).
+            beyond tensors), `.onnx` (weights of `Conv`), `.npy` or `.h5` (an array [n, 1, k, k],
+            [n, k, k] or [n, k²]; in HDF5 the dataset `kernels`, `filter` as in CNN Filter DB, or the
+            only one).
         size: k.
         net: number of the network, where the file does not name it.
 
     Raises:
         InputError: the file is missing, damaged, of another format or shape, has numbers that are not
-            finite, or is HDF5 and h5py is not installed.
+            finite, or needs a package that is not installed (HDF5: h5py, ONNX: onnx).
     """
     path = Path(path)
     reader = READERS.get(path.suffix)
@@ -89,15 +93,11 @@ def read(path: str | Path, size: int, net: int = 0) -> Iterator[Batch]:
 def _read_safetensors(path: Path, size: int, net: int) -> Iterator[Batch]:
     with safe_open(path, framework="pt") as file:
         # In numeric order, so that the order of nets does not depend on their grouping into files.
-        for key in sorted(file.keys(), key=_natural):
+        for key in sorted(file.keys(), key=natural):
             prefix, _, layer = key.rpartition("/")
             yield from of_weights(
                 {layer: file.get_tensor(key)}, size, int(prefix) if prefix.isdigit() else net
             )
-
-
-def _natural(key: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
 
 
 def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
@@ -108,11 +108,17 @@ def _read_state_dict(path: Path, size: int, net: int) -> Iterator[Batch]:
     yield from of_weights(state, size, net)
 
 
+def _read_onnx(path: Path, size: int, net: int) -> Iterator[Batch]:
+    for name, weight in conv_weights(path, size):
+        yield from of_weights({name: weight}, size, net)
+
+
 def _read_array(array: Any, path: Path, size: int, net: int) -> Iterator[Batch]:
     shape = tuple(array.shape)
-    if shape[1:] not in ((size, size), (1, size, size)):
+    if shape[1:] not in ((size, size), (1, size, size), (size * size,)):
         raise InputError(
-            f"kernels: {path} has shape {shape}; expected [n, 1, {size}, {size}] or [n, {size}, {size}]"
+            f"kernels: {path} has shape {shape}; "
+            f"expected [n, 1, {size}, {size}], [n, {size}, {size}] or [n, {size * size}]"
         )
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"kernels: {path} has dtype {array.dtype}; expected floating point")
@@ -130,7 +136,8 @@ def _read_hdf5(path: Path, size: int, net: int) -> Iterator[Batch]:
         import h5py
     with h5py.File(path, "r") as file:
         names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
-        name = "kernels" if "kernels" in names else names[0] if len(names) == 1 else None
+        # CNN Filter DB has a table of networks beside the kernels, `meta`, partly pickled: it is not read.
+        name = next((name for name in NAMES if name in names), names[0] if len(names) == 1 else None)
         if name is None:
             raise InputError(f"kernels: {path} has datasets {names}; expected one named 'kernels'")
         yield from _read_array(file[name], path, size, net)
@@ -140,6 +147,7 @@ READERS: dict[str, Callable[[Path, int, int], Iterator[Batch]]] = {
     ".safetensors": _read_safetensors,
     ".pt": _read_state_dict,
     ".pth": _read_state_dict,
+    ".onnx": _read_onnx,
     ".npy": _read_npy,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,

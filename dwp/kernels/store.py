@@ -1,16 +1,15 @@
 """Store of the kernels of trained networks, pruned and split into train and test.
 
 Kernels are streamed: only those of one layer of one network (or one chunk of an array) are in
-memory. The norms of all kernels, and the hashes of those kept, are in temporary files.
+memory. The norms of all kernels, and the hashes of those kept, are in temporary files; repeated hashes
+are counted in parts with the same leading bits.
 """
 
 import contextlib
 import logging
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -19,32 +18,13 @@ from torch import Tensor
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, reserve
-from dwp.kernels.pruning import choose_threshold, halves_a_single_mode, histogram, parts
-from dwp.kernels.readers import Batch, read
+from dwp.kernels.collection import Column, choose, hashes, is_held_out, norms, read_all
+from dwp.kernels.readers import Batch
 
 SPLITS = ("train", "test")
+BITS = 6  # leading bits of hashes by which they are parted to count repeated ones
 
 logger = logging.getLogger(__name__)
-
-
-def norms(kernels: np.ndarray) -> np.ndarray:
-    """Return the Euclidean norm of each kernel [n, 1, k, k], [n] float32."""
-    with np.errstate(over="ignore"):
-        return np.sqrt(np.square(kernels, dtype=np.float64).sum((1, 2, 3))).astype(np.float32)
-
-
-def hashes(kernels: np.ndarray, seed: int) -> np.ndarray:
-    """Return a hash of each kernel [n, 1, k, k] float32, [n] uint64; equal kernels have equal hashes.
-
-    This is multilinear hashing: the bits of each number, as an integer, times a random factor for
-    its position and the seed, summed modulo 2⁶⁴. Over random factors, the upper halves of the hashes
-    of two different kernels are independent and uniform. It is not cryptographic.
-    """
-    # Zero is added because −0 equals 0 but has different bits.
-    bits = np.add(kernels, 0, dtype=np.float32, order="C").view(np.uint32)
-    bits = bits.reshape(len(kernels), int(np.prod(kernels.shape[1:])))
-    factors = np.random.PCG64(seed).random_raw(bits.shape[1] + 1)
-    return np.einsum("ni,i->n", bits, factors[1:]) + factors[0]
 
 
 def collect(
@@ -75,69 +55,37 @@ def collect(
         InputError: there are no kernels of that size, none is left after pruning, or one is too large.
     """
     files = list(files)
-
-    def batches() -> Iterator[Batch]:
-        for number, path in enumerate(files):
-            yield from read(path, size, number)
-
-    with (
-        atomic_write(output) as temporary,
-        tempfile.TemporaryFile(dir=temporary.parent) as scratch,
-        tempfile.TemporaryFile(dir=temporary.parent) as hashed,
-    ):
-        for batch in batches():
-            norm = norms(batch.kernels)
-            if not np.isfinite(norm).all():
-                bad = np.argmax(~np.isfinite(norm)) + batch.first
-                raise InputError(
-                    f"kernels: net {batch.net}, {batch.layer}: kernel {bad} has numbers "
-                    f"up to {np.abs(batch.kernels).max():g}; float32 cannot hold its norm"
-                )
-            scratch.write(norm.data)
-        scratch.flush()
-        if not scratch.tell():
-            raise InputError(f"kernels: there is no {size}×{size} kernel in {', '.join(map(str, files[:3]))}")
-        values = np.memmap(scratch, np.float32, "r")
-        found = histogram(values)
-        chosen = choose_threshold(found, threshold)
-        kept = sum(int((part >= chosen).sum()) for part in parts(values))
-        if kept < 2:
-            raise InputError(
-                f"kernels.threshold: {chosen:g} leaves {kept} of {len(values)} {size}×{size} kernels "
-                f"(largest norm {values.max():g}); give a smaller number"
-            )
-        with _create(temporary, kept, size) as store:
+    with atomic_write(output) as temporary, contextlib.ExitStack() as columns:
+        folder = temporary.parent
+        chosen = choose(read_all(files, size), size, threshold, files, folder)
+        hashed = [columns.enter_context(Column(np.uint64, folder)) for _ in range(1 << BITS)]
+        with _create(temporary, chosen.after, size) as store:
             store.attrs.update(
                 kernel_size=size,
-                threshold=chosen,
+                threshold=chosen.threshold,
                 rule=str(threshold),
-                modes=found.modes,
-                before=len(values),
-                after=kept,
+                modes=chosen.norms.modes,
+                before=chosen.before,
+                after=chosen.after,
             )
-            _fill(store, batches(), chosen, test_fraction, seed, hashed)
-            store.attrs["duplicates"] = duplicates = _duplicates(hashed)
-            store["histogram/counts"], store["histogram/log10_edges"] = found.counts, found.log10_edges
+            _fill(store, read_all(files, size), chosen.threshold, test_fraction, seed, hashed)
+            store.attrs["duplicates"] = duplicates = sum(map(_repeated, hashed))
+            store["histogram/counts"] = chosen.norms.counts
+            store["histogram/log10_edges"] = chosen.norms.log10_edges
             sizes = {name: len(store[name]["norm"]) for name in SPLITS}
         if not all(sizes.values()):
             raise InputError(
-                f"kernels: {kept} kernels of {size}×{size} split into {sizes['train']} for training and "
-                f"{sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
+                f"kernels: {chosen.after} kernels of {size}×{size} split into {sizes['train']} for training "
+                f"and {sizes['test']} for testing ({duplicates} repeat another); neither may be empty: "
                 "give more kernels, or change kernels.threshold or kernels.test_fraction"
             )
-    if halves_a_single_mode(found, threshold):
-        logger.warning(
-            "kernels.threshold: the norms of the %d %d×%d kernels have a single mode, which otsu cuts in two "
-            "at %.3g, dropping %d; look at the report's figure of norms and give a number (0 keeps all)",
-            *(len(values), size, size, chosen, len(values) - kept),
-        )
     if duplicates:
         logger.warning(
             "kernels: %d of the %d %d×%d kernels that are kept repeat another (is a file given twice?); "
             "equal ones are all for training or all for testing",
-            *(duplicates, kept, size, size),
+            *(duplicates, chosen.after, size, size),
         )
-    return {"threshold": chosen, "before": len(values), "after": kept, **sizes}
+    return {"threshold": chosen.threshold, "before": chosen.before, "after": chosen.after, **sizes}
 
 
 def _fill(
@@ -146,9 +94,9 @@ def _fill(
     threshold: float,
     test_fraction: float,
     seed: int,
-    hashed: BinaryIO,
+    hashed: Sequence[Column],
 ) -> None:
-    """Write the kept kernels and the names of their layers to a store, and their hashes to a file."""
+    """Write the kept kernels and the names of their layers to a store, and their hashes by leading bits."""
     layers: dict[str, int] = {}
     groups = {name: _create_group(store, name, store.attrs["kernel_size"]) for name in SPLITS}
     for batch in batches:
@@ -160,20 +108,19 @@ def _fill(
         columns |= {"net": np.full(len(keep), batch.net), "layer": np.full(len(keep), layer)}
         columns |= {"out": index // batch.inputs, "in": index % batch.inputs}
         hash_ = hashes(columns["kernels"], seed)
-        hashed.write(hash_.data)
-        tested = (hash_ >> 32) / 2**32 < test_fraction
+        leading = hash_ >> (64 - BITS)
+        for bits in np.unique(leading):
+            hashed[bits].append(hash_[leading == bits])
+        tested = is_held_out(hash_, test_fraction)
         for name, mine in zip(SPLITS, (~tested, tested), strict=True):
             _append(groups[name], {field: values[mine] for field, values in columns.items()})
     store.attrs["layers"] = list(layers)
 
 
-def _duplicates(hashed: BinaryIO) -> int:
-    """Return the number of repeated hashes in a file, which is sorted in place, not in memory."""
-    hashed.flush()
-    ordered = np.memmap(hashed, np.uint64, "r+")
-    ordered.sort()
-    pairs = zip(parts(ordered[:-1]), parts(ordered[1:]), strict=True)
-    return sum(int((one == other).sum()) for one, other in pairs)
+def _repeated(hashed: Column) -> int:
+    """Return how many hashes repeat another."""
+    ordered = np.sort(hashed[:])
+    return int((ordered[1:] == ordered[:-1]).sum())
 
 
 def load(path: str | Path, split: str) -> Tensor:

@@ -77,7 +77,7 @@ class Artifacts:
                 params["nets"] = self.config.source.nets
                 inputs = {"source": self.source}
             else:
-                params["files"] = [local_data.checksum(file) for file in settings.files or ()]
+                params["files"] = [local_data.checksum(file) for file in self.config.kernel_files]
                 inputs = {}
             artifacts[size] = Artifact("kernels", params, inputs, (f"{STAGES}.kernels",), size_label(size))
         return artifacts

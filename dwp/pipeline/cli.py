@@ -1,4 +1,4 @@
-"""Console script `dwp`: list, compare, verify and prune the versions under `results/`."""
+"""Commands of `dwp` for the versions under `results/`: list, compare, verify and prune them."""
 
 import argparse
 import contextlib
@@ -18,22 +18,6 @@ from dwp.pipeline.artifact_store import Version
 from dwp.pipeline.config.files import defaults, users
 from dwp.pipeline.run_locks import any_held
 from dwp.pipeline.version_diff import ABSENT, diff
-
-DESCRIPTION = "Look at, compare, check and clear up the versions under results/."
-
-EPILOG = """\
-examples:
-  dwp versions                                   what is there, and what config.yaml uses
-  dwp versions --configfile config/smoke.yaml    … and what another configuration uses
-  dwp versions --config data_root=/my/data       values as with snakemake --config
-  dwp diff 1a2b priors/vae-7x7                   why two versions differ
-  dwp verify                                     is every file as it was written?
-  dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
-  dwp prune --configfile config/smoke.yaml --yes … and delete it
-
-exit status: 0 all well, 1 files are missing, damaged or in no manifest, 2 the command could not be
-carried out
-"""
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
@@ -73,25 +57,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--config", metavar="KEY=VALUE", help=CONFIG, nargs="+", action="extend", default=[])
 
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("dwp", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
-    commands = parser.add_subparsers(title="commands", metavar="", required=True)
+    parser = argparse.ArgumentParser("dwp")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(
-        name: str, run: Callable, summary: str, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, description=run.__doc__, parents=[where, *parents])
+    def command(name: str, run: Callable, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, description=run.__doc__, parents=[where, *parents])
         added.set_defaults(run=run)
         return added
 
-    command("versions", _versions, "list versions: what made them, size, age, who uses them", which)
-    added = command("diff", _diff, "say why two versions differ")
+    command("versions", _versions, which)
+    added = command("diff", _diff)
     meant = "a version, its unique beginning, stage/version, a folder, or a name in results/latest"
     for name in "AB":
         added.add_argument(name, help=meant)
-    added = command("verify", _verify, "recompute checksums; name what is missing or damaged")
+    added = command("verify", _verify)
     added.add_argument("version", nargs="*", help=f"look at these only (default: all); {meant}")
-    added = command("prune", _prune, "show, and with --yes delete, what no configuration needs", which)
+    added = command("prune", _prune, which)
     added.add_argument("--yes", action="store_true", help="delete what is shown")
     return parser
 

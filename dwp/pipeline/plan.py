@@ -115,7 +115,7 @@ class Plan(Artifacts):
 
     def kernels_from(self) -> list[str]:
         """Return the files from which kernels are collected."""
-        return list(self.config.kernels.files or self.source_files())
+        return self.config.kernel_files or self.source_files()
 
     def kernels_file(self, size: int) -> str:
         """Return the kernel store of a size."""

@@ -4,9 +4,10 @@ A prior has a density, samples and a KL divergence. Each kind is defined and reg
 name, `dwp/priors/<kind>.py`.
 """
 
+import functools
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -14,10 +15,11 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from dwp.errors import InputError
 from dwp.files import save_tensors
-from dwp.priors.distributions import GaussianPosterior, PointMass
+from dwp.priors.distributions import GaussianPosterior, PointMass, as_kernels, as_posterior
 from dwp.priors.settings import PriorSettings
 from dwp.priors.settings import find as find_settings
 from dwp.settings import check
@@ -67,11 +69,36 @@ class KLEstimator:
                 raise InputError(f"KLEstimator: {name} is {value}; expected a whole number from 1")
 
 
+def _of_weights(log_prob: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a method `log_prob` of kernels [n, 1, k, k] take weights [o, i, k, k] too, and return [o, i]."""
+
+    @functools.wraps(log_prob)
+    def adapted(self: "Prior", w: Tensor, *options: Any, **named: Any) -> Tensor:
+        kernels = as_kernels(w, self.kernel_size)
+        found = log_prob(self, kernels, *options, **named)
+        return found if kernels is w else found.view(w.shape[:2])
+
+    return adapted
+
+
+def _of_distributions(divergence: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a method of a `GaussianPosterior` take a `torch.distributions.Normal` too."""
+
+    @functools.wraps(divergence)
+    def adapted(self: "Prior", q: Any, *options: Any, **named: Any) -> Tensor:
+        if isinstance(q, Distribution):
+            q = as_posterior(q, self.kernel_size)
+        return divergence(self, q, *options, **named)
+
+    return adapted
+
+
 class Prior(nn.Module):
     """A distribution over k×k kernels; kernels are independent of each other.
 
     Subclasses define `log_prob` or `kl`, and `sample` if the distribution is proper. They take their
-    settings as keyword arguments.
+    settings as keyword arguments. Methods of subclasses are for kernels [n, 1, k, k]; weights
+    [o, i, k, k] and Normal distributions are converted before they are called.
 
     Args:
         kernel_size: k.
@@ -90,9 +117,14 @@ class Prior(nn.Module):
         check(self.kind, self.settings_class, settings)
         self.kernel_size = kernel_size
         self.settings = settings
+        self.held_out: dict[str, float] = {}
+        """Held-out log density, as recorded by `dwp.fit_prior`: see there; else empty."""
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.settings_class.kind
+        for name, adapt in (("log_prob", _of_weights), ("kl", _of_distributions)):
+            if name in vars(cls):
+                setattr(cls, name, adapt(vars(cls)[name]))
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
@@ -112,15 +144,16 @@ class Prior(nn.Module):
         raise InputError(f"prior: {cls.kind} has nothing to fit")
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
-        """Return the log density of kernels [n, 1, k, k] in nats, [n] (see `exact`).
+        """Return the log density of each kernel in nats (see `exact`).
 
         Args:
-            w: kernels.
+            w: kernels [n, 1, k, k], for a result of shape [n]; or the weight of a convolution,
+                [o, i, k, k] with i > 1, for a result of shape [o, i].
             samples: K of the importance-weighted bound (Burda et al. 2016), which grows with K;
                 ignored if the density is exact.
 
         Raises:
-            InputError: the kind has no density.
+            InputError: the kind has no density, or the shape is another.
         """
         raise InputError(f"prior: {self.kind} has no density; use it to draw samples")
 
@@ -137,19 +170,31 @@ class Prior(nn.Module):
         """
         raise InputError(f"prior: {self.kind} cannot be sampled from; use another for the initialisation")
 
-    def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
+    # Any, since methods of subclasses take a GaussianPosterior only.
+    @_of_distributions
+    def kl(self, q: Any, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return an unbiased estimate of KL(q || prior), in nats, summed over all kernels.
 
         The entropy of q is exact, the cross-entropy is estimated (see `cross_entropy`). Where `log_prob`
         is a lower bound, this is an upper bound (paper, eq. 8 and 9). Kinds with a closed form
         return it and ignore `estimator`.
+
+        Args:
+            q: a `GaussianPosterior`; or a `torch.distributions.Normal`, also inside `Independent`,
+                over kernels [n, 1, k, k] or the weight of a convolution [o, i, k, k].
+            estimator: see `KLEstimator`.
+
+        Raises:
+            InputError: q is another distribution, or over another shape.
         """
         return self.cross_entropy(q, estimator) - q.entropy()
 
+    @_of_distributions
     def cross_entropy(
-        self, q: GaussianPosterior | PointMass, estimator: KLEstimator = KLEstimator()
+        self, q: GaussianPosterior | PointMass | Distribution, estimator: KLEstimator = KLEstimator()
     ) -> Tensor:
-        """Return an unbiased estimate of E_q[-log p(w)], in nats, summed over all kernels."""
+        """Return an unbiased estimate of E_q[-log p(w)], in nats, summed over all kernels; q as for `kl`."""
+        assert isinstance(q, GaussianPosterior | PointMass)
         kernels = len(q)
         if estimator.subset is not None and estimator.subset < kernels:
             q = q[torch.randperm(kernels, device=q.mean.device)[: estimator.subset]]
@@ -188,7 +233,7 @@ class PriorWithCodes(Protocol):
 
 
 def save_prior(prior: Prior, path: str | Path) -> None:
-    """Write a prior to a safetensors file, with its kind and settings as metadata.
+    """Write a prior to a safetensors file, with its kind, settings and held-out log density as metadata.
 
     The same prior gives the same bytes.
 
@@ -197,7 +242,10 @@ def save_prior(prior: Prior, path: str | Path) -> None:
     """
     # One metadata key, since safetensors writes several in arbitrary order.
     settings = {"kernel_size": prior.kernel_size, **prior.settings}
-    header = json.dumps({"format": FORMAT, "kind": prior.kind, "settings": settings}, sort_keys=True)
+    facts: dict[str, Any] = {"format": FORMAT, "kind": prior.kind, "settings": settings}
+    if prior.held_out:
+        facts["held_out"] = prior.held_out
+    header = json.dumps(facts, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
     save_tensors(tensors, path, {"dwp": header})
 
@@ -227,6 +275,7 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     try:
         prior = find(header["kind"])(**header["settings"])
         prior.load_state_dict(tensors)
+        prior.held_out = dict(header.get("held_out", {}))
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"prior: {path} cannot be loaded as a {header.get('kind')}: {reason}") from None

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
+from dwp.errors import InputError
 from dwp.nn.precision import at_least_float32
 
 
@@ -46,6 +48,41 @@ class GaussianPosterior:
         """Return log(variance / mean²) of each weight, [n, 1, k, k]."""
         # The floor keeps value and gradient finite where a mean is zero.
         return self.log_variance - (self.mean.square() + 1e-16).log()
+
+
+def as_posterior(q: Distribution, size: int) -> GaussianPosterior:
+    """Return a Normal over kernels [n, 1, k, k] or weights [o, i, k, k] as a posterior over n or o·i kernels.
+
+    The result is differentiable in location and scale.
+
+    Args:
+        q: a `torch.distributions.Normal`, also inside `Independent`; or one of Pyro's.
+        size: k.
+
+    Raises:
+        InputError: it is another distribution, or over another shape.
+    """
+    base = q
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if not isinstance(base, Normal):
+        raise InputError(f"prior: the posterior is {q}; expected a Normal or an Independent Normal")
+    mean, deviation = as_kernels(base.loc, size), as_kernels(at_least_float32(base.scale), size)
+    return GaussianPosterior(mean, 2 * deviation.log())
+
+
+def as_kernels(w: Tensor, size: int) -> Tensor:
+    """Return weights [o, i, k, k] as kernels [o·i, 1, k, k], and kernels [n, 1, k, k] unchanged.
+
+    Raises:
+        InputError: w has another shape.
+    """
+    if w.ndim != 4 or w.shape[2:] != (size, size):
+        raise InputError(
+            f"prior: the weights have shape {list(w.shape)}; "
+            f"expected [out, in, {size}, {size}], or kernels [n, 1, {size}, {size}]"
+        )
+    return w if w.shape[1] == 1 else w.flatten(0, 1).unsqueeze(1)
 
 
 @dataclass(frozen=True)

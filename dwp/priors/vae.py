@@ -220,11 +220,16 @@ class _ELU(nn.ELU):
 
 
 class _ELUByResult(torch.autograd.Function):
+    # In the form that function transforms such as `torch.func.grad` and `vmap` can take.
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
-        y = functional.elu(x)
-        context.save_for_backward(y)
-        return y
+    def forward(x: Tensor) -> Tensor:
+        return functional.elu(x)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        context.save_for_backward(output)
 
     @staticmethod
     def backward(context: Any, dy: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from dwp.errors import InputError
-from dwp.kernels import store
+from dwp.kernels.collection import norms
 from dwp.priors.base import Prior
 
 
@@ -25,4 +25,4 @@ def draw(prior: Prior, n: int, *, mean: bool = False) -> torch.Tensor | None:
 
 def median_norm(w: torch.Tensor | None) -> float:
     """Return the median Euclidean norm of kernels [n, 1, k, k]; NaN if `w` is None."""
-    return float("nan") if w is None else float(np.median(store.norms(w.cpu().numpy())))
+    return float("nan") if w is None else float(np.median(norms(w.cpu().numpy())))

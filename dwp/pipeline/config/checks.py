@@ -81,9 +81,7 @@ def _check(config: Config) -> None:
             )
     shapes = {which: _image_shape(config, which) for which in ("source", "target", "tuning")}
     _check_tuning_data(config)
-    for file in config.kernels.files or ():
-        if not Path(file).is_file():
-            raise InputError(f"kernels.files: there is no file {file}")
+    _ = config.kernel_files  # refuses missing ones
     if config.trains_source:
         _check_network("source", config.source.network, config.data.source, shapes["source"])
     for name, prior in config.priors.items():

@@ -14,6 +14,7 @@ from dwp.experiments import base as experiments
 from dwp.experiments.base import Count, ExperimentSettings
 from dwp.experiments.methods import ORIGINS
 from dwp.experiments.source_nets import SourceSettings
+from dwp.kernels.files import expand
 from dwp.kernels.pruning import RULES
 from dwp.nn.spec import size_label
 from dwp.pipeline.config import errors as config_errors
@@ -46,7 +47,8 @@ class KernelSettings:
     """Collection and pruning of kernels."""
 
     files: tuple[str, ...] | None = setting(
-        "your own checkpoints (.safetensors, .pt) or arrays (.npy, .h5), used instead of source networks",
+        "your own checkpoints (.safetensors, .pt, .onnx) or arrays (.npy, .h5), or folders of them, used "
+        "instead of source networks",
         min_length=1,
     )
     threshold: Threshold | dict[str, Threshold] = setting(
@@ -123,6 +125,15 @@ class Config:
     def trains_source(self) -> bool:
         """Return whether the kernels come from source networks trained by the workflow."""
         return not self.kernels.files
+
+    @cached_property
+    def kernel_files(self) -> list[str]:
+        """Return your own files of kernels, with the files of each folder.
+
+        Raises:
+            InputError: see `dwp.kernels.files.expand`.
+        """
+        return expand(self.kernels.files or (), "kernels.files")
 
     @cached_property
     def sizes(self) -> list[int]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from dwp.kernels.store import norms as norms_of
+from dwp.kernels.collection import norms as norms_of
 from dwp.priors.base import PriorWithCodes
 from dwp.report.figures.plotting import Plot
 from dwp.report.fitted import draw, kept_step, median_norm
