@@ -90,7 +90,7 @@ def test_held_out_kernels_are_drawn_without_replacement(kernels):
 
 def test_what_the_settings_of_a_kind_say_of_it_is_so():
     kinds = prior_settings.known()
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     for kind in kinds:
         cls, facts = find(kind), prior_settings.find(kind)
         assert cls.settings_class is facts
