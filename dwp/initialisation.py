@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dwp.bayes.matching import Default, Priors, match_layers, title
+from dwp.bayes.layer_report import Report
+from dwp.bayes.matching import match_layers
+from dwp.bayes.prior_choice import Default, Priors, title
 from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
 from dwp.nn.seeding import seeded
@@ -26,7 +28,7 @@ def init_(
     default: Default = None,
     mean: bool = False,
     generator: torch.Generator | None = None,
-) -> list[str]:
+) -> Report:
     """Draw the weights of a model's convolutions and linear layers from priors, in place.
 
     Args:
@@ -36,18 +38,19 @@ def init_(
             priors. Layer names take precedence; None leaves layers unchanged. A linear layer gets a prior
             by its name only.
         default: the prior of every convolution and linear layer that `priors` does not match, see
-            `matching.Default`; None leaves them unchanged.
+            `prior_choice.Default`; None leaves them unchanged.
         mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
     Returns:
-        The names of the initialised layers, each once.
+        A table of all layers, with their priors or why they have none, and the scales of their weights
+        before and after; `changed` are the names of the initialised layers.
 
     Raises:
         InputError: a name matches no layer, no layer has a prior, a prior cannot be sampled from, or a
             weight cannot be initialised, see `matching.match_layers`; the model is then unchanged.
     """
-    matches = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
+    matches, report = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
     drawn = []
     for one in matches:
         weight = one.layer.weight
@@ -58,7 +61,7 @@ def init_(
         drawn.append(one.prior.sample(weight.numel() // one.prior.kernel_size**2, generator, mean=mean))
     for one, kernels in zip(matches, drawn, strict=True):
         one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
-    return [one.names[0] for one in matches]
+    return report.afterwards({one.names[0]: one.layer.weight for one in matches})
 
 
 @torch.no_grad()

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp.bayes import posteriors, settings
-from dwp.bayes.matching import Default, Priors, Weighted, match_layers, title
+from dwp.bayes.matching import match_layers
 from dwp.bayes.posteriors import ALL, Factorised
+from dwp.bayes.prior_choice import Default, Priors, Weighted, title
 from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
 from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
@@ -126,22 +127,26 @@ def make_bayesian(
             by its name only.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
         default: the prior of every convolution and linear layer that `priors` does not match, see
-            `matching.Default`; None leaves them unchanged.
+            `prior_choice.Default`; None leaves them unchanged.
 
     Returns:
-        The model, or the Bayesian layer if the model is a convolution or linear layer itself.
+        The model, or the Bayesian layer if the model is a convolution or linear layer itself. Its attribute
+        `prior_report` is a table of all layers, with their priors or why they have none.
 
     Raises:
-        InputError: a name matches no layer, no layer has a prior, a layer cannot be replaced without loss
-            (see `matching.match_layers`; a subclass that overrides `forward`; hooks), or a prior is
-            incompatible with the form; the model is then unchanged.
+        InputError: a name matches no layer or one that computes something else than its class (a subclass
+            that overrides `forward`), no layer has a prior, a layer cannot be replaced without loss (see
+            `matching.match_layers`; hooks), or a prior is incompatible with the form; the model is then
+            unchanged.
     """
     settings.find(form)
-    matches = match_layers(model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default)
+    matches, report = match_layers(
+        model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, _computes_else
+    )
     own: dict[Prior, Prior] = {}
     layers: list[tuple[list[str], BayesianLayer]] = []
     for one in matches:
-        _check_replaceable(one.names[0], one.layer)
+        _check_hooks(one.names[0], one.layer)
         if one.prior not in own:
             own[one.prior] = posteriors.own(one.prior, one.layer.weight)
         prior = own[one.prior]
@@ -149,25 +154,36 @@ def make_bayesian(
             layers.append((one.names, BayesConv2d(one.layer, prior, form)))
         else:
             layers.append((one.names, BayesLinear(one.layer, prior, form)))
+    result = model
     for names, layer in layers:
         for name in names:
-            if not name:
-                return layer
-            model.set_submodule(name, layer)
-    return model
+            if name:
+                model.set_submodule(name, layer)
+            else:
+                result = layer
+    with torch.no_grad():
+        means = {names[0]: layer.posterior.weight(sampled=False) for names, layer in layers}
+    # Not a tensor, so it is in no state dict; it is part of copies and pickles.
+    result.__dict__["prior_report"] = report.afterwards(means)
+    return result
 
 
-def _check_replaceable(name: str, layer: Weighted) -> None:
+def _computes_else(layer: Weighted) -> str:
+    """Return how a layer differs from the class that it would be replaced as, or an empty string."""
     # Checked on the instance, since some libraries replace the methods of a single layer.
     forward, inner = (
         getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
     )
     kind = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    if forward not in (kind.forward, Conv2d.forward) or inner not in (None, nn.Conv2d._conv_forward):
-        raise InputError(
-            f"{title(name)}: a {type(layer).__name__} computes something else than nn.{kind.__name__}, which "
-            f"a Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
-        )
+    if forward in (kind.forward, Conv2d.forward) and inner in (None, nn.Conv2d._conv_forward):
+        return ""
+    return (
+        f"a {type(layer).__name__} computes something else than nn.{kind.__name__}, which a Bayesian layer "
+        "would lose"
+    )
+
+
+def _check_hooks(name: str, layer: Weighted) -> None:
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
     if any(getattr(layer, f"_{kind}") for kind in kinds):
         raise InputError(
