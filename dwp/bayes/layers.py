@@ -52,6 +52,9 @@ class BayesianLayer(Stochastic):
         self.posterior.requires_grad_(layer.weight.requires_grad)
         bias = layer.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        # Sizes, stride and so on, which models may read.
+        for name in layer.__constants__:
+            setattr(self, name, getattr(layer, name))
         self.train(layer.training)
 
     @property
@@ -85,23 +88,28 @@ class BayesianLayer(Stochastic):
 class BayesConv2d(BayesianLayer):
     """A Bayesian convolution, see `BayesianLayer`."""
 
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    padding_mode: str
+    dilation: tuple[int, ...]
+    groups: int
+
     def __init__(self, layer: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
         super().__init__(layer, prior, form)
-        self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
         self.has_fast_forms = isinstance(layer, Conv2d)
-        self.pad = (layer._reversed_padding_repeated_twice, layer.padding_mode)
-        # Padding with anything but zeros is a step before the convolution.
-        self.padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
+        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
-        pad, mode = self.pad
-        return super().forward(x if mode == "zeros" else functional.pad(x, pad, mode=mode))
+        if self.padding_mode != "zeros":
+            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return super().forward(x)
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
-        """Return the convolution of x [n, i, h, w] with a weight [o, i, k, k]."""
+        """Return the convolution of a padded x [n, i, h, w] with a weight [o, i, k, k]."""
+        padding = self.padding if self.padding_mode == "zeros" else (0, 0)
         convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
-        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class BayesLinear(BayesianLayer):
