@@ -1,16 +1,20 @@
 """Initialise the convolutions of any model from a prior or by a classical rule."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
 from dwp.bayes.layer_report import Report
 from dwp.bayes.matching import match_layers
-from dwp.bayes.prior_choice import Default, Priors, title
+from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, fan_in, title
 from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
+from dwp.nn.noise import evaluating
+from dwp.nn.precision import at_least_float32
 from dwp.nn.seeding import seeded
 from dwp.nn.spec import RULES, Network
 from dwp.priors.base import Prior
@@ -26,6 +30,7 @@ def init_(
     priors: Priors,
     *,
     default: Default = None,
+    gain: str | Tensor | None = None,
     mean: bool = False,
     generator: torch.Generator | None = None,
 ) -> Report:
@@ -39,6 +44,10 @@ def init_(
             by its name only.
         default: the prior of every convolution and linear layer that `priors` does not match, see
             `prior_choice.Default`; None leaves them unchanged.
+        gain: multiplies the kernels of each layer by one factor. 'fan_in' gives its weights the mean square
+            of He's rule, 2 / fan-in. A batch of inputs of the model, such as training images, gives its
+            outputs the mean square that they have with weights of He's rule in all of these layers: this also
+            corrects for kernels that amplify smooth or positive inputs. None: as drawn.
         mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
@@ -48,8 +57,11 @@ def init_(
 
     Raises:
         InputError: a name matches no layer, no layer has a prior, a prior cannot be sampled from, or a
-            weight cannot be initialised, see `matching.match_layers`; the model is then unchanged.
+            weight cannot be initialised, see `matching.match_layers`, or the gain is unknown; the model is
+            then unchanged.
     """
+    if isinstance(gain, str) and gain != "fan_in":
+        raise unknown("gain", gain, ["fan_in", "a batch of inputs"])
     matches, report = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
     drawn = []
     for one in matches:
@@ -60,8 +72,67 @@ def init_(
             )
         drawn.append(one.prior.sample(weight.numel() // one.prior.kernel_size**2, generator, mean=mean))
     for one, kernels in zip(matches, drawn, strict=True):
+        if gain is not None:
+            kernels = kernels * _factor(2 / fan_in(one.layer), kernels.square().mean())
         one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
+    if isinstance(gain, Tensor):
+        _calibrate(model, [one.layer for one in matches], gain)
     return report.afterwards({one.names[0]: one.layer.weight for one in matches})
+
+
+def _factor(wanted: Tensor | float, found: Tensor) -> float:
+    """Return the factor that takes a mean square to the wanted one; 1 if that is impossible."""
+    ratio = torch.as_tensor(wanted / found).item()
+    return ratio**0.5 if 0 < ratio < math.inf else 1.0
+
+
+def _calibrate(model: nn.Module, layers: list[Weighted], inputs: Tensor) -> None:
+    """Scale the weights of layers so that their outputs have the same mean squares as with He's rule.
+
+    Similar to LSUV (Mishkin & Matas 2016), whose target is a variance of 1. Layers that compute something
+    else than their class, or that the model does not call, stay as they are.
+    """
+    layers = [layer for layer in layers if not computes_else(layer)]
+    drawn, generator = [layer.weight.clone() for layer in layers], torch.Generator().manual_seed(0)
+    wanted: dict[Weighted, Tensor] = {}
+
+    def record(layer: Weighted, y: Tensor) -> None:
+        wanted[layer] = y.square().mean()
+
+    def scale(layer: Weighted, y: Tensor) -> None:
+        layer.weight.mul_(_factor(wanted[layer], y.square().mean()))
+
+    for layer in layers:
+        noise = torch.randn(layer.weight.shape, generator=generator)
+        layer.weight.copy_(noise * (2 / fan_in(layer)) ** 0.5)
+    _each_first_use(model, layers, inputs, record)
+    for layer, weight in zip(layers, drawn, strict=True):
+        layer.weight.copy_(weight)
+    _each_first_use(model, [layer for layer in layers if layer in wanted], inputs, scale)
+
+
+def _each_first_use(
+    model: nn.Module, layers: list[Weighted], inputs: Tensor, act: Callable[[Weighted, Tensor], None]
+) -> None:
+    """Run a model in evaluation mode; at the first use of each layer call `act` with it and its outputs.
+
+    The outputs are without bias, in float32 at least. Later layers see what `act` changes.
+    """
+
+    def hook(layer: Weighted, arguments: tuple, _: Tensor) -> Tensor:
+        handles.pop(layer).remove()
+        x, weight = at_least_float32(arguments[0]), at_least_float32(layer.weight)
+        bias = {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias, dtype=weight.dtype)}
+        act(layer, functional_call(layer, {"weight": weight} | bias, (x,)))
+        return layer(*arguments)
+
+    handles = {layer: layer.register_forward_hook(hook) for layer in layers}
+    try:
+        with evaluating(model):
+            model(inputs)
+    finally:
+        for handle in handles.values():
+            handle.remove()
 
 
 @torch.no_grad()

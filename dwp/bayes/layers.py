@@ -10,7 +10,7 @@ from torch.nn import functional
 from dwp.bayes import posteriors, settings
 from dwp.bayes.matching import match_layers
 from dwp.bayes.posteriors import ALL, Factorised
-from dwp.bayes.prior_choice import Default, Priors, Weighted, title
+from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, title
 from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
 from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
@@ -149,7 +149,7 @@ def make_bayesian(
     """
     settings.find(form)
     matches, report = match_layers(
-        model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, _computes_else
+        model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, computes_else
     )
     own: dict[Prior, Prior] = {}
     layers: list[tuple[list[str], BayesianLayer]] = []
@@ -174,21 +174,6 @@ def make_bayesian(
     # Not a tensor, so it is in no state dict; it is part of copies and pickles.
     result.__dict__["prior_report"] = report.afterwards(means)
     return result
-
-
-def _computes_else(layer: Weighted) -> str:
-    """Return how a layer differs from the class that it would be replaced as, or an empty string."""
-    # Checked on the instance, since some libraries replace the methods of a single layer.
-    forward, inner = (
-        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
-    )
-    kind = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    if forward in (kind.forward, Conv2d.forward) and inner in (None, nn.Conv2d._conv_forward):
-        return ""
-    return (
-        f"a {type(layer).__name__} computes something else than nn.{kind.__name__}, which a Bayesian layer "
-        "would lose"
-    )
 
 
 def _check_hooks(name: str, layer: Weighted) -> None:

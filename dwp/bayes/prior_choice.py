@@ -8,11 +8,17 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dwp.errors import InputError, unknown
+from dwp.nn.conv import Conv2d, ConvTranspose2d
 from dwp.priors.base import Prior
 from dwp.priors.standard_normal import StandardNormal
 
 Weighted = _ConvNd | nn.Linear
 """A layer that a prior can be for: a convolution of any kind, or a linear layer."""
+
+_STANDARD = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 Priors = Prior | Iterable[Prior] | Mapping[int | str, Prior | None]
 """One prior, one for each kernel size, or priors by kernel size or layer name; the name takes precedence.
@@ -105,6 +111,22 @@ def fan_in(layer: Weighted) -> int:
     if isinstance(layer, _ConvTransposeNd):
         inputs = outputs // layer.groups
     return inputs * math.prod(size)
+
+
+def computes_else(layer: Weighted) -> str:
+    """Return how a layer differs from its class in `torch.nn`, or an empty string if it does not."""
+    (standard,) = (cls for cls in _STANDARD if isinstance(layer, cls))
+    # Checked on the instance, since some libraries replace the methods of a single layer.
+    forward, inner = (
+        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
+    )
+    same = (standard.forward, Conv2d.forward, ConvTranspose2d.forward)
+    if forward in same and inner is getattr(standard, "_conv_forward", None):
+        return ""
+    return (
+        f"a {type(layer).__name__} computes something else than nn.{standard.__name__}, which a Bayesian "
+        "layer would lose"
+    )
 
 
 def kernel(layer: Weighted) -> tuple[int, ...]:
