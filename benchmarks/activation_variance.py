@@ -35,6 +35,7 @@ from dwp.training.schedule import Schedule
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
 GAINS = ("as drawn", "fan-in", "images")
 SIZE = 3
+WIDTH = 0.25  # of the networks of the training comparison
 NETWORK = Network(
     layers=(
         Conv(conv=32, kernel=SIZE, pool=2),
@@ -52,9 +53,9 @@ def main(words: list[str] | None = None) -> None:
         "--output", default="activation-variance", help="files <output>.json and <output>.png"
     )
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
-    parser.add_argument("--side", type=int, default=64, help="of the images for the variance (default: 64)")
+    parser.add_argument("--side", type=int, default=32, help="of the images for the variance (default: 32)")
     parser.add_argument("--nets", type=int, default=3, help="source networks (default: 3)")
-    parser.add_argument("--source-steps", type=int, default=400, help="of each (default: 400)")
+    parser.add_argument("--source-steps", type=int, default=378, help="of each (default: 378)")
     parser.add_argument("--seeds", type=int, default=5, help="of the training comparison (default: 5)")
     parser.add_argument("--steps", type=int, default=100, help="of each training run (default: 100)")
     arguments = parser.parse_args(words)
@@ -187,7 +188,8 @@ def training(name: str, dataset: Dataset, prior: Prior, seeds: int, steps: int) 
         for start in ("xavier", "he", *GAINS):
             rule = start if start in ("xavier", "he") else "he"
             origins = {layer: rule for layer in NETWORK.layer_sizes()}
-            model = build_initialised(NETWORK, dataset.image_shape, dataset.classes, seed, origins=origins)
+            described = NETWORK, dataset.image_shape, dataset.classes, seed
+            model = build_initialised(*described, width=WIDTH, origins=origins)
             if start in GAINS:
                 gain = {"as drawn": None, "fan-in": "fan_in", "images": images}[start]
                 init_(model, prior, gain=gain, generator=torch.Generator().manual_seed(seed))

@@ -1,6 +1,7 @@
 """Initialise the convolutions of any model from a prior or by a classical rule."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
@@ -22,6 +23,9 @@ from dwp.priors.base import Prior
 _RULES: dict[str, Callable[..., Tensor]] = dict(
     zip(RULES, (nn.init.xavier_uniform_, nn.init.kaiming_uniform_), strict=True)
 )
+
+# The outputs of a deep network vary by more than a factor of two between draws by He's rule.
+_HE_DRAWS = 8
 
 
 @torch.no_grad()
@@ -94,21 +98,23 @@ def _calibrate(model: nn.Module, layers: list[Weighted], inputs: Tensor) -> None
     """
     layers = [layer for layer in layers if not computes_else(layer)]
     drawn, generator = [layer.weight.clone() for layer in layers], torch.Generator().manual_seed(0)
-    wanted: dict[Weighted, Tensor] = {}
+    by_he: dict[Weighted, list[Tensor]] = defaultdict(list)
 
     def record(layer: Weighted, y: Tensor) -> None:
-        wanted[layer] = y.square().mean()
+        by_he[layer].append(y.square().mean())
 
     def scale(layer: Weighted, y: Tensor) -> None:
-        layer.weight.mul_(_factor(wanted[layer], y.square().mean()))
+        wanted = torch.stack(by_he[layer]).log().mean().exp()
+        layer.weight.mul_(_factor(wanted, y.square().mean()))
 
-    for layer in layers:
-        noise = torch.randn(layer.weight.shape, generator=generator)
-        layer.weight.copy_(noise * (2 / fan_in(layer)) ** 0.5)
-    _each_first_use(model, layers, inputs, record)
+    for _ in range(_HE_DRAWS):
+        for layer in layers:
+            noise = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.copy_(noise * (2 / fan_in(layer)) ** 0.5)
+        _each_first_use(model, layers, inputs, record)
     for layer, weight in zip(layers, drawn, strict=True):
         layer.weight.copy_(weight)
-    _each_first_use(model, [layer for layer in layers if layer in wanted], inputs, scale)
+    _each_first_use(model, [layer for layer in layers if layer in by_he], inputs, scale)
 
 
 def _each_first_use(
