@@ -34,6 +34,7 @@ from dwp.training.schedule import Schedule
 
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
 GAINS = ("as drawn", "fan-in", "images")
+TRAIN = 4_000  # glyphs for the source networks
 SIZE = 3
 WIDTH = 0.25  # of the networks of the training comparison
 NETWORK = Network(
@@ -59,7 +60,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of the training comparison (default: 5)")
     parser.add_argument("--steps", type=int, default=100, help="of each training run (default: 100)")
     arguments = parser.parse_args(words)
-    glyphs = catalogue.build("glyphs", downloads=".", options={"train": 4000, "test": 1000})
+    glyphs = catalogue.build("glyphs", downloads=".", options={"train": TRAIN, "test": 1000})
     digits = catalogue.build("digits", downloads=".")
     prior = fit_prior(glyphs, arguments.nets, arguments.source_steps)
     found = {

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import ablations, accuracy, published, scaling, timing, workloads
+from benchmarks import ablations, accuracy, activation_variance, published, scaling, timing, workloads
 from benchmarks.material import Material, Options
 from dwp.bayes import layers
 from dwp.nn import conv
 from dwp.nn.noise import Noise
+from dwp.torchvision_import import torchvision_datasets
 
 WORDS = ["--tiny", "--repeats", "1", "--device", "cpu", "--threads", "1"]
 EMBEDDED = Options(device="cpu", precision="float32", threads=1, tiny=True)
@@ -146,3 +147,28 @@ def test_accuracy_prints_every_way(capsys):
         each = [float(value) for value in found[0].split("|")[-2].split()]
         assert len(each) == 2
         assert all(0 <= value <= 1 for value in each)
+
+
+def test_activation_variance_prints_every_row_and_draws_a_figure(capsys, tmp_path, monkeypatch):
+    torchvision_datasets()
+    monkeypatch.setattr(activation_variance, "TRAIN", 300)
+    words = [
+        "--architectures",
+        "squeezenet1_1",
+        "--nets",
+        "1",
+        "--source-steps",
+        "2",
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+    ]
+    activation_variance.main([*words, "--output", str(tmp_path / "found")])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert printed.count("| squeezenet1_1 |") == 2 * len(activation_variance.GAINS)
+    assert printed.count("±") == 2 * 2 * (2 + len(activation_variance.GAINS))
+    assert {len(row["ratio"]) for row in found["variance"]} == {26}
+    assert len(found["training"]) == 2 * 2 * 5
+    assert (tmp_path / "found.png").stat().st_size > 10_000
