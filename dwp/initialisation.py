@@ -75,12 +75,20 @@ def init_(
                 f"{title(one.names[0])}: its weight is on the device meta, where nothing is kept"
             )
         drawn.append(one.prior.sample(weight.numel() // one.prior.kernel_size**2, generator, mean=mean))
-    for one, kernels in zip(matches, drawn, strict=True):
+    layers = [one.layer for one in matches]
+    before = [layer.weight.clone() for layer in layers] if isinstance(gain, Tensor) else []
+    for layer, kernels in zip(layers, drawn, strict=True):
         if gain is not None:
-            kernels = kernels * _factor(2 / fan_in(one.layer), kernels.square().mean())
-        one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
+            kernels = kernels * _factor(2 / fan_in(layer), kernels.square().mean())
+        layer.weight.copy_(kernels.view(layer.weight.shape))
     if isinstance(gain, Tensor):
-        _calibrate(model, [one.layer for one in matches], gain)
+        try:
+            _calibrate(model, layers, gain)
+        except Exception:
+            # The model could not take the inputs.
+            for layer, weight in zip(layers, before, strict=True):
+                layer.weight.copy_(weight)
+            raise
     return report.afterwards({one.names[0]: one.layer.weight for one in matches})
 
 

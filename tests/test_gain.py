@@ -169,6 +169,15 @@ def test_unknown_gains_are_refused():
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
 
 
+def test_a_batch_that_the_model_cannot_take_leaves_the_model_unchanged():
+    model, _ = deep(3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="channels"):
+        init_(model, vae(3), gain=torch.randn(2, 5, 16, 16))
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_kernels_of_zero_stay_zero():
     model, x = deep(2)
     prior = smooth()
