@@ -1,14 +1,21 @@
 """Initialise the convolutions of any model from a prior or by a classical rule."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from dwp.bayes.matching import Default, Priors, match_layers, title
+from dwp.bayes.layer_report import Report
+from dwp.bayes.matching import match_layers
+from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, fan_in, title
 from dwp.errors import InputError, unknown
 from dwp.nn.convnet import build, kernel_layers
+from dwp.nn.noise import evaluating
+from dwp.nn.precision import at_least_float32
 from dwp.nn.seeding import seeded
 from dwp.nn.spec import RULES, Network
 from dwp.priors.base import Prior
@@ -17,6 +24,9 @@ _RULES: dict[str, Callable[..., Tensor]] = dict(
     zip(RULES, (nn.init.xavier_uniform_, nn.init.kaiming_uniform_), strict=True)
 )
 
+# The outputs of a deep network vary by more than a factor of two between draws by He's rule.
+_HE_DRAWS = 8
+
 
 @torch.no_grad()
 def init_(
@@ -24,9 +34,10 @@ def init_(
     priors: Priors,
     *,
     default: Default = None,
+    gain: str | Tensor | None = None,
     mean: bool = False,
     generator: torch.Generator | None = None,
-) -> list[str]:
+) -> Report:
     """Draw the weights of a model's convolutions and linear layers from priors, in place.
 
     Args:
@@ -36,18 +47,26 @@ def init_(
             priors. Layer names take precedence; None leaves layers unchanged. A linear layer gets a prior
             by its name only.
         default: the prior of every convolution and linear layer that `priors` does not match, see
-            `matching.Default`; None leaves them unchanged.
+            `prior_choice.Default`; None leaves them unchanged.
+        gain: multiplies the kernels of each layer by one factor. 'fan_in' gives its weights the mean square
+            of He's rule, 2 / fan-in. A batch of inputs of the model, such as training images, gives its
+            outputs the mean square that they have with weights of He's rule in all of these layers: this also
+            corrects for kernels that amplify smooth or positive inputs. None: as drawn.
         mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
     Returns:
-        The names of the initialised layers, each once.
+        A table of all layers, with their priors or why they have none, and the scales of their weights
+        before and after; `changed` are the names of the initialised layers.
 
     Raises:
         InputError: a name matches no layer, no layer has a prior, a prior cannot be sampled from, or a
-            weight cannot be initialised, see `matching.match_layers`; the model is then unchanged.
+            weight cannot be initialised, see `matching.match_layers`, or the gain is unknown; the model is
+            then unchanged.
     """
-    matches = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
+    if isinstance(gain, str) and gain != "fan_in":
+        raise unknown("gain", gain, ["fan_in", "a batch of inputs"])
+    matches, report = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
     drawn = []
     for one in matches:
         weight = one.layer.weight
@@ -56,9 +75,78 @@ def init_(
                 f"{title(one.names[0])}: its weight is on the device meta, where nothing is kept"
             )
         drawn.append(one.prior.sample(weight.numel() // one.prior.kernel_size**2, generator, mean=mean))
-    for one, kernels in zip(matches, drawn, strict=True):
-        one.layer.weight.copy_(kernels.view(one.layer.weight.shape))
-    return [one.names[0] for one in matches]
+    layers = [one.layer for one in matches]
+    before = [layer.weight.clone() for layer in layers] if isinstance(gain, Tensor) else []
+    for layer, kernels in zip(layers, drawn, strict=True):
+        if gain is not None:
+            kernels = kernels * _factor(2 / fan_in(layer), kernels.square().mean())
+        layer.weight.copy_(kernels.view(layer.weight.shape))
+    if isinstance(gain, Tensor):
+        try:
+            _calibrate(model, layers, gain)
+        except Exception:
+            # The model could not take the inputs.
+            for layer, weight in zip(layers, before, strict=True):
+                layer.weight.copy_(weight)
+            raise
+    return report.afterwards({one.names[0]: one.layer.weight for one in matches})
+
+
+def _factor(wanted: Tensor | float, found: Tensor) -> float:
+    """Return the factor that takes a mean square to the wanted one; 1 if that is impossible."""
+    ratio = torch.as_tensor(wanted / found).item()
+    return ratio**0.5 if 0 < ratio < math.inf else 1.0
+
+
+def _calibrate(model: nn.Module, layers: list[Weighted], inputs: Tensor) -> None:
+    """Scale the weights of layers so that their outputs have the same mean squares as with He's rule.
+
+    Similar to LSUV (Mishkin & Matas 2016), whose target is a variance of 1. Layers that compute something
+    else than their class, or that the model does not call, stay as they are.
+    """
+    layers = [layer for layer in layers if not computes_else(layer)]
+    drawn, generator = [layer.weight.clone() for layer in layers], torch.Generator().manual_seed(0)
+    by_he: dict[Weighted, list[Tensor]] = defaultdict(list)
+
+    def record(layer: Weighted, y: Tensor) -> None:
+        by_he[layer].append(y.square().mean())
+
+    def scale(layer: Weighted, y: Tensor) -> None:
+        wanted = torch.stack(by_he[layer]).log().mean().exp()
+        layer.weight.mul_(_factor(wanted, y.square().mean()))
+
+    for _ in range(_HE_DRAWS):
+        for layer in layers:
+            noise = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.copy_(noise * (2 / fan_in(layer)) ** 0.5)
+        _each_first_use(model, layers, inputs, record)
+    for layer, weight in zip(layers, drawn, strict=True):
+        layer.weight.copy_(weight)
+    _each_first_use(model, [layer for layer in layers if layer in by_he], inputs, scale)
+
+
+def _each_first_use(
+    model: nn.Module, layers: list[Weighted], inputs: Tensor, act: Callable[[Weighted, Tensor], None]
+) -> None:
+    """Run a model in evaluation mode; at the first use of each layer call `act` with it and its outputs.
+
+    The outputs are without bias, in float32 at least. Later layers see what `act` changes.
+    """
+
+    def hook(layer: Weighted, arguments: tuple, _: Tensor) -> Tensor:
+        handles.pop(layer).remove()
+        x, weight = at_least_float32(arguments[0]), at_least_float32(layer.weight)
+        bias = {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias, dtype=weight.dtype)}
+        act(layer, functional_call(layer, {"weight": weight} | bias, (x,)))
+        return layer(*arguments)
+
+    handles = {layer: layer.register_forward_hook(hook) for layer in layers}
+    try:
+        with evaluating(model):
+            model(inputs)
+    finally:
+        for handle in handles.values():
+            handle.remove()
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import dwp
 from dwp import Noise, init_, make_bayesian, predict, set_noise
 from dwp.bayes import layers
 from dwp.bayes.layers import BayesConv2d, BayesLinear, bayesian_layers
-from dwp.bayes.matching import fan_in
+from dwp.bayes.prior_choice import fan_in
 from dwp.priors.base import Prior
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal

@@ -7,11 +7,21 @@ import torch
 from torch.nn import functional
 
 import dwp
-from benchmarks import ablations, accuracy, memory, published, scaling, timing, workloads
+from benchmarks import (
+    ablations,
+    accuracy,
+    activation_variance,
+    memory,
+    published,
+    scaling,
+    timing,
+    workloads,
+)
 from benchmarks.material import Material, Options
 from dwp.bayes import layers
 from dwp.nn import conv
 from dwp.nn.noise import Noise
+from dwp.torchvision_import import torchvision_datasets
 
 WORDS = ["--tiny", "--repeats", "1", "--device", "cpu", "--threads", "1"]
 EMBEDDED = Options(device="cpu", precision="float32", threads=1, tiny=True)
@@ -153,3 +163,28 @@ def test_the_kernels_of_the_memory_benchmark_are_read_and_pruned(tmp_path):
     path = memory.write(tmp_path / "dataset.h5", 1000)
     assert dwp.collect(path, 3).shape == (800, 1, 3, 3)
     assert len(dwp.collect(path, 3, most=100)) == 100
+
+
+def test_activation_variance_prints_every_row_and_draws_a_figure(capsys, tmp_path, monkeypatch):
+    torchvision_datasets()
+    monkeypatch.setattr(activation_variance, "TRAIN", 300)
+    words = [
+        "--architectures",
+        "squeezenet1_1",
+        "--nets",
+        "1",
+        "--source-steps",
+        "2",
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+    ]
+    activation_variance.main([*words, "--output", str(tmp_path / "found")])
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert printed.count("| squeezenet1_1 |") == 2 * len(activation_variance.GAINS)
+    assert printed.count("±") == 2 * 2 * (2 + len(activation_variance.GAINS))
+    assert {len(row["ratio"]) for row in found["variance"]} == {26}
+    assert len(found["training"]) == 2 * 2 * 5
+    assert (tmp_path / "found.png").stat().st_size > 10_000

@@ -36,7 +36,7 @@ def test_priors_by_kernel_size_or_layer_name(function, priors, expected):
 def test_a_single_prior_is_for_all_layers_of_its_size(function, iterator):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3))
     result = function(model, iter([THREE]) if iterator else THREE)
-    assert result == ["0", "1"] if function is init_ else len(bayesian_layers(model)) == 2
+    assert result.changed == ["0", "1"] if function is init_ else len(bayesian_layers(model)) == 2
 
 
 def test_each_layer_is_drawn_from_its_own_prior():
@@ -94,7 +94,7 @@ def test_names_of_a_single_layer():
     refused(
         make_bayesian, nn.Conv2d(1, 1, 5), {"": THREE}, "^the model itself: its kernels are 5×5, its prior"
     )
-    assert init_(nn.Conv2d(1, 1, 3), THREE) == [""]
+    assert init_(nn.Conv2d(1, 1, 3), THREE).changed == [""]
 
 
 def test_a_transposed_convolution_is_left_alone_by_conversion():
@@ -140,7 +140,7 @@ def test_an_attribute_that_is_assigned_twice():
         {"first": THREE, "second": None},
         "first and second are one layer; .* one prior",
     )
-    assert init_(Twice(), THREE) == ["first"]
+    assert init_(Twice(), THREE).changed == ["first"]
 
 
 @BOTH
@@ -149,7 +149,7 @@ def test_a_parameter_of_several_layers_is_refused(function, parameter):
     model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Sequential(nn.Conv2d(2, 2, 3)))
     setattr(model[1][0], parameter, getattr(model[0], parameter))
     if function is init_ and parameter == "bias":
-        assert init_(model, THREE) == ["0", "1.0"]
+        assert init_(model, THREE).changed == ["0", "1.0"]
     else:
         refused(
             function, model, THREE, rf"layer 0: its {parameter} is also that of layer 1\.0; give each its own"

@@ -37,14 +37,14 @@ def test_weights_that_are_computed_are_refused(function, change, remover):
 
 def touched_only(function, model, priors):
     result = function(model, priors)
-    return result == ["0"] if function is init_ else len(bayesian_layers(model)) == 1
+    return result.changed == ["0"] if function is init_ else len(bayesian_layers(model)) == 1
 
 
 def test_a_bias_that_is_computed_is_refused_where_it_matters():
     model = nn.Sequential(nn.Conv2d(1, 4, 3))
     prune.l1_unstructured(model[0], "bias", 2)
     refused(make_bayesian, model, THREE, r"layer 0: its bias is computed .* torch.nn.utils.prune.remove")
-    assert init_(model, THREE) == ["0"]
+    assert init_(model, THREE).changed == ["0"]
 
 
 @BOTH
@@ -85,16 +85,20 @@ class Named(nn.Conv2d):
 @pytest.mark.parametrize("cls", [Standardised, Causal])
 def test_convolutions_with_a_forward_of_their_own_are_not_converted(cls):
     model = nn.Sequential(nn.Conv2d(1, 1, 3), cls(1, 1, 3))
-    refused(make_bayesian, model, THREE, rf"layer 1: a {cls.__name__} computes something else than nn.Conv2d")
-    assert init_(model, THREE) == ["0", "1"]
-    assert isinstance(make_bayesian(model, {3: THREE, "1": None})[1], cls)
+    message = f"a {cls.__name__} computes something else than nn.Conv2d"
+    refused(make_bayesian, model, {"0": THREE, "1": THREE}, f"layer 1: {message}.*; leave it as it is")
+    assert init_(model, THREE).changed == ["0", "1"]
+    assert isinstance(make_bayesian(model, THREE, default="standard_normal")[1], cls)
+    first, second = model.prior_report
+    assert (first.prior, first.reason, second.prior) == ("standard_normal 3×3", "", "")
+    assert message in second.reason
 
 
 def test_a_forward_that_was_replaced_is_not_lost():
     model = nn.Sequential(nn.Conv2d(1, 1, 3))
     forward = model[0].forward
     model[0].forward = lambda x: 2 * forward(x)
-    refused(make_bayesian, model, THREE, "layer 0: a Conv2d computes something else than nn.Conv2d")
+    refused(make_bayesian, model, {"0": THREE}, "layer 0: a Conv2d computes something else than nn.Conv2d")
 
 
 @pytest.mark.parametrize("cls", [Named, Conv2d])

@@ -89,7 +89,7 @@ def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
     model = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 1))
     before = model[2].weight.clone()
     prior = dwp.load_prior(smoke_run / "results/latest/priors/vae-5x5/vae-5x5.safetensors")
-    assert dwp.init_(model, [prior]) == ["0"]
+    assert dwp.init_(model, [prior]).changed == ["0"]
     assert torch.equal(model[2].weight, before)
 
 

@@ -60,6 +60,6 @@ def test_the_prior_of_the_example_works_wherever_a_prior_does(tmp_path):
     assert torch.equal(loaded.log_prob(w), prior.log_prob(w))
     assert loaded.kind == "laplace"
     model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Flatten(), nn.Linear(2, 2))
-    assert dwp.init_(model, [loaded]) == ["0"]
+    assert dwp.init_(model, [loaded]).changed == ["0"]
     dwp.make_bayesian(model, {5: loaded})
     assert dwp.kl(model).isfinite()

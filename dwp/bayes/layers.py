@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwp.bayes import posteriors, settings
-from dwp.bayes.matching import Default, Priors, Weighted, match_layers, title
+from dwp.bayes.matching import match_layers
 from dwp.bayes.posteriors import ALL, Factorised
+from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, title
 from dwp.errors import InputError
 from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
 from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
@@ -51,6 +52,9 @@ class BayesianLayer(Stochastic):
         self.posterior.requires_grad_(layer.weight.requires_grad)
         bias = layer.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        # Sizes, stride and so on, which models may read.
+        for name in layer.__constants__:
+            setattr(self, name, getattr(layer, name))
         self.train(layer.training)
 
     @property
@@ -84,23 +88,28 @@ class BayesianLayer(Stochastic):
 class BayesConv2d(BayesianLayer):
     """A Bayesian convolution, see `BayesianLayer`."""
 
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    padding_mode: str
+    dilation: tuple[int, ...]
+    groups: int
+
     def __init__(self, layer: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
         super().__init__(layer, prior, form)
-        self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
         self.has_fast_forms = isinstance(layer, Conv2d)
-        self.pad = (layer._reversed_padding_repeated_twice, layer.padding_mode)
-        # Padding with anything but zeros is a step before the convolution.
-        self.padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
+        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, i, h, w] to [n, o, h', w']."""
-        pad, mode = self.pad
-        return super().forward(x if mode == "zeros" else functional.pad(x, pad, mode=mode))
+        if self.padding_mode != "zeros":
+            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return super().forward(x)
 
     def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
-        """Return the convolution of x [n, i, h, w] with a weight [o, i, k, k]."""
+        """Return the convolution of a padded x [n, i, h, w] with a weight [o, i, k, k]."""
+        padding = self.padding if self.padding_mode == "zeros" else (0, 0)
         convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
-        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class BayesLinear(BayesianLayer):
@@ -126,22 +135,26 @@ def make_bayesian(
             by its name only.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
         default: the prior of every convolution and linear layer that `priors` does not match, see
-            `matching.Default`; None leaves them unchanged.
+            `prior_choice.Default`; None leaves them unchanged.
 
     Returns:
-        The model, or the Bayesian layer if the model is a convolution or linear layer itself.
+        The model, or the Bayesian layer if the model is a convolution or linear layer itself. Its attribute
+        `prior_report` is a table of all layers, with their priors or why they have none.
 
     Raises:
-        InputError: a name matches no layer, no layer has a prior, a layer cannot be replaced without loss
-            (see `matching.match_layers`; a subclass that overrides `forward`; hooks), or a prior is
-            incompatible with the form; the model is then unchanged.
+        InputError: a name matches no layer or one that computes something else than its class (a subclass
+            that overrides `forward`), no layer has a prior, a layer cannot be replaced without loss (see
+            `matching.match_layers`; hooks), or a prior is incompatible with the form; the model is then
+            unchanged.
     """
     settings.find(form)
-    matches = match_layers(model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default)
+    matches, report = match_layers(
+        model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, computes_else
+    )
     own: dict[Prior, Prior] = {}
     layers: list[tuple[list[str], BayesianLayer]] = []
     for one in matches:
-        _check_replaceable(one.names[0], one.layer)
+        _check_hooks(one.names[0], one.layer)
         if one.prior not in own:
             own[one.prior] = posteriors.own(one.prior, one.layer.weight)
         prior = own[one.prior]
@@ -149,25 +162,21 @@ def make_bayesian(
             layers.append((one.names, BayesConv2d(one.layer, prior, form)))
         else:
             layers.append((one.names, BayesLinear(one.layer, prior, form)))
+    result = model
     for names, layer in layers:
         for name in names:
-            if not name:
-                return layer
-            model.set_submodule(name, layer)
-    return model
+            if name:
+                model.set_submodule(name, layer)
+            else:
+                result = layer
+    with torch.no_grad():
+        means = {names[0]: layer.posterior.weight(sampled=False) for names, layer in layers}
+    # Not a tensor, so it is in no state dict; it is part of copies and pickles.
+    result.__dict__["prior_report"] = report.afterwards(means)
+    return result
 
 
-def _check_replaceable(name: str, layer: Weighted) -> None:
-    # Checked on the instance, since some libraries replace the methods of a single layer.
-    forward, inner = (
-        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
-    )
-    kind = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    if forward not in (kind.forward, Conv2d.forward) or inner not in (None, nn.Conv2d._conv_forward):
-        raise InputError(
-            f"{title(name)}: a {type(layer).__name__} computes something else than nn.{kind.__name__}, which "
-            f"a Bayesian layer would lose; leave it as it is, by {{{name!r}: None}} among the priors"
-        )
+def _check_hooks(name: str, layer: Weighted) -> None:
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
     if any(getattr(layer, f"_{kind}") for kind in kinds):
         raise InputError(

@@ -1,31 +1,18 @@
 """Matching of a model's layers with priors, for initialisation and conversion."""
 
-import difflib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dwp.bayes.layer_report import LayerReport, Report, scale
 from dwp.bayes.posteriors import Posterior
-from dwp.errors import InputError, unknown
+from dwp.bayes.prior_choice import Default, PriorChoice, Priors, Weighted, kernel, times, title
+from dwp.errors import InputError
 from dwp.priors.base import Prior
-from dwp.priors.standard_normal import StandardNormal
-
-Priors = Prior | Iterable[Prior] | Mapping[int | str, Prior | None]
-"""One prior, one for each kernel size, or priors by kernel size or layer name; the name takes precedence.
-None leaves layers as they are."""
-
-Weighted = _ConvNd | nn.Linear
-"""A layer that a prior can be for: a convolution of any kind, or a linear layer."""
-
-Default = str | Prior | Callable[[Weighted], Prior | None] | None
-"""The prior of layers that no other prior matches: 'standard_normal' (N(0, 1 / fan-in) for each weight), a
-prior over 1×1 kernels, a function from the layer to its prior or None, or None: they stay as they are."""
 
 Layer = TypeVar("Layer", bound=Weighted)
 
@@ -53,180 +40,113 @@ def match_layers(
     kinds: tuple[type[Layer], ...],
     parameters: tuple[str, ...] = ("weight",),
     default: Default = None,
-) -> list[Match[Layer]]:
-    """Return the layers of a model that get a prior, in model order. Layers inside priors are skipped.
+    unfit: Callable[[Layer], str] = lambda layer: "",
+) -> tuple[list[Match[Layer]], Report]:
+    """Return the layers of a model that get a prior, in model order, and a report on every layer.
 
-    A prior over k×k kernels is for two-dimensional convolutions of this size. A prior over 1×1 kernels is
-    a distribution of single weights: by name or as the default, it is for layers of any shape.
+    Layers inside priors are skipped.
 
     Args:
         model: any module.
-        priors: see `Priors`. A kernel size is that of convolutions, never of linear layers.
+        priors: see `PriorChoice`.
         kinds: layer classes to match.
         parameters: names of the parameters that the caller will change.
-        default: see `Default`.
+        default: see `PriorChoice`.
+        unfit: returns why a layer cannot have a prior, or an empty string. It then has none, unless one is
+            given by its name, which is an error.
 
     Raises:
-        InputError: a name matches no layer, a layer has two priors, a prior has another kernel size than
-            its layer, no layer has a prior, the model is Bayesian, or a parameter is computed from others,
-            has no shape yet, or is shared with another layer.
+        InputError: a name matches no layer or an unfit one, a layer has two priors, a prior has another
+            kernel size than its layer, no layer has a prior, the model is Bayesian, or a parameter is
+            computed from others, has no shape yet, or is shared with another layer.
     """
     for name, module in model.named_modules():
         if isinstance(module, Posterior):
             where = title(name.rpartition(".")[0])
             raise InputError(f"{where} is Bayesian already; initialise a model, then convert it, once")
-    by_key, make = _by_key(priors), _maker(default)
-    layers: dict[Layer, list[str]] = {}
-    for name, layer in _places(model, kinds):
-        layers.setdefault(layer, []).append(name)
-    _check_names(by_key, [name for names in layers.values() for name in names])
+    choice = PriorChoice(priors, default)
+    modules: dict[nn.Module, list[str]] = {}
+    for name, module in _places(model):
+        modules.setdefault(module, []).append(name)
+    layers = {module: names for module, names in modules.items() if isinstance(module, kinds)}
+    choice.check_names([name for names in layers.values() for name in names])
+    owners = _owners(model)
+    matches: list[Match[Layer]] = []
+    rows: list[LayerReport] = []
+    for module, names in modules.items():
+        if not isinstance(module, kinds):
+            rows += _rows_of_others(names[0], module, kinds)
+            continue
+        key, prior = choice.key(names, module), None
+        reason = choice.missing(key, module) or unfit(module)
+        if not reason:
+            for parameter in parameters:
+                _check_parameter(names, module, parameter, owners)
+            prior = choice.prior(key, names[0], module)
+            reason = "" if prior else "its default is None"
+        elif isinstance(key, str) and choice.by_key[key]:
+            raise InputError(f"{title(key)}: {reason}; leave it as it is, by {{{key!r}: None}}")
+        if prior is not None:
+            matches.append(Match(names, module, prior))
+        rows.append(_row(names[0], module, module.weight, prior, reason))
+    if not matches:
+        raise _nothing(model, layers, choice)
+    return matches, Report(tuple(rows), choice.unused())
+
+
+def _places(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield every name and module of a model but those inside layers and priors."""
+    if isinstance(module, Prior):
+        return
+    yield name, module
+    if not isinstance(module, Weighted):
+        # `named_children` would skip the second place of a module.
+        for key, child in module._modules.items():
+            if child is not None:
+                yield from _places(child, f"{name}.{key}" if name else key)
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of the modules that have each parameter, by its id."""
     owners = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             owners[id(parameter)].append(name)
-    matches = []
-    for layer, names in layers.items():
-        key = _key(names, layer, by_key)
-        if (default if key is None else by_key[key]) is None:
-            continue
-        for parameter in parameters:
-            _check_parameter(names, layer, parameter, owners)
-        prior = make(layer) if key is None else by_key[key]
-        if prior is not None:
-            _check_prior(f"default of {title(names[0])}", prior)
-            _check_size(names[0], layer, prior)
-            matches.append(Match(names, layer, prior))
-    if not matches:
-        raise _nothing(model, layers, by_key)
-    return matches
+    return owners
 
 
-def fan_in(layer: Weighted) -> int:
-    """Return the number of weights that one output of a layer sums over, for a stride of 1."""
-    outputs, inputs, *size = layer.weight.shape
-    if isinstance(layer, _ConvTransposeNd):
-        inputs = outputs // layer.groups
-    return inputs * math.prod(size)
-
-
-def title(name: str) -> str:
-    """Return the name of a layer for error messages; the empty name is the whole model."""
-    return f"layer {name}" if name else "the model itself"
-
-
-def _by_key(priors: Priors) -> dict[int | str, Prior | None]:
-    if isinstance(priors, Mapping):
-        for key, prior in priors.items():
-            if not isinstance(key, int | str):
-                raise InputError(
-                    f"priors[{key!r}]: a key is a {type(key).__name__}; use a kernel size (a whole number) "
-                    "or the name of a layer"
-                )
-            if prior is not None:
-                _check_prior(f"priors[{key!r}]", prior)
-        return dict(priors)
-    if isinstance(priors, Prior):
-        priors = [priors]
-    elif isinstance(priors, str) or not isinstance(priors, Iterable):
-        _check_prior("priors", priors)
-    by_size: dict[int | str, Prior | None] = {}
-    for prior in priors:
-        _check_prior("priors", prior)
-        if prior.kernel_size in by_size:
-            raise InputError(f"priors: two priors over {_square(prior.kernel_size)} kernels; give one")
-        by_size[prior.kernel_size] = prior
-    return by_size
-
-
-def _check_prior(where: str, prior: object) -> None:
-    if not isinstance(prior, Prior):
-        raise InputError(
-            f"{where}: a {type(prior).__name__} is not a prior; give a dwp.Prior, from dwp.load_prior say"
-        )
-
-
-def _places(module: nn.Module, kinds: tuple[type[Layer], ...], name: str = "") -> Iterator[tuple[str, Layer]]:
-    if isinstance(module, kinds):
-        yield name, module
-    elif not isinstance(module, Prior):
-        # `named_children` would skip the second place of a module.
-        for key, child in module._modules.items():
-            if child is not None:
-                yield from _places(child, kinds, f"{name}.{key}" if name else key)
-
-
-def _maker(default: Default) -> Callable[[Weighted], Prior | None]:
-    """Return the function from a layer to its default prior, or None."""
-    if isinstance(default, str):
-        if default != StandardNormal.kind:
-            raise unknown("default", default, [StandardNormal.kind])
-        return lambda layer: StandardNormal(1, scale=fan_in(layer) ** -0.5)
-    if default is None or isinstance(default, Prior):
-        return lambda layer: default
-    if isinstance(default, type) or not callable(default):
-        _check_prior("default", default)
-    return default
-
-
-def _check_names(by_key: Mapping[int | str, Prior | None], names: list[str]) -> None:
-    for key in by_key:
-        if isinstance(key, str) and key not in names:
-            nearest = difflib.get_close_matches(key, names, 1, cutoff=0)
-            raise InputError(
-                f"priors[{key!r}]: the model has no convolution or linear layer of this name; "
-                + (f"the nearest is {nearest[0]!r}" if nearest else "it has none at all")
-            )
-
-
-def _key(names: list[str], layer: Weighted, by_key: Mapping[int | str, Prior | None]) -> int | str | None:
-    """Return the key of a layer among the priors: its name, or its kernel size; None if there is neither."""
-    own = [name for name in names if name in by_key]
-    for name in own[1:]:
-        if by_key[name] is not by_key[own[0]]:
-            raise InputError(f"priors: {own[0]} and {name} are one layer; give it one prior")
-    if own:
-        return own[0]
-    size = _kernel(layer)
-    return next((key for key in by_key if not isinstance(key, str) and size == (key, key)), None)
-
-
-def _check_size(name: str, layer: Weighted, prior: Prior) -> None:
-    size = prior.kernel_size
-    if size == 1 or _kernel(layer) == (size, size):
+def _rows_of_others(name: str, module: nn.Module, kinds: tuple[type, ...]) -> Iterator[LayerReport]:
+    """Yield the row of a layer of another kind, or of each weight matrix of any other module."""
+    if isinstance(module, Weighted):
+        taken = " and ".join(kind.__name__ for kind in kinds)
+        yield _row(name, module, module.weight, None, f"only {taken} can have one")
         return
-    if isinstance(layer, nn.Linear):
-        raise InputError(
-            f"{title(name)}: it is linear and has no kernels, its prior is over {_square(size)}; "
-            "give one over single weights, 1×1"
-        )
-    raise InputError(
-        f"{title(name)}: its kernels are {_times(_kernel(layer))}, its prior is over {_square(size)}; "
-        "give one over kernels of its size"
-    )
+    for key, parameter in module._parameters.items():
+        if parameter is not None and not is_lazy(parameter) and sum(size > 1 for size in parameter.shape) > 1:
+            reason = "neither a convolution nor a linear layer"
+            yield _row(f"{name}.{key}" if name else key, module, parameter, None, reason)
 
 
-def _nothing(
-    model: nn.Module, layers: Iterable[Weighted], by_key: Mapping[int | str, Prior | None]
-) -> InputError:
+def _row(name: str, module: nn.Module, weight: Tensor, prior: Prior | None, reason: str) -> LayerReport:
+    shape = () if is_lazy(weight) else tuple(weight.shape)
+    kind = f"{prior.kind} {times([prior.kernel_size] * 2)}" if prior else ""
+    return LayerReport(name, type(module).__name__, shape, kind, reason, scale(weight), scale(weight))
+
+
+def _nothing(model: nn.Module, layers: Iterable[Weighted], choice: PriorChoice) -> InputError:
     """Return the error for a model no layer of which has a prior."""
-    there = sorted({_kernel(layer) for layer in layers if len(_kernel(layer)) == 2})
-    wanted = [key for key, prior in by_key.items() if not isinstance(key, str) and prior is not None]
-    missing = [key for key in wanted if (key, key) not in there]
+    there = sorted({kernel(layer) for layer in layers if len(kernel(layer)) == 2})
     if not there:
         return InputError(
             "model: priors by kernel size are for the convolutions of a model; it has none "
             f"(a {type(model).__name__})"
         )
-    if missing:
+    for size in choice.unused():
         return InputError(
-            f"priors: the model has no {_square(missing[0])} convolution for this prior; "
-            f"it has {', '.join(map(_times, there))}"
+            f"priors: the model has no {times([size] * 2)} convolution for this prior; "
+            f"it has {', '.join(map(times, there))}"
         )
     return InputError("priors: no layer of the model has one; there is nothing left to do")
-
-
-def _kernel(layer: Weighted) -> tuple[int, ...]:
-    return () if isinstance(layer, nn.Linear) else layer.kernel_size
 
 
 def _check_parameter(names: list[str], layer: Weighted, name: str, owners: Mapping[int, list[str]]) -> None:
@@ -249,11 +169,3 @@ def _check_parameter(names: list[str], layer: Weighted, name: str, owners: Mappi
         raise InputError(
             f"{where}: its {name} is also that of {title(others[0])}; give each its own, or leave one out"
         )
-
-
-def _square(size: int) -> str:
-    return _times((size, size))
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return "×".join(map(str, sizes))
