@@ -21,7 +21,7 @@ def merged(base, overlay):
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 _methods = ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
-# Another target, the paper's methods, and nothing is tuned: most tests are about none of these.
+# Another target, the paper's priors and methods, and nothing is tuned: most tests are about none of these.
 BASE = merged(
     DEFAULT,
     {
@@ -29,6 +29,7 @@ BASE = merged(
         "experiments": {"few_shot": {"tuning": None}},
     },
 )
+del BASE["priors"]["mixture"]
 BASE["experiments"]["few_shot"]["methods"] = {
     name: {
         key: value
