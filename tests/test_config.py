@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import yaml
-from configurations import BASE, DWP, FEW_SHOT, conv, merged, network, plan
+from configurations import BASE, DEFAULT, DWP, FEW_SHOT, conv, merged, network, plan
 from conftest import ROOT
 
 from dwp.errors import InputError
@@ -37,7 +37,7 @@ def test_there_are_overlays():
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlays_plan(overlay):
-    made = plan(yaml.safe_load(overlay.read_text()))
+    made = Plan(read(merged(DEFAULT, yaml.safe_load(overlay.read_text()))))
     for experiment in made.config.experiments:
         assert made.cells(experiment)
         assert len(made.cells(experiment)) == len(set(made.cells(experiment)))
