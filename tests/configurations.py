@@ -1,5 +1,7 @@
 """The default configuration with changes, and its plan, for tests."""
 
+import copy
+
 import yaml
 from conftest import ROOT
 
@@ -23,7 +25,7 @@ DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 _methods = ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
 # Another target, the paper's priors and methods, and nothing is tuned: most tests are about none of these.
 BASE = merged(
-    DEFAULT,
+    copy.deepcopy(DEFAULT),
     {
         "data": {"target": "digits"},
         "experiments": {"few_shot": {"tuning": None}},
