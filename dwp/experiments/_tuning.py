@@ -119,7 +119,7 @@ def choose(means: Sequence[float], better: Better) -> int:
     return min(finite, key=lambda index: sign * means[index])
 
 
-def describe(chosen: Chosen) -> str:
+def describe(chosen: Mapping[str, Any]) -> str:
     """Return chosen settings in one line: 'lr 0.001, init {"from": "vae"}'."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in chosen.items()}
     return ", ".join(f"{key} {text}" for key, text in texts.items())

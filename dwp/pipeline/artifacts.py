@@ -218,7 +218,7 @@ class Artifacts:
             # The job takes them from there.
             space = tuning.space(settings, name)
             shared, own = tuning.without(declared, shared, own, space)
-        params = {"settings": shared, "method": own, "priors": analytic}
+        params: dict[str, Any] = {"settings": shared, "method": own, "priors": analytic}
         if images:
             params["trial_images"] = images
         return Artifact(experiment, params, inputs, tuple(modules), name)

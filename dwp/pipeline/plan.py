@@ -151,7 +151,8 @@ class Plan(Artifacts):
             ],
         }
         if "tuning" in made.inputs:
-            files["tuning"] = self.tuning_file(*made.inputs["tuning"].name.split("-"), suffix="json")
+            experiment, method = made.inputs["tuning"].name.split("-")
+            files["tuning"] = self.tuning_file(experiment, method, "json")
         if "outliers" in made.inputs:
             files["outliers"] = self.dataset_file(self.config.data.source)
         if "pretrained" in made.inputs:
