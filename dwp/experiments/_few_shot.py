@@ -44,10 +44,11 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
     along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
     trained = nn.ModuleList([*models, *along])
+    rows: list[dict] = []
     if task.method.frozen:
-        rows = [{"step": 0, "metric": name, "value": value} for name, value in evaluate().items()]
+        rows += [{"step": 0, "metric": name, "value": value} for name, value in evaluate().items()]
     else:
-        rows = task.fit(trained, loss, data, evaluate)
+        rows += task.fit(trained, loss, data, evaluate)
     if not len(predicted):
         # The job resumed after the last step.
         evaluate()
@@ -86,14 +87,14 @@ def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> 
     else:
         loss = cross_entropy(model, method.l2)
     if precision:
-        loss = penalised(loss, model.get_submodule("classifier"), precision / examples)
+        loss = penalised(loss, _classifier(model), precision / examples)
     return model, loss
 
 
 @torch.no_grad()
 def _fit_classifier(model: nn.Module, data: tuple[Tensor, Tensor], classes: int) -> float:
     """Fit the classifier to the features of a network; return the precision of its prior."""
-    classifier = model.get_submodule("classifier")
+    classifier = _classifier(model)
     features: list[Tensor] = []
     hook = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with evaluating(model):
@@ -103,6 +104,12 @@ def _fit_classifier(model: nn.Module, data: tuple[Tensor, Tensor], classes: int)
     classifier.weight.copy_(fitted.weight)
     classifier.bias.copy_(fitted.bias)
     return fitted.precision
+
+
+def _classifier(model: nn.Module) -> nn.Linear:
+    layer = model.get_submodule("classifier")
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def _ensemble(
