@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # Jobs by their output, and their number: few_shot has two settings of `examples`, random_features two widths.
-# Two methods of few_shot are tuned, by trials at a third setting.
-TRIAL_SETTING = "30"
+# Two methods of few_shot are tuned.
 TUNED_DWP = {"trials/dwp": 2, "tuning/few_shot-dwp": 1}
 TUNED_L2 = {"trials/l2_xavier": 2, "tuning/few_shot-l2_xavier": 1}
 TUNED = TUNED_DWP | TUNED_L2
@@ -229,8 +228,7 @@ def jobs(text: str) -> dict[str, int]:
             continue
         line = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
         wildcards = dict(pair.split("=", 1) for pair in line[1].split(", ")) if line else {}
-        trial = rule[1] == "experiment" and wildcards["setting"] == TRIAL_SETTING
-        found[(TRIAL if trial else LABELS[rule[1]]).format(**wildcards)] += 1
+        found[LABELS[rule[1]].format(**wildcards)] += 1
     return dict(found)
 
 
@@ -241,7 +239,7 @@ LABELS = {
     "prior": "priors/{name}-{size}x{size}",
     "scores": "scores/{size}x{size}",
     "experiment": "{experiment}/{method}",
+    "trial": "trials/{method}",
     "tuning": "tuning/{experiment}-{method}",
     "report": "report",
 }
-TRIAL = "trials/{method}"
