@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, snakemake
-from dry_runs import CODE, DWP, NOTHING, REPORT, SCORES, VAE, VAES, dry_run, edited, named
+from dry_runs import CODE, DWP, NOTHING, REPORT, SCORES, TUNED_DWP, VAE, VAES, dry_run, edited, named
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_changed_code_runs_where_results_came_without_records(
     [
         (["--until", "prior"], VAES),
         (["--until", "scores"], VAES | SCORES),
-        (["--omit-from", "experiment"], VAES | SCORES),
+        (["--omit-from", "experiment"], VAES | SCORES | TUNED_DWP),
         (["report"], VAES | SCORES | DWP | REPORT),
         (["--rerun-triggers", "mtime"], NOTHING),
         (["--rerun-triggers", "input", "params"], VAES | SCORES | DWP | REPORT),

@@ -262,3 +262,12 @@ def test_a_change_of_the_tuning_reruns_what_it_must_and_adds_trials(changes, met
     assert differing == retuned
     old, now = ({trial.version for trial in one.trials["few_shot", "l2_xavier"]} for one in (before, after))
     assert len(now - old) == new
+
+
+def test_null_removes_a_key_of_a_space():
+    space = {"lr": [0.1, 0.2], "classifier": ["random", "fitted"]}
+    tuning = {"trials": 8, "examples": [50], "seeds": 1, "metric": "nll", "space": space}
+    overlay = {"tuning": tuning | {"space": {"steps": None, "lr": [0.1]}}}
+    overlay["methods"] = {"l2_xavier": {"space": space | {"classifier": None}}}
+    made = plan({"experiments": {"few_shot": overlay}})
+    assert [trial.chosen for trial in made.config.trials["few_shot"]["l2_xavier"]] == [{"lr": 0.1}, {"lr": 0.2}]
