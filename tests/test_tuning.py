@@ -270,4 +270,5 @@ def test_null_removes_a_key_of_a_space():
     overlay = {"tuning": tuning | {"space": {"steps": None, "lr": [0.1]}}}
     overlay["methods"] = {"l2_xavier": {"space": space | {"classifier": None}}}
     made = plan({"experiments": {"few_shot": overlay}})
-    assert [trial.chosen for trial in made.config.trials["few_shot"]["l2_xavier"]] == [{"lr": 0.1}, {"lr": 0.2}]
+    trials = made.config.trials["few_shot"]["l2_xavier"]
+    assert [trial.chosen for trial in trials] == [{"lr": 0.1}, {"lr": 0.2}]
