@@ -173,5 +173,6 @@ def test_only_what_trains_asks_for_gpus():
         "source",
         "prior",
         "experiment",
+        "trial",
     }
     assert rules >= {"data", "kernels", "report"}
