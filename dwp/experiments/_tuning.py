@@ -21,7 +21,8 @@ def space(settings: ExperimentSettings, name: str) -> dict[str, tuple[Any, ...]]
     """Return the space of a method: that of every method, and its own over it; empty if it is not tuned."""
     if (tuning := getattr(settings, "tuning", None)) is None:
         return {}
-    return {**(tuning.space or {}), **(settings.methods[name].space or {})}
+    both = {**(tuning.space or {}), **(settings.methods[name].space or {})}
+    return {key: values for key, values in both.items() if values is not None}
 
 
 def draw(space: Mapping[str, Sequence[Any]], count: int) -> list[Chosen]:
@@ -63,7 +64,7 @@ def tunable(experiment: Experiment) -> list[str]:
     return [name for name in dict.fromkeys(itertools.chain(*map(_names, classes))) if name not in fixed]
 
 
-def check(where: str, experiment: Experiment, space: Mapping[str, Sequence[Any]]) -> None:
+def check(where: str, experiment: Experiment, space: Mapping[str, Sequence[Any] | None]) -> None:
     """Refuse an unknown setting, and lists of values that are empty or repeat a value.
 
     Raises:
@@ -72,6 +73,8 @@ def check(where: str, experiment: Experiment, space: Mapping[str, Sequence[Any]]
     for key, values in space.items():
         if key not in (known := tunable(experiment)):
             raise unknown(where, key, known)
+        if values is None:
+            continue
         texts = [json.dumps(value, sort_keys=True) for value in values]
         if not texts or len(set(texts)) < len(texts):
             raise InputError(

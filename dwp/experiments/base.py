@@ -36,8 +36,8 @@ METHODS = "methods to compare, by name"
 
 Better = Literal["higher", "lower", ""]
 
-Space = dict[str, tuple[Any, ...]]
-"""Values to choose from, by name of a setting of the method, its schedule or its experiment."""
+Space = dict[str, tuple[Any, ...] | None]
+"""Values to choose from, by name of a setting of the method, its schedule or its experiment; null: none."""
 
 
 # Settings

@@ -210,19 +210,8 @@ def _experiment(name: str, value: object) -> ExperimentSettings:
     where, settings = f"experiments.{name}", experiments.find(name).settings
     if isinstance(value, dict) and isinstance(value.get("methods"), dict):
         kept = _kept(f"{where}.methods", value["methods"], least=1)
-        methods = _named(f"{where}.methods", kept)
-        value = {**value, "methods": {key: _without_nulls(method) for key, method in methods.items()}}
-    if isinstance(value, dict) and "tuning" in value:
-        value = {**value, "tuning": _without_nulls(value["tuning"])}
+        value = {**value, "methods": _named(f"{where}.methods", kept)}
     return parse(settings, value, where)
-
-
-def _without_nulls(entry: Any) -> Any:
-    """Return a method, or the tuning of an experiment, without the nulls in its `space`."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("space"), dict):
-        return entry
-    space = {key: values for key, values in entry["space"].items() if values is not None}
-    return {**entry, "space": space or None}
 
 
 def _prior(name: str, value: object) -> PriorChoice:
