@@ -109,10 +109,11 @@ def test_autocast(bayesian):
     check(train(model, compute))
 
 
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static shapes", "dynamic shapes"])
 @KINDS
-def test_torch_compile(bayesian):
+def test_torch_compile(bayesian, dynamic):
     model = network(bayesian)
-    check(train(model, torch.compile(model, backend="aot_eager", fullgraph=True)))
+    check(train(model, torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)))
 
 
 @KINDS

@@ -14,7 +14,7 @@ from dwp.nn.precision import at_least_float32
 def noise_like(x: Tensor) -> Tensor:
     """Return standard normal noise of the shape, dtype, device and memory layout of x."""
     # Drawn in memory order: in another order PyTorch's CPU generator takes eight times as long.
-    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    order = x.dim_order()
     noise = torch.randn([x.shape[axis] for axis in order], dtype=x.dtype, device=x.device)
     return noise.permute([order.index(axis) for axis in range(x.ndim)])
 
