@@ -4,9 +4,10 @@
 
 Gaussian priors are fitted to the kernels of small networks with 3×3 kernels that are trained on the glyphs.
 Variance: the 3×3 convolutions of architectures of torchvision are drawn from the prior, everything else is
-initialised by He's rule; the figure is the variance of each layer's outputs, over that with He's rule in all
-layers, at initialisation and without the effect of batch normalisation. Training: a network of 3×3
-convolutions on the digits and on held-out glyphs, by initialisation.
+initialised by He's rule (for "images, all layers": drawn by default and calibrated too); the figure is the
+variance of each layer's outputs, over that with He's rule in all layers, at initialisation and without the
+effect of batch normalisation. Training: a network of 3×3 convolutions on 200 digits or glyphs, by
+initialisation, as wide as the source networks or a quarter of it.
 """
 
 import argparse
@@ -33,10 +34,10 @@ from dwp.training.loop import fit
 from dwp.training.schedule import Schedule
 
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
-GAINS = ("as drawn", "fan-in", "images")
+GAINS = ("as drawn", "fan-in", "images", "images, all layers")
 TRAIN = 4_000  # glyphs for the source networks
 SIZE = 3
-WIDTH = 0.25  # of the networks of the training comparison
+WIDTHS = (1.0, 0.25)  # of the networks of the training comparison, relative to the source networks
 NETWORK = Network(
     layers=(
         Conv(conv=32, kernel=SIZE, pool=2),
@@ -55,6 +56,7 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--side", type=int, default=32, help="of the images for the variance (default: 32)")
+    parser.add_argument("--draws", type=int, default=3, help="of the weights for the variance (default: 3)")
     parser.add_argument("--nets", type=int, default=3, help="source networks (default: 3)")
     parser.add_argument("--source-steps", type=int, default=378, help="of each (default: 378)")
     parser.add_argument("--seeds", type=int, default=5, help="of the training comparison (default: 5)")
@@ -65,12 +67,15 @@ def main(words: list[str] | None = None) -> None:
     prior = fit_prior(glyphs, arguments.nets, arguments.source_steps)
     found = {
         "variance": [
-            row for name in arguments.architectures for row in variances(name, prior, arguments.side)
+            row
+            for name in arguments.architectures
+            for row in variances(name, prior, arguments.side, arguments.draws)
         ],
         "training": [
             row
             for dataset, data in (("glyphs", glyphs), ("digits", digits))
-            for row in training(dataset, data, prior, arguments.seeds, arguments.steps)
+            for width in WIDTHS
+            for row in training(dataset, data, prior, width, arguments.seeds, arguments.steps)
         ],
     }
     Path(f"{arguments.output}.json").write_text(json.dumps(found, indent=1))
@@ -101,6 +106,13 @@ def train(
     schedule = Schedule(lr=lr, steps=steps, batch=64, precision="float32")
     fit(model, cross_entropy(model, 3e-4), data, schedule, seed=seed)
     return model
+
+
+def draw_(model: nn.Module, prior: Prior, gain: str, images: Tensor, seed: int) -> None:
+    """Draw the 3×3 convolutions of a model from the prior, with one of the gains."""
+    given = {"as drawn": None, "fan-in": "fan_in"}.get(gain, images)
+    default = "standard_normal" if gain == "images, all layers" else None
+    init_(model, prior, default=default, gain=given, generator=torch.Generator().manual_seed(seed))
 
 
 # Variance by depth
@@ -146,7 +158,7 @@ def smooth_images(number: int, side: int, seed: int) -> Tensor:
     return (images - images.mean((1, 2, 3), keepdim=True)) / images.std((1, 2, 3), keepdim=True)
 
 
-def variances(name: str, prior: Prior, side: int, seeds: int = 3) -> Iterator[dict]:
+def variances(name: str, prior: Prior, side: int, draws: int) -> Iterator[dict]:
     """Yield a row for each kind of images and gain: the variance of each layer over that of He."""
     torchvision_datasets()
     import torchvision
@@ -158,18 +170,17 @@ def variances(name: str, prior: Prior, side: int, seeds: int = 3) -> Iterator[di
     }
     for kind, images in inputs.items():
         logs: dict[str, list[Tensor]] = {"He": [], **{gain: [] for gain in GAINS}}
-        for seed in range(seeds):
+        for seed in range(draws):
             for gain in logs:
                 he_(model, seed)
                 if gain != "He":
-                    given = {"as drawn": None, "fan-in": "fan_in", "images": images}[gain]
-                    init_(model, prior, gain=given, generator=torch.Generator().manual_seed(seed))
+                    draw_(model, prior, gain, images, seed)
                 logs[gain].append(trace(model, images).log())
         reference = torch.stack(logs["He"]).mean(0)
         for gain in GAINS:
             ratios = (torch.stack(logs[gain]).mean(0) - reference).exp()
             yield {"architecture": name, "images": kind, "gain": gain, "ratio": ratios.tolist()}
-        spread = torch.stack(logs["He"]).std(0).exp().max().item()
+        spread = torch.stack(logs["He"]).std(0, correction=0).exp().max().item()
         yield {
             "architecture": name,
             "images": kind,
@@ -182,23 +193,24 @@ def variances(name: str, prior: Prior, side: int, seeds: int = 3) -> Iterator[di
 # Training
 
 
-def training(name: str, dataset: Dataset, prior: Prior, seeds: int, steps: int) -> Iterator[dict]:
+def training(
+    name: str, dataset: Dataset, prior: Prior, width: float, seeds: int, steps: int
+) -> Iterator[dict]:
     """Yield the test accuracy and NLL of each seed and initialisation, trained on 200 examples."""
     images = dataset.images("train")[:64]
     for seed in range(seeds):
-        for start in ("xavier", "he", *GAINS):
+        for start in ("xavier", "he", *GAINS[:3]):
             rule = start if start in ("xavier", "he") else "he"
             origins = {layer: rule for layer in NETWORK.layer_sizes()}
             described = NETWORK, dataset.image_shape, dataset.classes, seed
-            model = build_initialised(*described, width=WIDTH, origins=origins)
+            model = build_initialised(*described, width=width, origins=origins)
             if start in GAINS:
-                gain = {"as drawn": None, "fan-in": "fan_in", "images": images}[start]
-                init_(model, prior, gain=gain, generator=torch.Generator().manual_seed(seed))
+                draw_(model, prior, start, images, seed)
             train(model, dataset, 1e-3, steps, seed, examples=200)
             probabilities = predict(model, dataset.images("test"), 0)[0]
             labels = dataset.labels("test")
             yield {
-                "data": name,
+                "data": f"{name}, width {width:g}",
                 "seed": seed,
                 "start": start,
                 "accuracy": metrics.accuracy(probabilities, labels),
