@@ -120,7 +120,7 @@ def test_the_listing_prints_as_a_table_without_importing_torch():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(InputError, match="there is no file glyphs-5; .* the nearest is 'glyphs-5x5'"):
+    with pytest.raises(InputError, match=r"there is no file glyphs-5; .* the nearest is 'glyphs-5x5'"):
         dwp.load_prior("glyphs-5")
 
 
@@ -292,7 +292,7 @@ def test_a_commit_and_a_checksum_need_the_hub_once(hub, server, content):
 def test_what_the_hub_sends_is_checked_against_what_it_states(hub, tmp_path, content, cache):
     hub(content)
     (tmp_path / "remote" / sha256(content)).write_bytes(content[:-1] + b"!")
-    with pytest.raises(InputError, match="has SHA-256 .*, expected"):
+    with pytest.raises(InputError, match=r"has SHA-256 .*, expected"):
         dwp.load_prior("hf:me/kernels")
     assert kept(cache) == []
 

@@ -79,8 +79,8 @@ def _few_shot_text(few_shot: Mapping[str, Any] | None) -> str:
 ## Few-shot classification
 
 Test accuracy on {few_shot["data"]} ({few_shot["images"]["test"]} test images) with few labelled images:
-mean and standard error over {seeds} seeds. The initial kernels of {sizes} come from the priors of this run, or
-from Xavier's distribution; the control `noise` keeps their norms and removes their structure.
+mean and standard error over {seeds} seeds. The initial kernels of {sizes} come from the priors of this run,
+or from Xavier's distribution; the control `noise` keeps their norms and removes their structure.
 
 | method | initial kernels | labelled images | accuracy |
 |---|---|---|---|
