@@ -2,7 +2,7 @@
 
     import dwp
 
-    prior = dwp.load_prior("vae-7x7.safetensors")
+    prior = dwp.load_prior("notmnist-7x7")
     dwp.init_(model, [prior])
 
 The most common functions and classes are here; the others are in the modules.
