@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Unreachable(InputError):
-    """There was no complete answer from the server."""
+    """The server sent no complete answer, or reported an error of its own."""
 
 
 def cache_folder() -> Path:
@@ -62,7 +62,7 @@ def from_url(url: str, sha256: str) -> Path:
 def from_hub(reference: str) -> Path:
     """Return a local copy of a file on the Hugging Face hub, verified by the SHA-256 that the hub states.
 
-    The file is downloaded if it is not in the cache. If the hub cannot be reached, the last copy of the same
+    The file is downloaded if it is not in the cache. If the hub does not answer, the last copy of the same
     reference is returned, with a warning; of a commit it is returned without asking the hub.
 
     Args:
@@ -146,7 +146,8 @@ def _open(url: str) -> Iterator[tuple[http.client.HTTPResponse, str]]:
             yield response, stated.removeprefix("W/").strip('"')
     except urllib.error.HTTPError as error:
         hint = "; check the name, and that it is public" if error.code in (401, 403, 404) else ""
-        raise InputError(f"prior: {url}: HTTP {error.code} {error.reason}{hint}") from None
+        kind = _Unreachable if error.code >= 500 else InputError
+        raise kind(f"prior: {url}: HTTP {error.code} {error.reason}{hint}") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error) or type(error).__name__
         advice = "check the network, or download it elsewhere and give its path"

@@ -273,12 +273,16 @@ def test_an_unchanged_file_of_a_branch_is_not_read_again_and_a_changed_one_is(hu
 def test_without_a_network_the_last_copy_is_used(hub, server, content, caplog):
     hub(content)
     dwp.load_prior("hf:me/kernels")
-    server.faults["/me/kernels/resolve/main/prior.safetensors"] = "truncate"
-    server.shutdown()
-    server.server_close()
-    with caplog.at_level(logging.WARNING):
-        assert dwp.load_prior("hf:me/kernels").kernel_size == 3
-    assert "the copy in the cache is used" in caplog.text
+    server.faults["/me/kernels/resolve/main/prior.safetensors"] = 503
+    for reason in ("HTTP 503", "cannot be fetched"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert dwp.load_prior("hf:me/kernels").kernel_size == 3
+        assert reason in caplog.text
+        assert "the copy in the cache is used" in caplog.text
+        if reason == "HTTP 503":
+            server.shutdown()
+            server.server_close()
     with pytest.raises(InputError, match="cannot be fetched"):
         dwp.load_prior("hf:me/others")
 
