@@ -2,7 +2,7 @@
 
     import dwp
 
-    prior = dwp.load_prior("vae-7x7.safetensors")
+    prior = dwp.load_prior("notmnist-7x7")
     dwp.init_(model, [prior])
 
 The most common functions and classes are here; the others are in the modules.
@@ -21,7 +21,8 @@ _HOMES = {
     "fit_prior": "dwp.fitting",
     "init_": "dwp.initialisation",
     "kl": "dwp.bayes.layers",
-    "load_prior": "dwp.priors.base",
+    "list_priors": "dwp.loading",
+    "load_prior": "dwp.loading",
     "make_bayesian": "dwp.bayes.layers",
     "predict": "dwp.bayes.layers",
     "save_prior": "dwp.priors.base",

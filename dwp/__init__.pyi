@@ -3,8 +3,9 @@ from dwp.errors import InputError
 from dwp.fitting import fit_prior
 from dwp.initialisation import init_
 from dwp.kernels.collection import collect
+from dwp.loading import list_priors, load_prior
 from dwp.nn.noise import Noise, set_noise
-from dwp.priors.base import KLEstimator, Prior, load_prior, save_prior
+from dwp.priors.base import KLEstimator, Prior, save_prior
 
 __all__ = [
     "InputError",
@@ -15,6 +16,7 @@ __all__ = [
     "fit_prior",
     "init_",
     "kl",
+    "list_priors",
     "load_prior",
     "make_bayesian",
     "predict",

@@ -24,6 +24,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         elif isinstance(fault, str):
             self.send_response(302)
             self.send_header("Location", fault)
+            for name, value in self.server.headers.get(self.path, {}).items():
+                self.send_header(name, value)
             self.end_headers()
         else:
             self.send_error(fault)
@@ -43,13 +45,15 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves a folder at `url`, which ends with a slash.
 
     `faults`: path -> an HTTP status, "truncate", "stall" or an address to redirect to; a list of
-    them applies to one request each, then requests succeed. `requested`: paths in order.
+    them applies to one request each, then requests succeed. `headers`: path -> headers of its redirect.
+    `requested`: paths in order.
     """
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), functools.partial(_Handler, directory=folder))
         self.url = f"http://127.0.0.1:{self.server_port}/"
         self.faults: dict[str, int | str | list] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.ended = threading.Event()
         self.requested: list[str] = []
 

@@ -21,7 +21,7 @@ from dwp.cli import main as command
 from dwp.priors.base import find, save_prior
 
 ROOMS = ("nn", "priors", "bayes", "training")
-MODULES = ("initialisation", "metrics", "fitting", "state_dicts", "cli")
+MODULES = ("initialisation", "metrics", "fitting", "loading", "downloads", "state_dicts", "cli")
 MODULES += tuple(
     f"kernels.{name}" for name in ("collection", "files", "onnx_files", "pictures", "pruning", "readers")
 )
@@ -66,9 +66,12 @@ def main(readme: Path) -> None:
     after = dwp.predict(model, names["images"], samples=10).mean(0)
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+    for card in dwp.list_priors():
+        assert dwp.load_prior(card.name).sample(2).shape == (2, 1, card.kernel_size, card.kernel_size)
     prior, net = "results/latest/priors/vae-5x5/vae-5x5.safetensors", "checkpoints/net.safetensors"
     for words in (
         ["info", prior],
+        ["info", "notmnist-5x5"],
         ["sample", prior, "--out", "kernels.npy"],
         ["init", net, "--prior", prior, "--out", "initialised.safetensors"],
         ["fit", "checkpoints", "--size", "5", "--kind", "gaussian", "--out", "gaussian.safetensors"],

@@ -85,6 +85,14 @@ def test_priors_are_loaded_by_load_prior_as_they_are_named(folder, monkeypatch, 
     assert named == ["some-name"] * 3
 
 
+def test_info_takes_a_name_of_the_collection(folder, capsys):
+    assert main(["info", "notmnist-5x5", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["kernel_size"]) == ("mixture", 5)
+    assert facts["held_out"]["kernels"] > 0
+    assert "the nearest is 'notmnist-5x5'" in failure(capsys, "info", "notmnist-5")
+
+
 # sample
 
 

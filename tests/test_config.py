@@ -11,7 +11,7 @@ from dwp.errors import InputError
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 
-OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
+OVERLAYS = sorted([*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "collection").glob("*.yaml")])
 
 
 # Whole configurations

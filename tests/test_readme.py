@@ -23,7 +23,7 @@ def away(tmp_path, monkeypatch):
 
 
 def test_the_number_of_blocks_on_each_page():
-    assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 12]
+    assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 13]
 
 
 @pytest.mark.parametrize("page", [README, LIBRARY], ids=lambda page: page.name)

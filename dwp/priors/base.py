@@ -251,7 +251,7 @@ def save_prior(prior: Prior, path: str | Path) -> None:
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """Load a prior saved by `save_prior`, with frozen parameters.
+    """Load a prior saved by `save_prior`, with frozen parameters; see `dwp.loading` for names and downloads.
 
     Args:
         path: the file.
