@@ -1,8 +1,8 @@
 """Common parts of the figures: colours, canvases, labels, legends, panels of kernels."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ MARKERS = "os^DvPX*<>"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
 BESIDE = {"fraction": 0.046, "pad": 0.03}
 PAPER = (0, (2, 2))
-ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "mc", "vae")
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,19 @@ class Plot:
 
     Attributes:
         methods: all methods of the report, so that each has the same colour in every figure.
+        titles: display names of methods; the others are called by their keys.
         font_size: in points.
         palette: colours, assigned in order.
     """
 
     methods: Sequence[str] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
     font_size: float = 10
     palette: Sequence[str] = PALETTE
 
-    @staticmethod
-    def method_name(method: str) -> str:
-        """Return the display name of a method: its name in the configuration, acronyms in capitals."""
-        return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
+    def method_name(self, method: str) -> str:
+        """Return the display name of a method: its title, or its key with spaces for underscores."""
+        return self.titles.get(method, method.replace("_", " "))
 
     @staticmethod
     def number(value: float) -> str:
