@@ -10,8 +10,8 @@ from dwp.report import aggregation
 from dwp.report.results import ExperimentResults
 
 NOTE = (
-    "Intervals are Student’s t intervals of the mean difference between two methods with the same seeds. "
-    "They are not corrected for the choice of the best of several methods, which favours the larger group."
+    "The intervals are not corrected for the choice of the best of several methods, which favours the larger "
+    "group."
 )
 
 
@@ -128,7 +128,7 @@ def sentences(results: ExperimentResults | None) -> list[str]:
     if first is None:
         return _single_group(results, smallest)
     at, metric = _at(results, smallest), results.experiment.metrics[0].label
-    table, learned = means(results, smallest), results.method_name(first.learned)
+    table, learned = means(results, smallest), _quoted(results, first.learned)
     among = (
         f"is the best of {first.of_learned} methods" if first.of_learned > 1 else "is the only method"
     ) + " with a learned prior"
@@ -141,7 +141,7 @@ def sentences(results: ExperimentResults | None) -> list[str]:
     last = compare(results, largest)
     if last is None:
         return [*found, f"{_at(results, largest)}, one of the two groups has no finite result."]
-    leader = results.method_name(last.learned)
+    leader = _quoted(results, last.learned)
     at, value = _at(results, largest), spread(means(results, largest).loc[last.learned])
     rest = _compared(results, last, "the best without one")
     return [*found, f"{at}, {leader} is the best with a learned prior ({value}); it {rest}."]
@@ -151,7 +151,7 @@ def _single_group(results: ExperimentResults, setting: float) -> list[str]:
     table = means(results, setting)
     if not len(table):
         return ["No method has a finite result."]
-    best, every = results.method_name(table.index[0]), "Every" if table["learned"].all() else "No"
+    best, every = _quoted(results, table.index[0]), "Every" if table["learned"].all() else "No"
     return [
         f"{_at(results, setting)}, {best} is the best of {len(table)} "
         f"method{'s' * (len(table) != 1)}: {results.experiment.metrics[0].label} {spread(table.iloc[0])}.",
@@ -162,7 +162,7 @@ def _single_group(results: ExperimentResults, setting: float) -> list[str]:
 def _compared(results: ExperimentResults, found: Comparison, described: str) -> str:
     """Return the predicate that compares the two methods, with the interval."""
     other = means(results, found.setting).loc[found.other]
-    name = f"{results.method_name(found.other)}, {described} ({spread(other)})"
+    name = f"{_quoted(results, found.other)}, {described} ({spread(other)})"
     signed = number(found.difference, sign=True)
     if found.verdict == "unknown":
         seeds = "with a single seed" if found.n == 1 else "without a seed in common"
@@ -175,6 +175,10 @@ def _compared(results: ExperimentResults, found: Comparison, described: str) -> 
     if found.verdict == "does not differ":
         return f"does not differ significantly from {name}: difference {signed}, {interval}"
     return f"{found.verdict} {name}: difference {signed}, {interval}"
+
+
+def _quoted(results: ExperimentResults, method: str) -> str:
+    return f"“{results.method_name(method)}”"
 
 
 def _at(results: ExperimentResults, setting: float) -> str:

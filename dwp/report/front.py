@@ -18,7 +18,6 @@ from dwp.report.results import ExperimentResults, Results
 
 WIDEST = 1600
 """Width of embedded figures in pixels, at most."""
-COLOURS = 256
 CSS_DPI = 96
 
 APART = {"tuning": "Tuned settings", "reliability": "Calibration", "cost": "Cost"}
@@ -27,7 +26,7 @@ APART = {"tuning": "Tuned settings", "reliability": "Calibration", "cost": "Cost
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as PNG in base64, with its size on the page in CSS pixels and its caption in HTML."""
+    """A figure for the page: WebP in base64, its size in CSS pixels, its label, and its caption in HTML."""
 
     data: str
     width: int
@@ -98,9 +97,8 @@ def _kernels(results: Results, drawn: Sequence[Item], pictures: Mapping[str, Pic
         parts.append(Part("figure", pictures[item.name]))
     note = ""
     if len(results.scores):
-        table = pages.scores_table(results)
-        note = table.note
-        parts.append(Part("tables", [table]))
+        parts.append(Part("tables", [pages.scores_table(results)]))
+        note = pages.scores_footnote(results)
     return Section("kernels", "Kernels and priors", parts, note)
 
 
@@ -136,12 +134,10 @@ def _picture(file: Path, dpi: float, label: str, caption: str | None) -> Picture
         width, height = (round(side * CSS_DPI / dpi) for side in image.size)
         small = image.convert("RGB")
     small.thumbnail((WIDEST, 4 * WIDEST))
-    # A palette makes plots several times smaller, without a visible difference.
-    small = small.quantize(COLOURS, dither=Image.Dither.NONE)
-    png = io.BytesIO()
-    small.save(png, "PNG", optimize=True)
+    webp = io.BytesIO()  # half the size of PNG
+    small.save(webp, "WEBP", lossless=True)
     text = "" if caption is None else _html(caption)
-    return Picture(base64.b64encode(png.getvalue()).decode(), width, height, label, text)
+    return Picture(base64.b64encode(webp.getvalue()).decode(), width, height, label, text)
 
 
 def _html(text: str) -> str:

@@ -9,7 +9,7 @@ STYLE = """\
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #595959; --line: #d9d9d9; --accent: #005a8c }
 * { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; margin: 0 auto;
-  max-width: 70rem; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem }
+  max-width: 74rem; padding: 1.5rem clamp(1rem, 4vw, 3rem) 4rem }
 h1 { font-size: clamp(1.5rem, 4.2vw, 2.2rem); line-height: 1.2; margin: .3rem 0 1rem; text-wrap: balance }
 h2 { font-size: 1.4rem; margin: 3.5rem 0 .8rem; padding-top: .8rem; border-top: 2px solid var(--ink) }
 h3 { font-size: 1.12rem; margin: 2.2rem 0 .6rem }
@@ -33,10 +33,14 @@ FRONT_STYLE = """\
 .note, figcaption { color: var(--soft); font-size: .875rem; max-width: 56rem }
 figcaption p { margin: .3rem 0 }
 figure { margin: 1.2rem 0 2rem }
+header figure { margin-bottom: .3rem }
+header .note { margin-top: 0 }
 figure img { display: block; height: auto; max-width: 100% }
 nav { margin: 1.5rem 0 0; font-size: .95rem }
 nav a { margin-right: 1.1em; white-space: nowrap }
-.tables { display: flex; flex-wrap: wrap; gap: 1.6rem 3rem; align-items: flex-start }
+.tables { display: flex; flex-wrap: wrap; gap: 1.6rem 2rem; align-items: flex-start; margin: 1rem 0 }
+.tables th, .tables td { padding: .25em .6em; font-size: .9rem }
+.tables th:first-child { padding-left: 0 }
 .tables > div { max-width: 100% }
 .panels { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; margin: .8rem 0 }
 .panels > div { flex: 0 1 15rem; min-width: 8.5rem }
@@ -51,7 +55,8 @@ nav a { margin-right: 1.1em; white-space: nowrap }
 output { display: block; font-size: .9rem; font-variant-numeric: tabular-nums; min-height: 1.5em }
 @media (max-width: 44rem) {
   figure img { max-width: none; width: max(100%, min(var(--width), 40rem)) }
-  th, td { padding: .28em .6em; font-size: .9rem }
+  .tables th, .tables td { padding: .25em .4em; font-size: .82rem }
+  .tables tbody th { white-space: normal; min-width: 6rem }
   .panels > div { flex-basis: 8.5rem }
   .panels > div:first-child { flex: 1 1 100%; max-width: 20rem }
 }
@@ -75,7 +80,7 @@ for (const box of document.querySelectorAll(".explorer")) {
   const red = [178, 24, 43], blue = [33, 102, 172];
   const colour = (byte) => {
     const value = (byte - 128) / 127, end = value > 0 ? red : blue;
-    return end.map((channel) => 255 + (channel - 255) * Math.abs(value) ** 0.8);
+    return end.map((channel) => 255 + (channel - 255) * Math.abs(value) ** 0.6);
   };
   const paint = (canvas, width, height, colourAt) => {
     canvas.width = width; canvas.height = height;
@@ -88,7 +93,7 @@ for (const box of document.querySelectorAll(".explorer")) {
   const length = (values) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
   const coordinate = (index, count) => count > 1 ? reach * (2 * index / (count - 1) - 1) : 0;
   const signed = (value) => value.toFixed(2).replace("-", "\\u2212");
-  let x = Math.floor(columns / 2), y = Math.floor(rows / 2);
+  let x, y;
   const show = (column, row) => {
     x = Math.min(columns - 1, Math.max(0, column)); y = Math.min(rows - 1, Math.max(0, row));
     const cell = y * columns + x;
@@ -121,7 +126,7 @@ for (const box of document.querySelectorAll(".explorer")) {
     show(x + stride * right, y + stride * down);
   });
   paint(planeCanvas, columns, rows, (i) => Array(3).fill(255 - 0.75 * density[i]));
-  show(x, y);
+  show(Math.round(0.7 * (columns - 1)), Math.round(0.3 * (rows - 1)));
 }
 """
 
@@ -141,7 +146,7 @@ _MACROS = """\
 {% endmacro %}
 {% macro figure(one) %}
 <figure>
-<div class="scroll"><img src="data:image/png;base64,{{ one.data }}" alt="{{ one.label }}"
+<div class="scroll"><img src="data:image/webp;base64,{{ one.data }}" alt="{{ one.label }}"
  width="{{ one.width }}" height="{{ one.height }}" style="--width: {{ one.width }}px"></div>
 {% if one.caption %}
 <figcaption>{{ one.caption | safe }}</figcaption>
@@ -185,7 +190,7 @@ _TABLES = (
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-{{ style }}</style>
+{{ style | safe }}</style>
 </head>
 <body>
 <h1>{{ title }}</h1>
@@ -214,7 +219,7 @@ _FRONT = """\
 <title>{{ headline }}</title>
 <link rel="icon" href="data:,">
 <style>
-{{ style }}{{ front_style }}</style>
+{{ style | safe }}</style>
 </head>
 <body>
 <header>
@@ -267,5 +272,5 @@ def tables_page(**content: object) -> str:
 
 def front_page(**content: object) -> str:
     """Return the page of findings and figures; see `dwp.report.front` for its content."""
-    styles = {"style": STYLE, "front_style": FRONT_STYLE, "script": SCRIPT}
-    return _ENVIRONMENT.from_string(_FRONT).render(macros=_MODULE, **styles, **content)
+    style = STYLE + FRONT_STYLE
+    return _ENVIRONMENT.from_string(_FRONT).render(macros=_MODULE, style=style, script=SCRIPT, **content)

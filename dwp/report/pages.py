@@ -1,7 +1,7 @@
 """Pages of the report: HTML tables, each a function of the results."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -134,8 +134,8 @@ def _with_error(mean: float, error: float) -> str:
 
 def scores(results: Results) -> str:
     """Return a page with the mean log density of held-out kernels: priors and K by kernel size."""
-    table = scores_table(results)
-    return tables_page(title=table.heading, tables=[Table(table.columns, table.rows)], footnote=table.note)
+    table, note = scores_table(results), scores_footnote(results)
+    return tables_page(title=table.heading, tables=[replace(table, heading="")], footnote=note)
 
 
 def scores_table(results: Results) -> Table:
@@ -143,23 +143,27 @@ def scores_table(results: Results) -> Table:
     rows = results.scores
     sizes, cells = list(rows["size"].unique()), {}
     for row in rows.itertuples():
-        name = row.prior if row.exact else f"{row.prior}, K = {row.samples:,}"
+        prior = row.prior.replace("_", " ")
+        name = prior if row.exact else f"{prior}, K = {row.samples:,}"
         error = "" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}"
         best = row.mean == rows.loc[rows["size"] == row.size, "mean"].max()
         text = f"{'' if row.exact else '≥ '}{row.mean:.2f}{error}"
-        cells[name, row.size] = Cell(text, "best" if best else "")
-    kernels = ", ".join(
-        f"{n:,} of {size}×{size}" for size, n in rows.groupby("size")["kernels"].first().items()
-    )
-    note = (
-        "log p(w) in nats per kernel, higher is better; mean ± standard error over the same held-out kernels "
-        f"({kernels}). ≥ marks lower bounds, importance-weighted with K samples, which grow with K towards "
-        "log p(w). Bold: the highest value or bound."
-    )
+        cells[name, row.size] = Cell(text.replace("-", "−"), "best" if best else "")
     names: Iterable[str] = dict.fromkeys(name for name, _ in cells)
     return Table(
         [f"{size}×{size}" for size in sizes],
         [(name, [cells.get((name, size), Cell(NONE)) for size in sizes]) for name in names],
         "Held-out kernels under each prior",
-        note,
+        "log p(w) in nats per kernel, higher is better",
+    )
+
+
+def scores_footnote(results: Results) -> str:
+    """Return the explanation of the table of scores."""
+    counts = results.scores.groupby("size")["kernels"].first().items()
+    kernels = ", ".join(f"{count:,} of {size}×{size}" for size, count in counts)
+    return (
+        f"log p(w) in nats per kernel, mean ± standard error over the same held-out kernels ({kernels}). "
+        "≥ marks lower bounds, importance-weighted with K samples, which grow with K towards log p(w). "
+        "Bold: the highest value or bound."
     )

@@ -212,17 +212,12 @@ class Plot:
         look: dict[str, dict],
         paper: pd.DataFrame,
         *,
-        markers: bool = True,
         named: bool = True,
     ) -> None:
         """List the methods below the panels, unless an axis names them, and explain the paper's markers."""
         handles = [
-            Line2D([], [], color=one["color"], linestyle=one["linestyle"], label=self.method_name(method))
-            for method, one in look.items()
+            Line2D([], [], **one, label=self.method_name(method)) for method, one in look.items() if named
         ]
-        for handle, one in zip(handles, look.values(), strict=True):
-            handle.set_marker(one["marker"] if markers else "")
-        handles = handles if named else []
         drawn = paper.drop_duplicates("method")
         missing = [row.label for row in drawn.itertuples() if self.counterpart(look, row.method) is None]
         if len(drawn) > len(missing):
