@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def front(
     data = f"kernels of {results.source}, tasks of {results.target}" if results.source else results.target
     return front_page(
         headline=findings.headline(subject),
-        sentences=findings.sentences(subject),
+        sentences=[_unbroken(sentence) for sentence in findings.sentences(subject)],
         figure=pictures.get("figures/findings"),
         note=findings.NOTE,
         about=data,
@@ -138,6 +139,11 @@ def _picture(file: Path, dpi: float, label: str, caption: str | None) -> Picture
     small.save(webp, "WEBP", lossless=True)
     text = "" if caption is None else _html(caption)
     return Picture(base64.b64encode(webp.getvalue()).decode(), width, height, label, text)
+
+
+def _unbroken(text: str) -> str:
+    """Return a sentence whose lines do not break within '0.7 ± 0.1', '95 %' or '5 seeds'."""
+    return re.sub(r" (?=±|%|seeds)|(?<=±) ", "\N{NO-BREAK SPACE}", text)
 
 
 def _html(text: str) -> str:
