@@ -126,7 +126,8 @@ def _experiment(results: ExperimentResults, own: Sequence[tuple[str, Picture]]) 
     title = results.title.partition(":")[0]
     sections = [section("results", title, main, pages.footnote(results))]
     for apart, heading in APART.items():
-        sections.append(section(apart, heading, [picture for caption, picture in own if caption == apart]))
+        pictures = [picture for caption, picture in own if caption == apart]
+        sections.append(section(apart, heading, pictures, pages.footnote(results) if apart == "cost" else ""))
     return sections
 
 
@@ -149,4 +150,4 @@ def _unbroken(text: str) -> str:
 def _html(text: str) -> str:
     """Return reStructuredText as HTML."""
     options = {"file_insertion_enabled": False, "raw_enabled": False, "report_level": 5}
-    return publish_parts(text, writer_name="html5", settings_overrides=options)["body"]
+    return publish_parts(text, writer="html5", settings_overrides=options)["body"]

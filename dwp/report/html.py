@@ -134,7 +134,7 @@ _MACROS = """\
 {% macro table(one) %}
 <table>
 <thead>
-<tr><th>{{ one.corner }}</th>{% for column in one.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+<tr><th></th>{% for column in one.columns %}<th>{{ column }}</th>{% endfor %}</tr>
 </thead>
 <tbody>
 {% for name, cells in one.rows %}

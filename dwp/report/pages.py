@@ -32,7 +32,6 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
     heading: str = ""
     note: str = ""
-    corner: str = ""
 
 
 def experiment(results: ExperimentResults) -> str:
@@ -82,7 +81,7 @@ def metric_tables(results: ExperimentResults, wanted: Callable[[Metric], bool]) 
         ]
         note = ", ".join(filter(None, (name, part, f"{metric.better} is better" if metric.better else "")))
         columns = [f"{setting:g}" for setting in settings]
-        tables.append(Table(columns, rows, metric.title(part), note, results.axis_label))
+        tables.append(Table(columns, rows, metric.title(part), note))
     return tables
 
 
