@@ -22,7 +22,7 @@ help:
 run: .venv/.installed
 	$(SNAKEMAKE) --cores all
 	$(SNAKEMAKE) --report results/report.html > results/report.log 2>&1
-	@echo "The report, in one page: results/report.html   Its files: results/latest/report"
+	@echo "Findings, in one page: results/latest/report/pages/report.html   With the workflow: results/report.html"
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(OPTIONS)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwp.errors import InputError
+from dwp.pipeline import paths
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.shards import shards
@@ -43,6 +44,7 @@ KERNELS = {"kernels/7", "kernels/5"}
 METHODS = {f"{name}/{method}" for name, own in BASE["experiments"].items() for method in own["methods"]}
 FEW = {name for name in METHODS if name.startswith("few_shot")}
 NEW = {"posterior": "none", "init": {"from": "he"}}
+XAVIER = {"from": "xavier"}
 
 ONLY_XAVIER = {
     name: {"methods": dict.fromkeys(own["methods"]) | {"xavier": own["methods"]["xavier"]}}
@@ -57,6 +59,7 @@ CHANGES = {
     "seconds between checkpoints": ("checkpoint_seconds", 5, set()),
     "options given as they are by default": ("data.options", {"glyphs": {"seed": 0}}, set()),
     "figures": ("report.dpi", 300, {"report"}),
+    "the title of a method": (f"{DWP}.title", "Our prior", {"report"}),
     "more seeds": (f"{FEW_SHOT}.seeds", 7, {"report"}),
     "larger shards": (f"{FEW_SHOT}.shard", 2, {"report"}),
     "larger shards of nets": ("source.shard", 50, {"report"}),
@@ -178,6 +181,27 @@ def test_without_a_density_there_are_no_scores():
     assert made.scores == {}
     assert "scores" not in made.report_inputs()
     assert not any("scores" in file for file in made.files())
+
+
+def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp_path, monkeypatch):
+    methods = {
+        "noise": {"init": {"from": "vae", "control": "noise"}},
+        "by_size": {"init": {"from": {"7x7": "he", "5x5": "filters"}}},
+        "mixed": {"posterior": "additive", "prior": {"7x7": "vae", "5x5": "standard_normal"}, "init": XAVIER},
+        "titled": {"title": "A title", "init": XAVIER},
+    }
+    made = plan(methods, f"{FEW_SHOT}.methods")
+    params = made.report.params
+    assert params["learned"]["few_shot"] == ["dwp", "l2_dwp", "by_size", "mixed"]
+    assert params["titles"]["few_shot"]["titled"] == "A title"
+    assert "mixed" not in params["titles"]["few_shot"]
+    assert params["captions"].keys() == {output.caption for output in made.report_files()}
+    # Captions are on the page of findings, so a change of one remakes the report.
+    (tmp_path / "cost.rst").write_text("Another.")
+    monkeypatch.setattr(paths, "CAPTIONS", tmp_path)
+    changed = plan(methods, f"{FEW_SHOT}.methods").report
+    assert changed.params["captions"] == {"cost.rst": "Another."}
+    assert changed.version != made.report.version
 
 
 def test_outliers_are_shown_where_they_are_asked_for():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,40 @@ def inputs(tmp_path_factory) -> dict:
 KINDS = {"vae": {7: "vae", 5: "vae"}, "filters": {7: "empirical", 5: "empirical"}}
 
 
+class Strict(HTMLParser):
+    """Collects addresses and anchors; fails on elements that are not closed in order."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "col", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.links += [attrs[name] for name in ("src", "href", "data", "action") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(page: str) -> Strict:
+    """Check that a page is well-formed, self-contained and below 5 MB."""
+    assert len(page.encode()) < 5_000_000
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    assert not parser.open
+    assert all(link.startswith(("data:", "#")) for link in parser.links)
+    assert {link[1:] for link in parser.links if link.startswith("#")} == set(parser.ids)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert not [call for call in ("url(", "@import", "fetch(", "XMLHttp") if call in page]
+    return parser
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -97,10 +132,35 @@ def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     assert table["elbo"].notna().tolist() == [True, True, False, False]
     table = pd.read_csv(tmp_path / "a" / "tables" / "scores.csv")
     pd.testing.assert_frame_equal(table, pd.concat([scored(7), scored(5)], ignore_index=True))
+    page = made["pages/report.html"].decode()
+    assert declared[0].path == "pages/report.html"
+    assert declared[0].category < min(output.category for output in declared[2:])
+    check_page(page)
+    images = [output.path for output in declared if output.path.endswith(".png")]
+    assert page.count("<img ") == page.count("base64,") == len(images)
+    assert page.count('class="explorer"') == 2
     for name in ("pages/few_shot.html", "tables/few_shot.csv", "tables/few_shot_curves.csv"):
         text = made[name].decode()
         assert "predict_flops" in text
         assert "bin_accuracy" not in text
+
+
+def test_the_page_has_sections_titles_and_captions(inputs, tmp_path):
+    captions = {"few_shot.rst": "Our *caption*.", "findings.rst": "Of the findings."}
+    titles, learned = {"few_shot": {"dwp": "Our prior"}}, {"few_shot": ["dwp"]}
+    given = inputs | {"experiments": {"few_shot": inputs["experiments"]["few_shot"]}}
+    build.make(tmp_path, **given, titles=titles, learned=learned, captions=captions, target="digits")
+    page = (tmp_path / "pages" / "report.html").read_text()
+    ids = check_page(page).ids
+    assert ids == ["kernels", *(f"few_shot-{part}" for part in ("results", "reliability", "cost"))]
+    assert "<p>Our <em>caption</em>.</p>" in page
+    assert "<p>Of the findings.</p>" in page
+    assert page.index("“Our prior” is the only method with a learned prior") < page.index('id="kernels"')
+    results, cost = page.index('id="few_shot-results"'), page.index('id="few_shot-cost"')
+    assert "FLOPs" not in page[results:cost]
+    assert "prediction of one image [FLOPs]" in page[cost:]
+    assert "Our prior" in (tmp_path / "pages" / "few_shot.html").read_text()
+    assert "Our prior" not in (tmp_path / "tables" / "few_shot.csv").read_text()
 
 
 def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):

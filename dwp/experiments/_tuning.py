@@ -57,8 +57,9 @@ def combinations_in(space: Mapping[str, Sequence[Any]]) -> int:
 
 def tunable(experiment: Experiment) -> list[str]:
     """Return the names of the settings that a space may contain."""
+    fixed = {"title", "network", "schedule", "precision", "tuning", "space", "override", experiment.axis}
     # A larger ensemble costs more and is better; its size is not for a metric to choose.
-    fixed = {"network", "schedule", "precision", "tuning", "space", "override", "members", experiment.axis}
+    fixed |= {"members"}
     fixed.update(marked(experiment.settings, "counts"))
     classes = (experiment.method, Schedule, experiment.settings)
     return [name for name in dict.fromkeys(itertools.chain(*map(_names, classes))) if name not in fixed]

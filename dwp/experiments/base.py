@@ -70,6 +70,9 @@ class Method:
     pretrained: ClassVar[bool] = True
     """Whether a method may start from a source network."""
 
+    title: str | None = setting(
+        "display name in figures and on pages; null: its key, with spaces for underscores", None
+    )
     init: Init = setting("initial kernels of the network")
 
     @property
@@ -141,6 +144,8 @@ class Metric:
         unit: such as 'nats', or '' for a pure number; may contain `{part}` as well.
         better: whether 'higher' or 'lower' values are better, or '' for neither.
         averaged: whether tables show its mean over seeds; False if a figure pools it in another way.
+        role: 'result'; 'training' for the course of training; 'cost' of training or prediction. The page
+            of findings shows results, and costs in a section below them.
     """
 
     name: str
@@ -148,6 +153,7 @@ class Metric:
     unit: str = ""
     better: Better = ""
     averaged: bool = True
+    role: Literal["result", "training", "cost"] = "result"
 
     def title(self, part: str = "") -> str:
         """Return label and unit, as on an axis; a kernel size '7x7' is written 7×7."""
@@ -234,7 +240,7 @@ class Experiment:
 # Metrics shared by several experiments.
 ACCURACY = Metric("accuracy", "test accuracy", better="higher")
 NLL = Metric("nll", "test NLL", "nats", better="lower")
-TRAIN_NLL = Metric("train_nll", "training NLL", "nats", better="lower")
+TRAIN_NLL = Metric("train_nll", "training NLL", "nats", better="lower", role="training")
 
 
 def known() -> list[str]:

@@ -130,14 +130,14 @@ EXPERIMENT = Experiment(
         Metric("brier", "Brier score", better="lower"),
         Metric("mean_accuracy", "test accuracy of the posterior mean", better="higher"),
         base.TRAIN_NLL,
-        Metric("kl", "KL(q‖p)", "nats"),
+        Metric("kl", "KL(q‖p)", "nats", role="training"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),
         Metric("bin_confidence", "confidence in a bin", averaged=False),
         Metric("bin_accuracy", "accuracy in a bin", averaged=False),
         Metric("bin_fraction", "share of the images in a bin", averaged=False),
-        Metric("train_flops", "training", "FLOPs", better="lower"),
-        Metric("predict_flops", "prediction of one image", "FLOPs", better="lower"),
+        Metric("train_flops", "training", "FLOPs", better="lower", role="cost"),
+        Metric("predict_flops", "prediction of one image", "FLOPs", better="lower", role="cost"),
     ),
     figures=(
         Figure(

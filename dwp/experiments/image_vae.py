@@ -79,7 +79,9 @@ EXPERIMENT = Experiment(
         Metric("lower_bound", "test lower bound", "nats per image", better="higher"),
         Metric("reconstruction", "log p(x|z)", "nats per image", better="higher"),
         Metric("code_kl", "KL(q(z|x)‖p(z))", "nats per image"),
-        Metric("train_lower_bound", "training lower bound", "nats per image", better="higher"),
+        Metric(
+            "train_lower_bound", "training lower bound", "nats per image", better="higher", role="training"
+        ),
     ),
     figures=(
         Figure(

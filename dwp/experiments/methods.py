@@ -45,6 +45,14 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     return [need for need in needed if need[0] not in ORIGINS]
 
 
+def names_used(method: Method) -> set[str]:
+    """Return the names in a method's prior and initialisation, without an initialisation under a control."""
+    chosen = [getattr(method, PRIOR)] if method.is_bayesian else []
+    if method.init.control == "none":
+        chosen.append(method.init.origin)
+    return {name for choice in chosen for name in ([choice] if isinstance(choice, str) else choice.values())}
+
+
 def is_pretrained(method: Method) -> bool:
     """Return whether a method starts from source networks."""
     return method.init.origin == PRETRAINED

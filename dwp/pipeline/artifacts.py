@@ -213,7 +213,8 @@ class Artifacts:
         # In an experiment that trains, each setting has separate jobs.
         left_out = ["tuning", *([declared.axis] if declared.trains else [])]
         shared = self._params(settings, left_out)
-        own = {key: value for key, value in dump(method).items() if key not in ("space", "override")}
+        elsewhere = ("space", "override", "title")
+        own = {key: value for key, value in dump(method).items() if key not in elsewhere}
         if "tuning" in inputs:
             # The job takes them from there.
             space = tuning.space(settings, name)

@@ -60,6 +60,9 @@ class Pattern(str):
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that contains the package: a checkout, or `site-packages`."""
 
+CAPTIONS = ROOT / "workflow" / "report"
+"""The folder of the captions; only a checkout has it."""
+
 RESULTS = Path("results")
 LABEL = Pattern("{stage}/{version}")
 """A version as it is written in manifests and on the command line."""

@@ -44,6 +44,12 @@ class Plan(Artifacts):
                 for name, settings in self.config.experiments.items()
             ],
             "switches": self.contents.experiments,
+            "titles": {
+                name: {key: method.title for key, method in settings.methods.items() if method.title}
+                for name, settings in self.config.experiments.items()
+            },
+            "learned": {name: self._learned(name) for name in self.config.experiments},
+            "captions": self._captions,
         }
         declared = [f"dwp.experiments.{name}" for name in self.config.experiments]
         return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
@@ -265,6 +271,28 @@ class Plan(Artifacts):
             and os.path.exists(file)
             and not self.artifacts[paths.version(file)].made(file)
         ]
+
+    def _learned(self, experiment: str) -> list[str]:
+        """Return the methods of an experiment with a fitted prior, as prior or as initialisation.
+
+        Controls, which remove the structure of the drawn kernels, are none of them.
+        """
+        trials = self.config.trials[experiment]
+        return [
+            name
+            for name, method in self.config.experiments[experiment].methods.items()
+            if any(
+                prior in self.priors
+                for one in [method, *(trial.method for trial in trials.get(name, ()))]
+                for prior in methods.names_used(one)
+            )
+        ]
+
+    @property
+    def _captions(self) -> dict[str, str]:
+        """Return the captions of the report, reStructuredText by file; none without a checkout."""
+        files = {output.caption: paths.CAPTIONS / output.caption for output in self.report_files()}
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""

@@ -73,24 +73,26 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return _over_seeds(rows, [*CELL, "step"])
 
 
-def paired(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
-    """Return differences of the other methods from the first one at the end of training, paired by seed.
+def paired(rows: pd.DataFrame, metrics: Iterable[str], reference: str | None = None) -> pd.DataFrame:
+    """Return differences of the other methods from a reference at the end of training, paired by seed.
 
     Args:
-        rows: as for `summarise`; the first method is the one of its first row.
+        rows: as for `summarise`.
         metrics: metrics to compare.
+        reference: the method to compare with; None: that of the first row.
 
     Returns:
         Columns experiment, metric, part, setting, method, difference (mean over the seeds that
-        both methods have, of the method minus the first), half_width (of its 95 % interval by Student's t;
-        NaN for a single seed), n; ordered as in `summarise`.
+        both methods have, of the method minus the reference), half_width (of its 95 % interval by
+        Student's t; NaN for a single seed), n; ordered as in `summarise`.
     """
     last = last_steps(rows[rows["metric"].isin(list(metrics))])
     key = ["experiment", "metric", "part", "setting", "seed"]
-    first = last.loc[last["method"] == last["method"].iloc[0], [*key, "value"]]
-    others = last[last["method"] != last["method"].iloc[0]]
-    both = others.merge(first, on=key, suffixes=("", "_first"))
-    both["difference"] = both["value"] - both["value_first"]
+    is_reference = last["method"] == (reference or last["method"].iloc[0])
+    both = last[~is_reference].merge(
+        last.loc[is_reference, [*key, "value"]], on=key, suffixes=("", "_reference")
+    )
+    both["difference"] = both["value"] - both["value_reference"]
     by = [*key[:-1], "method"]
     table = both.groupby(by, sort=False)["difference"].agg(["mean", "std", "count"]).reset_index()
     table = table.rename(columns={"mean": "difference", "count": "n"})

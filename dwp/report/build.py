@@ -1,6 +1,7 @@
 """Writing of the report: every table, page and figure listed in `dwp.report.catalogue`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from dwp.files import atomic_write
 from dwp.priors import scores
 from dwp.priors.base import load_prior
 from dwp.report import aggregation, figures, pages, published, tables
-from dwp.report.catalogue import Contents, Item, Output, items, report_files
+from dwp.report.catalogue import FRONT, Contents, Item, Output, items, report_files
 from dwp.report.figures.plotting import Plot
+from dwp.report.front import front
 from dwp.report.results import ExperimentResults, Results
 
 DPI = 150
@@ -36,6 +38,9 @@ def make(
     switches: Mapping[str, Sequence[str]] | None = None,
     source: str = "",
     target: str = "",
+    titles: Mapping[str, Mapping[str, str]] | None = None,
+    learned: Mapping[str, Collection[str]] | None = None,
+    captions: Mapping[str, str] | None = None,
     style: Mapping[str, float] | None = None,
 ) -> list[Output]:
     """Write all tables, pages and figures of a run; the same inputs give the same bytes.
@@ -53,6 +58,9 @@ def make(
         source: name of the data set of the kernels.
         target: name of the data set of the experiments. The paper's numbers are shown if source and
             target are the paper's.
+        titles: display names of methods, by experiment; the others are called by their keys.
+        learned: methods with a learned prior, as prior or as initialisation, by experiment.
+        captions: captions of the figures in reStructuredText, by file, for the page of findings.
         style: `dpi` of PNG files, and `font_size` in points.
 
     Returns:
@@ -61,10 +69,17 @@ def make(
     Raises:
         InputError: an input is missing or malformed.
     """
-    tunings = tunings or {}
+    tunings, titles, learned = tunings or {}, titles or {}, learned or {}
     results = Results(
         experiments={
-            name: _experiment(name, files, published.published(name, source, target), tunings.get(name, ()))
+            name: _experiment(
+                name,
+                files,
+                published=published.published(name, source, target),
+                trials=aggregation.read(tunings.get(name, ()), aggregation.TRIALS),
+                titles=titles.get(name, {}),
+                learned=learned.get(name, ()),
+            )
             for name, files in experiments.items()
         },
         stores=stores,
@@ -78,6 +93,8 @@ def make(
         published=published.published("priors", source, target),
         nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
         scores=aggregation.read(scored, scores.COLUMNS),
+        source=source,
+        target=target,
     )
     contents = Contents(
         experiments={name: (switches or {}).get(name, ()) for name in experiments},
@@ -94,21 +111,20 @@ def make(
     dpi = look.pop("dpi", DPI)
     methods = dict.fromkeys(name for one in results.experiments.values() for name in one.rows["method"])
     plot = Plot(methods=tuple(methods), **look)
-    for item in items(contents):
-        content = _content(item, results, plot)
-        for suffix in item.formats:
-            with atomic_write(Path(output) / f"{item.name}.{suffix}") as temporary:
-                _save(content, temporary, suffix, dpi)
+    listed, folder = list(items(contents)), Path(output)
+    for item in listed:
+        if item is not FRONT:
+            _write(_content(item, results, plot), item, folder, dpi)
+    drawn = [item for item in listed if item.folder == "figures"]
+    _write(front(results, drawn, folder, dpi=dpi, captions=captions or {}), FRONT, folder, dpi)
     return report_files(contents)
 
 
-def _experiment(
-    name: str, files: Sequence[str | Path], known: pd.DataFrame, trials: Sequence[str | Path]
-) -> ExperimentResults:
+def _experiment(name: str, files: Sequence[str | Path], **others: Any) -> ExperimentResults:
     rows = aggregation.read(files)
     if not len(rows):
         raise InputError(f"report: the cells of experiment {name!r} hold no rows")
-    return ExperimentResults(name, base.find(name), rows, known, aggregation.read(trials, aggregation.TRIALS))
+    return ExperimentResults(name, base.find(name), rows, **others)
 
 
 def _history(file: str | Path | None) -> pd.DataFrame:
@@ -117,13 +133,22 @@ def _history(file: str | Path | None) -> pd.DataFrame:
 
 def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
     """Return the content of an item, from the results of its experiment or of the whole run."""
-    subject = results.experiments[item.experiment] if item.experiment else results
+    subject: Results | ExperimentResults = results
+    if item.experiment:
+        subject = results.experiments[item.experiment]
+        plot = replace(plot, titles=subject.titles)
     function = item.make
     if isinstance(function, str):
         function = (
             figures.find(function) if item.folder == "figures" else getattr(TEXT[item.folder], function)
         )
     return function(subject, *([plot] if item.folder == "figures" else []), **item.options)
+
+
+def _write(content: Figure | pd.DataFrame | str, item: Item, folder: Path, dpi: float) -> None:
+    for suffix in item.formats:
+        with atomic_write(folder / f"{item.name}.{suffix}") as temporary:
+            _save(content, temporary, suffix, dpi)
 
 
 def _save(content: Figure | pd.DataFrame | str, path: Path, suffix: str, dpi: float) -> None:

@@ -87,6 +87,11 @@ class Item:
         return Item(name, self.category, label, self.caption, self.make, options=options)
 
 
+FRONT = Item("pages/report", "At a glance", "Findings and all figures", "report", "front")
+"""The page of all findings and figures, made after all other items."""
+
+FINDINGS = Item("figures/findings", "At a glance", "Findings", "findings", "findings")
+
 _SCORES = "Held-out kernels under each prior"
 
 ITEMS = (
@@ -139,6 +144,9 @@ def items(contents: Contents) -> Iterator[Item]:
     Raises:
         InputError: an experiment or a kind of prior is not known.
     """
+    yield FRONT
+    if compared(contents.experiments):
+        yield FINDINGS
     for name, switches in contents.experiments.items():
         yield from _of_experiment(name, switches, name in contents.tuned)
     for item in ITEMS:
@@ -162,6 +170,18 @@ def report_files(contents: Contents) -> list[Output]:
         for item in items(contents)
         for suffix in item.formats
     ]
+
+
+def compared(experiments: Iterable[str]) -> str | None:
+    """Return the experiment that the findings are about, or None.
+
+    It is the first that trains networks and whose first metric has a better direction.
+
+    Raises:
+        InputError: an experiment is not known.
+    """
+    declared = ((name, base.find(name)) for name in experiments)
+    return next((name for name, one in declared if one.trains and one.metrics[0].better), None)
 
 
 def check_captions(captions: Iterable[str], folder: str | Path) -> None:

@@ -1,146 +1,168 @@
 """Pages of the report: HTML tables, each a function of the results."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-import jinja2
 import numpy as np
 import pandas as pd
 
+from dwp.experiments.base import Metric
+from dwp.report import aggregation
+from dwp.report.findings import spread
+from dwp.report.html import tables_page
 from dwp.report.results import ExperimentResults, Results
 
-_TEMPLATE = jinja2.Environment(
-    autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-).from_string(
-    """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
-body { font: 15px sans-serif; margin: 2em }
-h1 { font-size: 1.3em }
-h2 { font-size: 1.05em }
-small { font-weight: normal; color: #555 }
-table { border-collapse: collapse }
-th, td { padding: .3em .9em; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child { text-align: left }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-{% if section.heading %}
-<h2>{{ section.heading }} <small>{{ section.note }}</small></h2>
-{% endif %}
-<table>
-<thead>
-<tr><th></th>{% for column in section.table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in section.table.itertuples() %}
-<tr><th>{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-{% endfor %}
-<p>{{ footnote }}</p>
-</body>
-</html>
-"""
-)
 NONE = "–"
+MARKS = "Bold: the best mean; †: its difference from the best is within the paired 95 % interval."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table; `mark` is 'best', 'tie', 'text' (aligned to the left) or ''."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a name for each row, and a heading with a note."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    heading: str = ""
+    note: str = ""
 
 
 def experiment(results: ExperimentResults) -> str:
     """Return a page with a table for each metric at the end of training, methods by settings.
 
-    In brackets: the means that the paper published for the same data sets.
+    Costs are last. In brackets: the means that the paper published for the same data sets.
     """
-    summary, published = results.summary, results.published
-    final = published[published["step"].isna()]
-    paper = {(row.metric, row.method, row.setting): row.value for row in final.itertuples()}
-    sections = []
-    tables = dict(iter(summary.groupby(["metric", "part"], sort=False)))
-    for name, part in sorted(tables, key=lambda key: results.metric_names.index(key[0])):
-        metric, values = results.experiment.metric(name), tables[name, part]
-        values = values.assign(text=[_mean(row, paper) for row in values.itertuples()])
-        table = values.pivot(index="method", columns="setting", values="text")
-        table = table.reindex(values["method"].unique()).fillna(NONE)
-        table.columns = [f"{setting:g}" for setting in table.columns]
-        better = f"{metric.better} is better" if metric.better else ""
-        note = ", ".join(filter(None, (name, part, better)))
-        sections.append({"heading": metric.title(part), "note": f"({note})", "table": table})
+    tables = metric_tables(results, lambda metric: metric.role != "cost")
+    tables += metric_tables(results, lambda metric: metric.role == "cost")
     if len(results.trials):
-        sections.append(_tuned(results))
-    seeds = sorted(set(summary["n"]))
+        tables.append(tuned_settings(results))
+    return tables_page(title=results.title, tables=tables, footnote=footnote(results))
+
+
+def footnote(results: ExperimentResults) -> str:
+    """Return the explanation of the tables of metrics."""
+    seeds = sorted(set(results.summary["n"]))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else "0"
-    footnote = f"Columns: {results.axis_label}. Mean ± standard deviation over {count} seeds"
-    footnote += "; in brackets the paper's mean." if paper else "."
-    return _TEMPLATE.render(title=results.title, sections=sections, footnote=footnote)
+    text = f"Columns: {results.axis_label}. Mean ± standard deviation over {count} seeds"
+    final = results.published[results.published["step"].isna()]
+    return f"{text}{'; in brackets the paper’s mean' if len(final) else ''}. {MARKS}"
 
 
-def _tuned(results: ExperimentResults) -> dict[str, Any]:
-    """Return the section with the chosen settings of each method, and the runner-up."""
-    rows = results.tuned
+def metric_tables(results: ExperimentResults, wanted: Callable[[Metric], bool]) -> list[Table]:
+    """Return a table for each wanted metric and part, methods by settings, the best of each column marked.
+
+    Metrics are in the order of their declaration, those that are not declared last.
+    """
+    published = results.published[results.published["step"].isna()]
+    paper = {(row.metric, row.method, row.setting): row.value for row in published.itertuples()}
+    found = dict(iter(results.summary.groupby(["metric", "part"], sort=False)))
+    tables = []
+    for name, part in sorted(found, key=lambda key: results.metric_names.index(key[0])):
+        metric, values = results.experiment.metric(name), found[name, part]
+        if not wanted(metric):
+            continue
+        settings = sorted(values["setting"].unique())
+        marks = {setting: _marks(results, metric, part, setting) for setting in settings}
+        cells = {}
+        for key, row in values.set_index(["method", "setting"]).iterrows():
+            known = paper.get((name, *key))
+            text = spread(row) + ("" if known is None else f" ({known:.3f})")
+            cells[key] = Cell(text, marks[key[1]].get(key[0], ""))
+        rows = [
+            (results.method_name(method), [cells.get((method, setting), Cell(NONE)) for setting in settings])
+            for method in values["method"].unique()
+        ]
+        note = ", ".join(filter(None, (name, part, f"{metric.better} is better" if metric.better else "")))
+        columns = [f"{setting:g}" for setting in settings]
+        tables.append(Table(columns, rows, metric.title(part), note))
+    return tables
+
+
+def _marks(results: ExperimentResults, metric: Metric, part: str, setting: float) -> dict[str, str]:
+    """Return the mark of each method that is the best at a setting, or not significantly worse."""
+    rows = results.rows
+    rows = rows[(rows["metric"] == metric.name) & (rows["part"] == part) & (rows["setting"] == setting)]
+    means = aggregation.summarise(rows).set_index("method")["mean"]
+    means = means[np.isfinite(means)]
+    if not metric.better or len(means) < 2:
+        return {}
+    best = means.idxmax() if metric.better == "higher" else means.idxmin()
+    pairs = aggregation.paired(rows, [metric.name], best)
+    ties = pairs.loc[pairs["difference"].abs() <= pairs["half_width"], "method"]
+    return {**dict.fromkeys(ties, "tie"), best: "best"}
+
+
+def tuned_settings(results: ExperimentResults) -> Table:
+    """Return the table of the chosen settings of each method, and the runner-up."""
+    rows, names = results.tuned, results.method_name
     metric = results.experiment.metric(rows["metric"].iloc[0])
-    columns = {
-        "trials": [
-            f"{row.trials}" + (f" of {row.combinations}" if row.combinations > row.trials else "")
-            for row in rows.itertuples()
-        ],
-        "settings": rows["settings"],
-        metric.name: [_with_error(row.mean, row.standard_error) for row in rows.itertuples()],
-        "runner-up": rows["runner_up"].replace("", NONE),
-        f"its {metric.name}": [
-            _with_error(row.runner_up_mean, row.runner_up_standard_error) for row in rows.itertuples()
-        ],
-    }
-    table = pd.DataFrame(columns).set_index(rows["method"])
-    others = [method for method in results.rows["method"].unique() if method not in set(rows["method"])]
-    note = "chosen on tasks made from the source data, mean ± standard error over tasks"
+    columns = ["trials", "settings", metric.name, "runner-up", f"its {metric.name}"]
+    cells = [
+        (
+            names(row.method),
+            [
+                Cell(f"{row.trials}" + (f" of {row.combinations}" if row.combinations > row.trials else "")),
+                Cell(row.settings, "text"),
+                Cell(_with_error(row.mean, row.standard_error)),
+                Cell(row.runner_up or NONE, "text"),
+                Cell(_with_error(row.runner_up_mean, row.runner_up_standard_error)),
+            ],
+        )
+        for row in rows.itertuples()
+    ]
+    others = [
+        names(method) for method in results.rows["method"].unique() if method not in set(rows["method"])
+    ]
+    note = f"chosen on tasks made from the source data by {metric.name}"
+    note += f", {metric.better} is better" if metric.better else ""
+    note += ", mean ± standard error over tasks"
     note += f"; as configured: {', '.join(others)}" if others else ""
-    return {"heading": "Tuned settings", "note": f"({note})", "table": table}
+    return Table(columns, cells, "Tuned settings", note)
 
 
 def _with_error(mean: float, error: float) -> str:
-    if np.isnan(mean):
-        return NONE
-    return _number(mean) + ("" if np.isnan(error) else f" ± {_number(error)}")
+    return NONE if np.isnan(mean) else spread(pd.Series({"mean": mean, "std": error}))
 
 
 def scores(results: Results) -> str:
     """Return a page with the mean log density of held-out kernels: priors and K by kernel size."""
+    table, note = scores_table(results), scores_footnote(results)
+    return tables_page(title=table.heading, tables=[replace(table, heading="")], footnote=note)
+
+
+def scores_table(results: Results) -> Table:
+    """Return the mean log density of held-out kernels: priors and K by kernel size."""
     rows = results.scores
-    assert rows is not None
-    text = [
-        f"{'' if row.exact else '≥ '}{row.mean:.2f}"
-        + ("" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}")
-        for row in rows.itertuples()
-    ]
-    label = [f"{row.prior}" + ("" if row.exact else f", K = {row.samples:,}") for row in rows.itertuples()]
-    cells = rows.assign(text=text, label=label)
-    table = cells.pivot(index="label", columns="size", values="text").fillna(NONE)
-    table = table.reindex(index=cells["label"].unique(), columns=cells["size"].unique())
-    table.columns = [f"{size}×{size}" for size in table.columns]
-    kernels = ", ".join(
-        f"{n:,} of {size}×{size}" for size, n in rows.groupby("size")["kernels"].first().items()
+    sizes, cells = list(rows["size"].unique()), {}
+    for row in rows.itertuples():
+        prior = row.prior.replace("_", " ")
+        name = prior if row.exact else f"{prior}, K = {row.samples:,}"
+        error = "" if np.isnan(row.standard_error) else f" ± {row.standard_error:.2f}"
+        best = row.mean == rows.loc[rows["size"] == row.size, "mean"].max()
+        text = f"{'' if row.exact else '≥ '}{row.mean:.2f}{error}"
+        cells[name, row.size] = Cell(text.replace("-", "−"), "best" if best else "")
+    names: Iterable[str] = dict.fromkeys(name for name, _ in cells)
+    return Table(
+        [f"{size}×{size}" for size in sizes],
+        [(name, [cells.get((name, size), Cell(NONE)) for size in sizes]) for name in names],
+        "Held-out kernels under each prior",
+        "log p(w) in nats per kernel, higher is better",
     )
-    footnote = (
+
+
+def scores_footnote(results: Results) -> str:
+    """Return the explanation of the table of scores."""
+    counts = results.scores.groupby("size")["kernels"].first().items()
+    kernels = ", ".join(f"{count:,} of {size}×{size}" for size, count in counts)
+    return (
         f"log p(w) in nats per kernel, mean ± standard error over the same held-out kernels ({kernels}). "
-        "≥ marks lower bounds, importance-weighted with K samples, which grow with K towards log p(w)."
+        "≥ marks lower bounds, importance-weighted with K samples, which grow with K towards log p(w). "
+        "Bold: the highest value or bound."
     )
-    title = "Held-out kernels under each prior"
-    return _TEMPLATE.render(title=title, sections=[{"table": table}], footnote=footnote)
-
-
-def _mean(row: Any, paper: Mapping[tuple[str, str, float], float]) -> str:
-    spread = "" if np.isnan(row.std) else f" ± {_number(row.std)}"
-    value = paper.get((row.metric, row.method, row.setting))
-    return f"{_number(row.mean)}{spread}" + ("" if value is None else f" ({value:.3f})")
-
-
-def _number(value: float) -> str:
-    # Operations are counted in billions.
-    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}"

@@ -1,6 +1,6 @@
 """Results that the report is made from: tidy tables of the experiments, kernels, priors and scores."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ class ExperimentResults:
         rows: all rows of its cells, columns `dwp.experiments.base.COLUMNS`.
         published: the paper's numbers, columns `published.COLUMNS`; empty for other data sets.
         trials: trials of its tuned methods, columns `aggregation.TRIALS`; empty if none is tuned.
+        titles: display names of its methods, see `method_name`.
+        learned: its methods with a learned prior, as prior or as initialisation.
     """
 
     name: str
@@ -31,6 +33,8 @@ class ExperimentResults:
     rows: pd.DataFrame
     published: pd.DataFrame
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    learned: Collection[str] = ()
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -70,6 +74,10 @@ class ExperimentResults:
             dict.fromkeys([*(metric.name for metric in self.experiment.metrics), *self.rows["metric"]])
         )
 
+    def method_name(self, method: str) -> str:
+        """Return the display name of a method: its title, or its key with spaces for underscores."""
+        return self.titles.get(method, method.replace("_", " "))
+
     def metric_title(self, name: str, part: str = "") -> str:
         """Return the axis label of a metric, with its unit."""
         return self.experiment.metric(name).title(part)
@@ -87,6 +95,8 @@ class Results:
         published: the paper's numbers on priors; see `published.published`.
         nets: source networks, columns net, seed, accuracy, nll; empty if none were trained.
         scores: rows of `dwp.priors.scores.score`; empty if no prior has a density.
+        source: name of the data set of the kernels; '' if unknown.
+        target: name of the data set of the experiments; '' if unknown.
     """
 
     experiments: Mapping[str, ExperimentResults]
@@ -96,6 +106,8 @@ class Results:
     published: pd.DataFrame
     nets: pd.DataFrame = field(default_factory=pd.DataFrame)
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    source: str = ""
+    target: str = ""
 
     def learned(self, size: int) -> Tensor:
         """Return the held-out kernels of a size, [n, 1, size, size]."""

@@ -28,5 +28,8 @@ def main(job: Job) -> None:
         switches=params["switches"],
         source=params["source"],
         target=params["target"],
+        titles=params["titles"],
+        learned=params["learned"],
+        captions=params["captions"],
         style=params["style"],
     )

@@ -100,10 +100,11 @@ def by_step(
         panel = curves[
             (curves["metric"] == metric) & (curves["part"] == part) & (curves["setting"] == setting)
         ]
-        for method, course in panel.groupby("method", sort=False):
-            line = {key: look[method][key] for key in ("color", "linestyle")}
-            # A single step is drawn as a marker.
-            ax.plot(course["step"], course["mean"], **line, marker="o" if len(course) == 1 else "")
+        for place, (method, course) in enumerate(panel.groupby("method", sort=False)):
+            # About five markers on each line, at other steps than those of the other lines.
+            apart = max(1, len(course) // 5)
+            every = (place * apart // len(look), apart)
+            ax.plot(course["step"], course["mean"], **look[method], markevery=every, markersize=5)
             low, high = (course["mean"] + sign * course["std"].fillna(0) for sign in (-1, 1))
             ax.fill_between(course["step"], low, high, color=look[method]["color"], alpha=0.15, linewidth=0)
         published = paper[(paper["metric"] == metric) & (paper["setting"] == setting)]
@@ -118,7 +119,7 @@ def by_step(
         plot.label(ax, x="training step", y=results.metric_title(metric, part), title=at)
     at = f", {axis} = {plot.number(settings[0])}" if len(settings) == 1 else ""
     plot.title(figure, f"{results.title}{at} (mean ± std of {plot.count(curves)})")
-    plot.legend(figure, look, paper, markers=False)
+    plot.legend(figure, look, paper)
     return figure
 
 

@@ -1,8 +1,8 @@
 """Common parts of the figures: colours, canvases, labels, legends, panels of kernels."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ MARKERS = "os^DvPX*<>"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), ":")
 BESIDE = {"fraction": 0.046, "pad": 0.03}
 PAPER = (0, (2, 2))
-ACRONYMS = ("ard", "bnn", "dwp", "dwr", "l2", "map", "mc", "vae")
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,19 @@ class Plot:
 
     Attributes:
         methods: all methods of the report, so that each has the same colour in every figure.
+        titles: display names of methods; the others are called by their keys.
         font_size: in points.
         palette: colours, assigned in order.
     """
 
     methods: Sequence[str] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
     font_size: float = 10
     palette: Sequence[str] = PALETTE
 
-    @staticmethod
-    def method_name(method: str) -> str:
-        """Return the display name of a method: its name in the configuration, acronyms in capitals."""
-        return " ".join(word.upper() if word in ACRONYMS else word for word in method.split("_"))
+    def method_name(self, method: str) -> str:
+        """Return the display name of a method: its title, or its key with spaces for underscores."""
+        return self.titles.get(method, method.replace("_", " "))
 
     @staticmethod
     def number(value: float) -> str:
@@ -212,17 +212,12 @@ class Plot:
         look: dict[str, dict],
         paper: pd.DataFrame,
         *,
-        markers: bool = True,
         named: bool = True,
     ) -> None:
         """List the methods below the panels, unless an axis names them, and explain the paper's markers."""
         handles = [
-            Line2D([], [], color=one["color"], linestyle=one["linestyle"], label=self.method_name(method))
-            for method, one in look.items()
+            Line2D([], [], **one, label=self.method_name(method)) for method, one in look.items() if named
         ]
-        for handle, one in zip(handles, look.values(), strict=True):
-            handle.set_marker(one["marker"] if markers else "")
-        handles = handles if named else []
         drawn = paper.drop_duplicates("method")
         missing = [row.label for row in drawn.itertuples() if self.counterpart(look, row.method) is None]
         if len(drawn) > len(missing):
