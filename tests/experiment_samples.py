@@ -87,6 +87,7 @@ OTHERS = {
     "flow": {"hidden": 4, "transforms": 2, "coupling": "affine"},
     "gaussian": {},
     "student_t": {},
+    "mixture": {"components": 3, "norms": 2, "shrinkage": 1.0},
     "ard": {},
     "log_uniform/molchanov": {"approximation": "molchanov"},
 }

@@ -13,6 +13,7 @@ FITTED = {
     "empirical": ("empirical", {}),
     "gaussian": ("gaussian", {}),
     "student_t": ("student_t", {}),
+    "mixture": ("mixture", {"components": 3}),
     "flow": ("flow", {"hidden": 8, "transforms": 2, "schedule": SCHEDULE}),
     "spline flow": ("flow", {"hidden": 8, "transforms": 2, "coupling": "spline", "schedule": SCHEDULE}),
     "vae": ("vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),

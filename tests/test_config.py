@@ -286,12 +286,13 @@ def test_good_configurations_are_not_refused(path, value):
     [
         ({"kind": "gaussian"}, True),
         ({"kind": "student_t", "sizes": {"7x7": {}, "5x5": {}}}, True),
+        ({"kind": "mixture", "components": 16, "sizes": {"7x7": {"shrinkage": 4}, "5x5": {}}}, True),
         (FLOW, True),
         (FLOW | {"coupling": "spline", "transforms": 4, "sizes": {"7x7": {}, "5x5": {"hidden": 32}}}, True),
         (BASE["priors"]["vae"] | {"code_prior": "vamp", "pseudo_inputs": 20}, True),
         ({"kind": "ard"}, False),
     ],
-    ids=["gaussian", "student_t", "flow", "spline flow", "vamp", "ard"],
+    ids=["gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "ard"],
 )
 def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
     start = {"from": "mine", "draw": "sample"} if drawn else {"from": "xavier"}

@@ -10,7 +10,7 @@ from dwp.priors import scores
 from dwp.priors import settings as prior_settings
 from dwp.priors.base import Prior, find
 from dwp.priors.gaussian import Gaussian
-from dwp.priors.scores import held_out, score
+from dwp.priors.scores import held_out, moments, score
 from dwp.priors.standard_normal import StandardNormal
 
 
@@ -88,9 +88,40 @@ def test_held_out_kernels_are_drawn_without_replacement(kernels):
     assert torch.equal(everything.flatten().sort()[0], kernels.flatten().sort()[0])
 
 
+def test_moments_are_those_of_draws_and_of_held_out_kernels(kernels):
+    kernels = kernels.float() + 0.5
+    train, test = kernels[:200], kernels[200:]
+    priors = {"learned": find("empirical").fit(train, test, {})[0], "vae": vae()}
+    held, learned, sample, mean = moments(priors, train, test, 1000)
+    assert all(tuple(row) == scores.MOMENTS for row in (held, learned, sample, mean))
+    assert (held["size"], held["prior"], held["draw"], held["kernels"]) == (3, "", "held_out", 100)
+    assert (learned["kind"], learned["draw"], learned["kernels"]) == ("empirical", "sample", 1000)
+    assert (sample["prior"], sample["draw"], mean["draw"]) == ("vae", "sample", "mean")
+    norms = np.linalg.norm(test.flatten(1).double().numpy(), axis=1)
+    assert held["rms_norm"] == pytest.approx(np.sqrt(np.mean(norms**2)))
+    assert held["norm_25"] == pytest.approx(np.quantile(norms, 0.25))
+    distances = torch.cdist(test.flatten(1).double(), train.flatten(1).double()).min(1).values
+    assert held["nearest"] == pytest.approx(distances.median().item())
+    assert learned["nearest"] == 0
+    draws = priors["vae"].sample(1000, torch.Generator().manual_seed(0), mean=True)
+    assert mean["norm_95"] == pytest.approx(draws.flatten(1).norm(dim=1).quantile(0.95).item(), rel=1e-5)
+    assert moments(priors, train, test, 1000)[3] == mean
+
+
+def test_the_mean_kernel_has_no_excess_from_few_draws():
+    w = torch.randn(30, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    prior, train = StandardNormal(5), w[:2]
+    found = [moments({"a": prior}, train, w, 20, seed)[1]["relative_mean"] for seed in range(40)]
+    # The plain estimate is about 1/√20 = 0.22 for a mean of zero.
+    assert np.mean(np.square(found)) < 0.01
+    shifted = moments({}, train, w + 1, 20)[0]
+    assert shifted["relative_mean"] == pytest.approx(np.sqrt(0.5), abs=0.1)
+    assert np.isnan(moments({}, train, w[:1])[0]["relative_mean"])
+
+
 def test_what_the_settings_of_a_kind_say_of_it_is_so():
     kinds = prior_settings.known()
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     for kind in kinds:
         cls, facts = find(kind), prior_settings.find(kind)
         assert cls.settings_class is facts

@@ -129,6 +129,21 @@ class StudentTSettings(PriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixtureSettings(PriorSettings):
+    """A mixture model of norm and direction, fitted to the learned filters."""
+
+    kind: ClassVar = "mixture"
+    fitted: ClassVar = True
+    smallest_size: ClassVar = 2  # the direction of a single weight is its sign
+
+    components: int = setting("components of the mixture", 8, ge=1)
+    norms: int = setting("log-normal distributions that make up the distribution of norms", 4, ge=1)
+    shrinkage: float = setting(
+        "weight of the common covariance in that of a component, as a number of kernels per weight", 2.0, gt=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StandardNormalSettings(PriorSettings):
     """Every weight independent and Gaussian around zero."""
 
