@@ -1,10 +1,10 @@
 """Variational inference against Hamiltonian Monte Carlo, in a small network under the same prior.
 
-    python -m benchmarks.posterior_gap --priors results/latest/priors/*/*.safetensors
+    python -m benchmarks.posterior_gap --priors {gaussian,vae}-7x7.safetensors {gaussian,vae}-5x5.safetensors
 
-A network of some 1,000 weights without biases learns from a few labelled images of 22×22. Its kernels have a fitted
-prior, or a normal of the same mean square (`standard_normal`), and its classifier has a normal. Several
-approximations of the posterior are compared by test accuracy and NLL, on the same splits. Pyro samples from
+A network of some 1,000 weights without biases learns from a few labelled images of 22×22. Its kernels have
+a fitted prior, or a normal of the same mean square (`standard_normal`); its classifier has a normal.
+Approximations of the posterior are compared by test accuracy and NLL on the same splits. Pyro samples from
 the posterior (`pip install pyro-ppl`). With `--rows`, an interrupted run continues.
 """
 
@@ -25,7 +25,7 @@ from benchmarks.coordinates import Coordinates, of_prior
 from benchmarks.published import row
 from dwp import data, metrics
 from dwp.bayes import layers
-from dwp.bayes.objectives import cross_entropy, elbo, penalised
+from dwp.bayes.objectives import elbo, penalised
 from dwp.errors import InputError
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior, load_prior
@@ -48,22 +48,7 @@ MEAN_FIELD, HMC, ENSEMBLE = "mean field", "HMC", "MAP ensemble"
 
 def main(words: list[str] | None = None) -> None:
     """Measure every cell and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--priors", nargs="+", required=True, help="files <name>-<k>x<k>.safetensors")
-    parser.add_argument("--only", nargs="+", help="names of priors (default: all of them)")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines to which results are added")
-    parser.add_argument("--splits", type=int, nargs="+", default=range(5), help="default: 0 1 2 3 4")
-    parser.add_argument("--examples", type=int, default=50)
-    parser.add_argument("--test-images", type=int, default=1000)
-    parser.add_argument("--channels", type=int, nargs=2, default=(4, 6))
-    parser.add_argument("--classifier-scale", type=float, default=1.0, help="standard deviation of its prior")
-    parser.add_argument("--steps", type=int, default=300, help="of variational inference and MAP")
-    parser.add_argument("--members", type=int, default=5, help="networks in the ensemble")
-    parser.add_argument("--chains", type=int, default=4, help="half of them start from the mean field")
-    parser.add_argument("--warmup", type=int, default=30, help="iterations per chain to adapt the step")
-    parser.add_argument("--samples", type=int, default=40, help="iterations per chain after these")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args(words)
+    arguments = parser().parse_args(words)
     torch.set_num_threads(arguments.threads)
     rows = []
     if arguments.rows and arguments.rows.exists():
@@ -82,6 +67,26 @@ def main(words: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(f"error: {error}")
     print(table(rows), differences(rows), sep="\n\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--priors", nargs="+", required=True, help="files <name>-<k>x<k>.safetensors")
+    found.add_argument("--only", nargs="+", help="names of priors (default: all of them)")
+    found.add_argument("--rows", type=Path, help="file of JSON lines to which results are added")
+    found.add_argument("--splits", type=int, nargs="+", default=range(5), help="default: 0 1 2 3 4")
+    found.add_argument("--examples", type=int, default=50)
+    found.add_argument("--test-images", type=int, default=1000)
+    found.add_argument("--channels", type=int, nargs=2, default=(4, 6))
+    found.add_argument("--classifier-scale", type=float, default=1.0, help="standard deviation of its prior")
+    found.add_argument("--steps", type=int, default=300, help="of variational inference and MAP")
+    found.add_argument("--members", type=int, default=5, help="networks in the ensemble")
+    found.add_argument("--chains", type=int, default=4, help="half of them start from the mean field")
+    found.add_argument("--warmup", type=int, default=30, help="iterations per chain to adapt the step")
+    found.add_argument("--samples", type=int, default=40, help="iterations per chain after these")
+    found.add_argument("--threads", type=int, default=1)
+    return found
 
 
 def load(files: list[str]) -> dict[str, dict[int, Prior]]:
@@ -245,45 +250,49 @@ class Problem:
         nll = functional.cross_entropy(logits, self.labels, reduction="sum")
         return nll - sum(one.log_prob(place[layer]) for layer, one in self.coordinates.items())
 
-    def hmc(self) -> dict:
-        """Return the result of Hamiltonian Monte Carlo, with acceptance, R-hat and sample size."""
+    def chain(self, start: nn.Module, seed: int) -> tuple[dict[str, Tensor], float]:
+        """Return samples of the coordinates by layer, and the acceptance rate, of one chain."""
         from pyro.infer import HMC as Kernel
         from pyro.infer import MCMC
+
+        kernel = Kernel(
+            potential_fn=self.potential,
+            step_size=0.05,
+            trajectory_length=TRAJECTORY,
+            adapt_mass_matrix=False,
+        )
+        with seeded(seed):
+            sampler = MCMC(
+                kernel,
+                num_samples=self.arguments.samples,
+                warmup_steps=self.arguments.warmup,
+                initial_params=self.place(start),
+                disable_progbar=True,
+            )
+            sampler.run()
+        return sampler.get_samples(), sampler.diagnostics()["acceptance rate"]["chain 0"]
+
+    def hmc(self) -> dict:
+        """Return the result of the pooled chains, with acceptance, R-hat and effective sample size."""
         from pyro.ops import stats as diagnostics
 
-        chains, settings = self.arguments.chains, self.arguments
+        half = self.arguments.chains // 2
         predicted, accepted = [], []
-        for chain in range(chains):
-            start = self.place(self.converged[0] if chain < chains // 2 else self.draw(chain))
-            kernel = Kernel(
-                potential_fn=self.potential,
-                step_size=0.05,
-                trajectory_length=TRAJECTORY,
-                adapt_mass_matrix=False,
-            )
-            with seeded(derived_seed(self.split, chain)):
-                sampler = MCMC(
-                    kernel,
-                    num_samples=settings.samples,
-                    warmup_steps=settings.warmup,
-                    initial_params=start,
-                    disable_progbar=True,
-                )
-                sampler.run()
-            predicted.append(self.predict(sampler.get_samples()))
-            accepted.append(sampler.diagnostics()["acceptance rate"]["chain 0"])
+        for chain in range(2 * half):
+            start = self.converged[0] if chain < half else self.draw(chain)
+            samples, rate = self.chain(start, derived_seed(self.split, chain))
+            predicted.append(self.predict(samples))
+            accepted.append(rate)
         members = torch.stack(predicted)
         # Of the probability of each test label.
         labels = self.test_labels[None, None, :, None].expand(*members.shape[:2], -1, 1)
         traces = members.gather(3, labels)[..., 0]
         r_hat = diagnostics.split_gelman_rubin(traces, chain_dim=0, sample_dim=1)
         effective = diagnostics.effective_sample_size(traces, chain_dim=0, sample_dim=1)
-        half = chains // 2
-        starts = {"mean_field": members[:half], "prior": members[half:]}
-        by_start = {f"nll_from_{name}": self.score(part.mean((0, 1)))["nll"] for name, part in starts.items()}
         return {
             **self.score(members.mean((0, 1))),
-            **by_start,
+            "nll_from_mean_field": self.score(members[:half].mean((0, 1)))["nll"],
+            "nll_from_prior": self.score(members[half:].mean((0, 1)))["nll"],
             "acceptance": sum(accepted) / len(accepted),
             "r_hat_median": r_hat.median().item(),
             "r_hat_95": r_hat.quantile(0.95).item(),
@@ -322,7 +331,7 @@ def table(rows: list[dict]) -> str:
 
 
 def differences(rows: list[dict]) -> str:
-    """Return a table of paired differences: of methods under a prior from HMC, and of priors from the normal."""
+    """Return a table of paired differences: methods minus HMC, and priors minus the normal."""
     by = {(one["prior"], one["method"], one["split"]): one for one in rows}
     cells = list(dict.fromkeys((prior, method) for prior, method, _ in by))
     pairs = [((prior, method), (prior, HMC)) for prior, method in cells if method != HMC]
