@@ -93,7 +93,6 @@ class Problem:
             f"{MEAN_FIELD}, initial log-variance -10": lambda: self.mean_field(converge=False)[1],
             ENSEMBLE: self.ensemble,
             HMC: self.hmc,
-            f"{HMC}, KL weight 0.1": lambda: self.hmc(weight=0.1),
         }
         wanted = self.arguments.methods or methods
         for name, method in methods.items():
@@ -173,23 +172,19 @@ class Problem:
                 found[layer] = one.at(weight.reshape(-1, 1, size, size))
         return found
 
-    def potential(self, place: dict[str, Tensor], weight: float = 1.0) -> Tensor:
-        """Return the negative log joint density of labels and coordinates, in nats, up to a constant.
-
-        The likelihood has the exponent 1/weight: the mean field of its posterior is that of the ELBO with
-        this weight of the KL divergence.
-        """
+    def potential(self, place: dict[str, Tensor]) -> Tensor:
+        """Return the negative log joint density of labels and coordinates, in nats, up to a constant."""
         logits = torch.func.functional_call(self.model, self.weights(place), (self.images,))
         nll = functional.cross_entropy(logits, self.labels, reduction="sum")
-        return nll / weight - sum(one.log_prob(place[layer]) for layer, one in self.coordinates.items())
+        return nll - sum(one.log_prob(place[layer]) for layer, one in self.coordinates.items())
 
-    def chain(self, start: nn.Module, seed: int, weight: float = 1.0) -> tuple[dict[str, Tensor], float]:
+    def chain(self, start: nn.Module, seed: int) -> tuple[dict[str, Tensor], float]:
         """Return samples of the coordinates by layer, and the acceptance rate, of one chain."""
         from pyro.infer import HMC as Kernel
         from pyro.infer import MCMC
 
         kernel = Kernel(
-            potential_fn=functools.partial(self.potential, weight=weight),
+            potential_fn=self.potential,
             step_size=0.05,
             trajectory_length=TRAJECTORY,
             adapt_mass_matrix=False,
@@ -205,19 +200,15 @@ class Problem:
             sampler.run()
         return sampler.get_samples(), sampler.diagnostics()["acceptance rate"]["chain 0"]
 
-    def hmc(self, weight: float = 1.0) -> dict:
-        """Return the result of the pooled chains, with acceptance, R-hat and effective sample size.
-
-        Args:
-            weight: of the KL divergence, see `potential`.
-        """
+    def hmc(self) -> dict:
+        """Return the result of the pooled chains, with acceptance, R-hat and effective sample size."""
         from pyro.ops import stats as diagnostics
 
         half = self.arguments.chains // 2
         predicted, accepted = [], []
         for chain in range(2 * half):
             start = self.converged[0] if chain < half else self.draw(chain)
-            samples, rate = self.chain(start, derived_seed(self.split, chain), weight)
+            samples, rate = self.chain(start, derived_seed(self.split, chain))
             predicted.append(self.predict(samples))
             accepted.append(rate)
         members = torch.stack(predicted)
