@@ -1,5 +1,7 @@
 """The CIFAR protocol: its plan, and a scaled-down run on synthetic images."""
 
+import json
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ LAYERS = """
       - {linear: 6}
 """
 FEW = "{steps: 4, epochs: null, batch: 10}"
+METHODS = yaml.safe_load((ROOT / "config.yaml").read_text())["experiments"]["few_shot"]["methods"]
+FEW_SHOT = dict.fromkeys(METHODS.keys() - {"dwp", "l2_xavier"})
 # Smaller sizes, and one or two methods per experiment; the rest is unchanged.
 SMALL = f"""
 data_root: data
@@ -42,7 +46,7 @@ experiments:
     network: *network
     schedule: {{steps: 4}}
     every: 2
-    methods: {{log_uniform: null, standard_normal: null, l2_dwp: null}}
+    methods: {json.dumps(FEW_SHOT)}
   convergence:
     seeds: 1
     network: *network

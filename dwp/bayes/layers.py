@@ -245,7 +245,7 @@ def predict(
         Probabilities [members, n, classes] in float64; the mean over members is the prediction.
     """
     members = []
-    with _predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
+    with predicting(model, Noise.WEIGHTS if samples else Noise.NONE):
         for member in range(max(samples, 1)):
             # One sample of the weights serves all images.
             with seeded(derived_seed(generator_seed, member), images.device), fixed_weight_sample(model):
@@ -257,7 +257,8 @@ def predict(
 
 
 @contextlib.contextmanager
-def _predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
+def predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
+    """Set the noise of all stochastic layers and evaluation mode; both are restored afterwards."""
     layers = stochastic_layers(model)
     before = [layer.noise for layer in layers]
     set_noise(model, noise)

@@ -35,6 +35,11 @@ FORMS = {
 }
 
 
+HMC = "hmc"
+POSTERIORS = {**FORMS, HMC: Form("has_density", _DENSITY)}
+"""Forms of the posterior of each kernel, and samples of the posterior of all weights."""
+
+
 def find(form: str) -> Form:
     """Return the requirement of a form.
 

@@ -3,7 +3,8 @@
 A task's settings and method are those of `few_shot`, which imports this module when it runs.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,61 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import metrics
 from dwp.bayes import last_layer, last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
+from dwp.bayes.sampling import NetworkPosterior, Samples, sample
+from dwp.bayes.settings import HMC
 from dwp.experiments.task import Task
 from dwp.nn.noise import evaluating, stochastic_layers
 from dwp.nn.precision import autocast
-from dwp.nn.seeding import seeded
-from dwp.priors.base import KLEstimator
+from dwp.nn.seeding import derived_seed, seeded
+from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.standard_normal import StandardNormal
+
+
+class Outcome(NamedTuple):
+    """Networks after training, or samples of their posterior."""
+
+    rows: list[dict]
+    """Rows {step, metric, value}."""
+    predicted: Tensor
+    """Class probabilities of the test images, [members, n, classes]."""
+    predict: Callable[[Tensor], Tensor]
+    """Returns those of other images."""
+    differentiate: Callable[[], object]
+    """Computes the gradient of one step."""
 
 
 def run(task: Task[Any, Any]) -> list[dict]:
-    """Train one network or a deep ensemble; return rows, see `few_shot.run`."""
+    """Train one network or a deep ensemble, or sample from the posterior; return rows, see `few_shot.run`."""
+    data, test = task.training_examples(int(task.setting)), task.dataset.images("test", task.device)
+    labels = task.dataset.labels("test", task.device)
+    outcome = (_sample if task.method.posterior == HMC else _train)(task, data, test, labels)
+    predicted = outcome.predicted
+    last = outcome.rows[-1]["step"]
+    once: dict[str, float] = {}
+    with autocast(task.device, _precision(task)):
+        if task.outliers:
+            outside = outcome.predict(task.outliers.images("test", task.device))
+            once |= _outliers(predicted, outside)
+        once |= _flops(task, outcome, test, last)
+    return [
+        *outcome.rows,
+        *(
+            {"step": last, "metric": f"bin_{name}", "part": str(part.index), "value": getattr(part, name)}
+            for part in metrics.reliability(predicted.mean(0), labels)
+            for name in ("confidence", "accuracy", "fraction")
+        ),
+        *({"step": last, "metric": name, "value": value} for name, value in once.items()),
+    ]
+
+
+def _precision(task: Task[Any, Any]) -> str:
+    # The acceptance of a trajectory is a small difference of large numbers.
+    return "float32" if task.method.posterior == HMC else task.settings.schedule.precision
+
+
+def _train(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labels: Tensor) -> Outcome:
+    """Train one network or a deep ensemble, with evaluations on the test images."""
     settings, device = task.settings, task.device
-    data = task.training_examples(int(task.setting))
-    images, labels = task.dataset.images("test", device), task.dataset.labels("test", device)
     models, losses = nn.ModuleList(), []
     for member in range(task.method.members):
         model, loss = _network(task, member, data)
@@ -34,9 +78,9 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
     def evaluate() -> dict[str, float]:
         nonlocal predicted
-        with autocast(device, settings.schedule.precision):
-            mean = torch.cat([layers.predict(model, images, samples=0) for model in models]).mean(0)
-            predicted = _ensemble(task, models, data, images)
+        with autocast(device, _precision(task)):
+            mean = torch.cat([layers.predict(model, test, samples=0) for model in models]).mean(0)
+            predicted = _ensemble(task, models, data, test)
         return {
             **metrics.summary(predicted.mean(0), labels),
             "mean_accuracy": metrics.accuracy(mean, labels),
@@ -44,31 +88,67 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
     along = layers.reverse_models(models) if task.method.is_bayesian and settings.train_reverse_model else []
     trained = nn.ModuleList([*models, *along])
-    rows: list[dict] = []
     if task.method.frozen:
-        rows += [{"step": 0, "metric": name, "value": value} for name, value in evaluate().items()]
+        rows = [{"step": 0, "metric": name, "value": value} for name, value in evaluate().items()]
     else:
-        rows += task.fit(trained, loss, data, evaluate)
+        rows = task.fit(trained, loss, data, evaluate)
     if not len(predicted):
         # The job resumed after the last step.
         evaluate()
-    last = rows[-1]["step"]
-    diagram = metrics.reliability(predicted.mean(0), labels)
-    once: dict[str, float] = {}
-    with autocast(device, settings.schedule.precision):
-        if task.outliers:
-            outside = _ensemble(task, models, data, task.outliers.images("test", device))
-            once |= _outliers(predicted, outside)
-        once |= _flops(task, models, loss, data, last)
-    return [
-        *rows,
-        *(
-            {"step": last, "metric": f"bin_{name}", "part": str(part.index), "value": getattr(part, name)}
-            for part in diagram
-            for name in ("confidence", "accuracy", "fraction")
-        ),
-        *({"step": last, "metric": name, "value": value} for name, value in once.items()),
-    ]
+    batch = [tensor[: settings.schedule.batch] for tensor in data]
+    return Outcome(
+        rows,
+        predicted,
+        lambda images: _ensemble(task, models, data, images),
+        lambda: loss(*batch)[0].backward(),
+    )
+
+
+def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labels: Tensor) -> Outcome:
+    """Sample from the posterior of a network, in one or several chains, and evaluate on the test images."""
+    method, settings = task.method, task.settings
+    chains: list[Samples] = []
+    rows: list[dict] = []
+    for member in range(method.members):
+        model = task.build_initialised(width=method.width, member=member)
+        priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
+        if method.classifier == "fitted":
+            priors["classifier"] = StandardNormal(
+                1, _fit_classifier(model, data, task.dataset.classes) ** -0.5
+            )
+        posterior = NetworkPosterior(
+            model, priors, *data, default=StandardNormal.kind, weight=method.kl_weight
+        )
+
+        def evaluate(samples: Samples) -> dict[str, float]:
+            found = [*chains, samples]
+            return metrics.summary(_pooled(found, settings.ensemble, test).mean(0), labels)
+
+        last = member == method.members - 1
+        samples, found = sample(
+            posterior,
+            settings.schedule.total_steps(len(data[0])),
+            seed=derived_seed(member, task.seed),
+            evaluate=evaluate if last else None,
+            every=settings.every if last else 0,
+            checkpoint=task.checkpoint.of(member) if task.checkpoint else None,
+            label=f"{task.label} chain {member}",
+        )
+        chains.append(samples)
+        rows = found
+    return Outcome(
+        rows,
+        _pooled(chains, settings.ensemble, test),
+        lambda images: _pooled(chains, settings.ensemble, images),
+        lambda: posterior.potential(
+            {name: x.requires_grad_() for name, x in posterior.start().items()}
+        ).backward(),
+    )
+
+
+def _pooled(chains: list[Samples], count: int, images: Tensor) -> Tensor:
+    """Return the class probabilities of at most `count` samples of each chain, [samples, n, classes]."""
+    return torch.cat([chain.thinned(count).predict(images) for chain in chains])
 
 
 def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> tuple[nn.Module, Loss]:
@@ -137,20 +217,16 @@ def _outliers(predicted: Tensor, outside: Tensor) -> dict[str, float]:
     }
 
 
-def _flops(
-    task: Task[Any, Any], models: nn.ModuleList, loss: Loss, data: tuple[Tensor, Tensor], steps: int
-) -> dict[str, float]:
+def _flops(task: Task[Any, Any], outcome: Outcome, images: Tensor, steps: int) -> dict[str, float]:
     """Return the floating-point operations of all training steps, and of the prediction of one image."""
-    images = task.dataset.images("test", task.device)
-    batch = [tensor[: task.settings.schedule.batch] for tensor in data]
     # PyTorch's own convolutions are counted, so that the numbers are the same on every device.
     with seeded(task.seed, task.device):
         with FlopCounterMode(display=False) as training:
-            loss(*batch)[0].backward()
+            outcome.differentiate()
         predictions = []
         for count in (10, 20):
             with FlopCounterMode(display=False) as prediction:
-                _ensemble(task, models, data, images[:count])
+                outcome.predict(images[:count])
             predictions.append(prediction.get_total_flops())
     return {
         "train_flops": float(training.get_total_flops() * steps),

@@ -7,7 +7,7 @@ dropout, deep ensembles, a last-layer Laplace approximation or frozen kernels; s
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from dwp.bayes.settings import FORMS
+from dwp.bayes.settings import POSTERIORS
 from dwp.experiments import base
 from dwp.experiments.base import (
     METHODS,
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class Method(base.Method):
     """Settings of a method of few-shot classification."""
 
-    posterior: Literal[(*FORMS, "none")] = setting(  # type: ignore[valid-type]  # names from one place
-        "posterior over kernels; none: a deterministic network", "none"
+    posterior: Literal[(*POSTERIORS, "none")] = setting(  # type: ignore[valid-type]  # names from one place
+        "posterior over kernels; hmc: samples of the posterior over all weights, by Hamiltonian Monte Carlo "
+        "with `steps` gradient evaluations; none: a deterministic network",
+        "none",
     )
     prior: Names | None = setting(
         "prior over kernels, of a Bayesian method: the name of one, or names by kernel size or layer, "
@@ -46,7 +48,7 @@ class Method(base.Method):
         ge=0,
         lt=1,
     )
-    members: int = setting("number of networks in a deep ensemble", 1, ge=1)
+    members: int = setting("number of networks in a deep ensemble, or of chains of hmc", 1, ge=1)
     laplace: bool = setting("whether to fit a Laplace approximation to the last layer after training", False)
     kl_weight: float = setting(
         "weight of the KL divergence, of a Bayesian method; 1: the ELBO, below 1: a tempered posterior",
@@ -106,7 +108,8 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network or a deep ensemble; return predictive metrics on the test set, by step.
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
-    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats).
+    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats). For hmc a step is
+    a gradient evaluation, with metrics of the samples so far and acceptance instead of the last three.
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
     bin_fraction of each bin (`part`) of `metrics.reliability`; train_flops, and predict_flops of
@@ -131,6 +134,7 @@ EXPERIMENT = Experiment(
         Metric("mean_accuracy", "test accuracy of the posterior mean", better="higher"),
         base.TRAIN_NLL,
         Metric("kl", "KL(q‖p)", "nats", role="training"),
+        Metric("acceptance", "acceptance probability of HMC"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),
         Metric("bin_confidence", "confidence in a bin", averaged=False),

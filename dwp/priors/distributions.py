@@ -13,8 +13,11 @@ from dwp.nn.precision import at_least_float32
 
 def noise_like(x: Tensor) -> Tensor:
     """Return standard normal noise of the shape, dtype, device and memory layout of x."""
+    if torch.compiler.is_compiling():
+        # The order of strides may be unknown, if shapes are dynamic.
+        return torch.randn_like(x)
     # Drawn in memory order: in another order PyTorch's CPU generator takes eight times as long.
-    order = x.dim_order()
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
     noise = torch.randn([x.shape[axis] for axis in order], dtype=x.dtype, device=x.device)
     return noise.permute([order.index(axis) for axis in range(x.ndim)])
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from dwp.bayes.settings import FORMS
-from dwp.bayes.settings import find as find_form
+from dwp.bayes.settings import HMC, POSTERIORS
 from dwp.errors import InputError
 from dwp.experiments.base import ExperimentSettings, Method, Names
 from dwp.experiments.methods import ORIGINS, PRETRAINED, by_layer, is_pretrained
@@ -35,6 +34,11 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
     if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
         raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
+    if _form(method) == HMC:
+        if not getattr(method, "kl_weight", 1):
+            raise InputError(f"{where}.kl_weight: 0 does not go with posterior {HMC}; give a positive weight")
+        if getattr(method, "dropout", None) or settings.network.dropout:
+            raise InputError(f"{where}.posterior: {HMC} does not go with dropout; set {where}.dropout: 0")
     if getattr(method, "frozen", False):
         if method.is_bayesian:
             raise InputError(f"{where}.frozen: true goes with posterior none; here it is {_form(method)!r}")
@@ -54,7 +58,7 @@ def _check_prior(where: str, method: Method, settings: ExperimentSettings, prior
         if prior is not None:
             raise InputError(
                 f"{where}.prior: {prior!r} needs a posterior; here it is {form!r}, "
-                f"use one of {', '.join(FORMS)}"
+                f"use one of {', '.join(POSTERIORS)}"
             )
         return
     if prior is None:
@@ -62,7 +66,7 @@ def _check_prior(where: str, method: Method, settings: ExperimentSettings, prior
     for name, size in _chosen(f"{where}.prior", prior, settings):
         _check_known(f"{where}.prior", name, priors, size)
         try:
-            find_form(form).check(priors[name].facts)
+            POSTERIORS[form].check(priors[name].facts)
         except InputError as error:
             raise InputError(f"{where}.prior: {name!r} with posterior {form!r}: {error}") from None
         try:

@@ -1,0 +1,109 @@
+"""Coordinates of kernels that are standard normal under a prior, or nearly, for samplers of a posterior.
+
+The scales of a fitted prior differ by orders of magnitude between directions. A sampler in the weights would
+need steps of the smallest; in these coordinates all directions have the scale 1. The change of variables
+leaves the distribution of the weights as it is.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dwp.priors.base import Prior
+from dwp.priors.gaussian import Gaussian
+from dwp.priors.standard_normal import StandardNormal
+from dwp.priors.vae import VAE
+
+# Draws of a prior from which its mean and covariance are estimated.
+DRAWS = 20_000
+
+
+class Coordinates(Protocol):
+    """Coordinates of n kernels, [n, m]; m may exceed k²."""
+
+    @property
+    def prior(self) -> Prior:
+        """The prior."""
+
+    exact: bool
+    """Whether x is standard normal under the prior."""
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the kernels [n, 1, k, k] at coordinates [n, m]."""
+
+    def at(self, kernels: Tensor) -> Tensor:
+        """Return coordinates [n, m] of kernels [n, 1, k, k]."""
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Return log p(x) - log N(x; 0, I) of coordinates [n, m], in nats, summed, up to a constant."""
+
+
+def of_prior(prior: Prior) -> Coordinates:
+    """Return coordinates for a prior.
+
+    Raises:
+        InputError: the prior cannot be sampled from or has no density.
+    """
+    if isinstance(prior, VAE):
+        return Codes(prior)
+    if isinstance(prior, Gaussian):
+        return Linear(prior, prior.mean, prior.factor, exact=True)
+    if isinstance(prior, StandardNormal):
+        size = prior.kernel_size**2
+        return Linear(prior, torch.zeros(size), prior.scale * torch.eye(size), exact=True)
+    draws = prior.sample(DRAWS, torch.Generator().manual_seed(0))
+    prior.log_prob(draws[:1])
+    fitted = Gaussian.fit(draws, draws[:1], {})[0]
+    return Linear(prior, fitted.mean, fitted.factor)
+
+
+class Linear:
+    """w = location + factor·x; x is standard normal if the prior is Gaussian.
+
+    Args:
+        prior: a prior with a density.
+        location: mean of the kernels, [k²].
+        factor: lower Cholesky factor of their covariance, [k², k²].
+        exact: whether the prior is the Gaussian with these moments.
+    """
+
+    def __init__(self, prior: Prior, location: Tensor, factor: Tensor, *, exact: bool = False) -> None:
+        self.prior, self.location, self.factor, self.exact = prior, location, factor, exact
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the kernels; see `Coordinates`."""
+        size = self.prior.kernel_size
+        return (self.location + x @ self.factor.T).view(-1, 1, size, size)
+
+    def at(self, kernels: Tensor) -> Tensor:
+        """Return the coordinates; see `Coordinates`."""
+        centred = (kernels.flatten(1).to(self.location) - self.location).T
+        return torch.linalg.solve_triangular(self.factor, centred, upper=False).T.contiguous()
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Return the log ratio; see `Coordinates`."""
+        return self.prior.log_prob(self.kernels(x)).sum() + 0.5 * x.square().sum()
+
+
+class Codes:
+    """w = mean(z) + deviation(z)·e of a VAE's decoder, with x = (z, e): exact, so that no bound is needed."""
+
+    def __init__(self, prior: VAE) -> None:
+        self.prior, self.exact = prior, not prior.vamp
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the kernels; see `Coordinates`."""
+        mean, variance = self.prior.decode(x[:, : self.prior.latent])
+        return mean + variance.sqrt() * x[:, self.prior.latent :].view_as(mean)
+
+    def at(self, kernels: Tensor) -> Tensor:
+        """Return the coordinates, with the means of the codes under r(z|w); see `Coordinates`."""
+        code = self.prior.encode(kernels)[0]
+        mean, variance = self.prior.decode(code)
+        return torch.cat([code, ((kernels - mean) / variance.sqrt()).flatten(1)], 1)
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Return the log ratio; see `Coordinates`."""
+        codes = x[:, : self.prior.latent]
+        return self.prior.code_log_prob(codes).sum() + 0.5 * codes.square().sum()
