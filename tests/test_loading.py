@@ -107,6 +107,16 @@ def test_a_card_names_data_networks_scores_and_commands(entry):
     assert (ROOT / configuration).is_file()
 
 
+@pytest.mark.parametrize("entry", CARDS, ids=NAMES)
+def test_the_documentation_has_the_numbers_of_a_card(entry):
+    accuracy = {row["method"]: f"{row['accuracy']:.3f}"[1:] for row in entry.facts["few_shot"]["rows"][::2]}
+    assert {row["examples"] for row in entry.facts["few_shot"]["rows"][::2]} == {50}
+    cells = f"{entry.source} | {entry.log_prob:.2f} | {entry.facts['gaussian']['log_prob']:.2f}"
+    cells += "".join(f" | {accuracy[f'frozen_{kernels}']}" for kernels in ("mixture", "noise", "xavier"))
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    assert f"\n| [`{entry.name}`](../dwp/collection/{entry.name}.md) | {cells} |\n" in page
+
+
 def test_every_file_of_the_collection_is_in_the_index_and_it_is_small():
     files = {path.name for path in loading.COLLECTION.iterdir()}
     assert sum(path.stat().st_size for path in loading.COLLECTION.iterdir()) < 1_000_000

@@ -47,7 +47,8 @@ PUBLISHED = (
         name=(
             "PP-OCRv4 mobile text detection and recognition and PP-OCR mobile v2.0 text direction, in ONNX. "
             "Of their 3x3 kernels, 11640 are in dense convolutions, nearly all of the detection network, and "
-            "832 in depthwise ones, with larger norms. Some batch normalisations are folded into the weights"
+            "832 in depthwise ones, whose norms are larger. Some batch normalisations are folded into the "
+            "weights"
         ),
         licence=(
             "PaddlePaddle authors (Baidu), Apache-2.0 (github.com/PaddlePaddle/PaddleOCR); converted by "
@@ -56,8 +57,8 @@ PUBLISHED = (
         ),
         data="photographs of text",
         data_licence=(
-            "not published; by the authors' account, images of public text data sets and images they "
-            "collected, for earlier versions also synthetic ones"
+            "the images are not published; by the authors' account, they are from public data sets and their "
+            "own collection, and for earlier versions also synthetic"
         ),
         files={
             "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
