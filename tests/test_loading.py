@@ -64,6 +64,11 @@ def test_the_collection_has_the_priors_of_two_data_sets():
     assert {"glyphs-5x5", "glyphs-7x7", "notmnist-5x5", "notmnist-7x7"} <= {*NAMES}
 
 
+def test_a_prior_of_every_configuration_is_in_the_collection():
+    stems = {path.stem.split("-")[0] for path in (ROOT / "config" / "collection").glob("*.yaml")}
+    assert {name.split("-")[0] for name in NAMES} == stems
+
+
 @pytest.mark.parametrize("entry", CARDS, ids=NAMES)
 def test_a_prior_of_the_collection_agrees_with_its_card(entry):
     file = loading.COLLECTION / f"{entry.name}.safetensors"
@@ -97,12 +102,24 @@ def test_a_card_names_data_networks_scores_and_commands(entry):
         "accuracy",
     ):
         assert words in entry.text
-    (configuration,) = {command.split("--configfile ")[1] for command in entry.facts["commands"]}
+    configurations = [command.partition("--configfile ")[2] for command in entry.facts["commands"]]
+    (configuration,) = {*filter(None, configurations)}
     assert (ROOT / configuration).is_file()
 
 
-def test_every_file_of_the_collection_is_in_the_index():
+@pytest.mark.parametrize("entry", CARDS, ids=NAMES)
+def test_the_documentation_has_the_numbers_of_a_card(entry):
+    accuracy = {row["method"]: f"{row['accuracy']:.3f}"[1:] for row in entry.facts["few_shot"]["rows"][::2]}
+    assert {row["examples"] for row in entry.facts["few_shot"]["rows"][::2]} == {50}
+    cells = f"{entry.source} | {entry.log_prob:.2f} | {entry.facts['gaussian']['log_prob']:.2f}"
+    cells += "".join(f" | {accuracy[f'frozen_{kernels}']}" for kernels in ("mixture", "noise", "xavier"))
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    assert f"\n| [`{entry.name}`](../dwp/collection/{entry.name}.md) | {cells} |\n" in page
+
+
+def test_every_file_of_the_collection_is_in_the_index_and_it_is_small():
     files = {path.name for path in loading.COLLECTION.iterdir()}
+    assert sum(path.stat().st_size for path in loading.COLLECTION.iterdir()) < 1_000_000
     expected = {f"{name}{suffix}" for name in NAMES for suffix in (".safetensors", ".md")}
     assert files == {loading.INDEX, *expected}
 

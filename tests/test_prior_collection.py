@@ -5,12 +5,16 @@ import os
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+import torch
+import yaml
+from conftest import ROOT, snakemake
+from safetensors.torch import save_file
 
 import dwp
 from dwp import loading
 from dwp.errors import InputError
-from dwp.pipeline import collection
+from dwp.files import sha256
+from dwp.pipeline import collection, origins
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.plan import Plan
 from dwp.priors.base import load_prior
@@ -47,6 +51,10 @@ def test_priors_of_a_run_are_added_with_numbers_from_its_results(smoke_run, fold
         "kernels": row["kernels"],
         "samples": 5,
     }
+    gaussian = rows[rows["prior"] == "gaussian"].iloc[0]
+    assert facts["gaussian"]["log_prob"] == gaussian["mean"]
+    expected = f"{gaussian['mean']:.2f} ± {gaussian['standard_error']:.2f} nats per kernel for a Gaussian"
+    assert expected in cards["glyphs-5x5-vae"].text
     (manifest,) = results.glob("priors/vae-5x5/*.manifest.json")
     assert facts["versions"]["prior"] == f"priors/{json.loads(manifest.read_text())['version']}"
     assert facts["networks"]["number"] == 8
@@ -77,6 +85,52 @@ def test_adding_again_changes_nothing_and_others_stay(smoke_run, folder, monkeyp
     index = json.loads((folder / "index.json").read_text())
     assert list(index) == [f"glyphs-{size}-{kind}" for size in ("5x5", "7x7") for kind in ("gaussian", "vae")]
     assert index["glyphs-5x5-gaussian"]["few_shot"] is None
+    assert index["glyphs-5x5-gaussian"]["gaussian"] is None
+
+
+def test_a_prior_of_published_networks_names_their_licence_data_and_files(
+    folder, tmp_path, monkeypatch, capsys
+):
+    generator = torch.Generator().manual_seed(0)
+    file = tmp_path / "network.safetensors"
+    save_file({"conv.weight": torch.randn(40, 20, 3, 3, generator=generator)}, file)
+    method = {"init": {"from": "mixture"}, "frozen": True, "classifier": "fitted"}
+    config = yaml.safe_load((ROOT / "config" / "collection" / "ppocr-3x3.yaml").read_text())
+    config["kernels"]["files"] = [file.name]
+    config["data"] = {"target": "digits"}
+    config["experiments"]["few_shot"].update(examples=[20], seeds=1)
+    config["experiments"]["few_shot"]["methods"].update(
+        frozen_mixture=method, frozen_noise=None, frozen_xavier=None
+    )
+    overlay = tmp_path / "published.yaml"
+    overlay.write_text(yaml.safe_dump(config))
+    done = snakemake(tmp_path, "--omit-from", "report", config=overlay)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+    words = ["--directory", str(tmp_path), "--configfile", str(overlay)]
+    assert collection.main(words) == 2
+    assert "the files in kernels.files are not of known networks" in capsys.readouterr().err
+    networks = origins.Networks(
+        prefix="mine",
+        name="My network",
+        licence="My licence",
+        data="my photographs",
+        data_licence="taken by me",
+        files={file.name: sha256(file)},
+        command="unzip network.zip",
+    )
+    monkeypatch.setattr(origins, "PUBLISHED", (networks,))
+    assert collection.main(words) == 0
+    (entry,) = dwp.list_priors()
+    assert (entry.name, entry.source, entry.kernels + entry.facts["kernels"]["held_out"]) == (
+        *("mine-3x3", "my photographs", 800),
+    )
+    assert entry.facts["networks"]["number"] == 1
+    assert set(entry.facts["versions"]) == {"kernels", "prior", "scores"}
+    for text in ("My network", "My licence", "taken by me", sha256(file), "none pruned", "unzip network.zip"):
+        assert text in entry.text
+    assert [row["method"] for row in entry.facts["few_shot"]["rows"]] == ["frozen_mixture"]
+    assert dwp.load_prior("mine-3x3").held_out == entry.facts["held_out"]
 
 
 def test_what_cannot_be_added_is_refused(folder, tmp_path, monkeypatch, capsys):
@@ -86,7 +140,7 @@ def test_what_cannot_be_added_is_refused(folder, tmp_path, monkeypatch, capsys):
     for prior in ("filters", "standard_normal", "other"):
         with pytest.raises(InputError, match=f"priors.{prior} is not a fitted prior with a density"):
             collection.add(plan, prior)
-    monkeypatch.delitem(collection.LICENCES, "glyphs")
+    monkeypatch.delitem(origins.LICENCES, "glyphs")
     with pytest.raises(InputError, match="the licence of glyphs is not known"):
         collection.add(plan, "vae")
     monkeypatch.undo()

@@ -13,16 +13,8 @@ def card(name: str, facts: Mapping[str, Any]) -> str:
         name: name in the collection.
         facts: its entry in the index.
     """
-    size, data, nets, kernels, held_out = (
-        size_label(facts["kernel_size"]),
-        *(facts[key] for key in ("data", "networks", "kernels", "held_out")),
-    )
+    size, held_out = size_label(facts["kernel_size"]), facts["held_out"]
     settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
-    layers = "; ".join(
-        ", ".join(f"{key} {value}" for key, value in layer.items()) for layer in nets["network"]["layers"]
-    )
-    schedule = ", ".join(f"{key} {value}" for key, value in nets["schedule"].items())
-    checksums = "".join(f"- `{file}`: {digest}\n" for file, digest in data["files"].items())
     bound = f", importance-weighted bound, K = {held_out['samples']}" if held_out["samples"] > 1 else ""
     versions = "".join(
         f"| {stage} | `{version}` | `{(facts['commits'][stage] or 'unknown')[:12]}` |\n"
@@ -39,18 +31,11 @@ Licence: MIT, as the library. SHA-256: `{facts["sha256"]}`
 ## Held-out log density
 
 {held_out["log_prob"]:.2f} ± {held_out["standard_error"]:.2f} nats per kernel (mean and standard error over \
-{held_out["kernels"]} kernels{bound}).
+{held_out["kernels"]} kernels{bound}){_gaussian_text(facts["gaussian"])}.
 
 ## Source
 
-- Data: {data["name"]}, {data["images"]["train"]} training images. Origin and licence: {data["licence"]}.
-- Networks: {nets["number"]} ({layers}), L2 weight {nets["l2"]}, {schedule}.
-- Kernels: {kernels["kept"]} of {kernels["before_pruning"]} kept, of norm {kernels["threshold"]:.4g} or more \
-({kernels["rule"]}); {kernels["train"]} to fit the prior, {kernels["held_out"]} held out.
-
-Files of the data:
-
-{checksums}
+{_source_text(facts)}
 {_few_shot_text(facts["few_shot"])}
 ## How it was made
 
@@ -63,6 +48,42 @@ Files of the data:
 {commands}
 ```
 """
+
+
+def _gaussian_text(held_out: Mapping[str, Any] | None) -> str:
+    if held_out is None:
+        return ""
+    return (
+        f"; {held_out['log_prob']:.2f} ± {held_out['standard_error']:.2f} nats per kernel for a Gaussian "
+        "with full covariance"
+    )
+
+
+def _source_text(facts: Mapping[str, Any]) -> str:
+    data, nets, kernels = (facts[key] for key in ("data", "networks", "kernels"))
+    if "licence" in nets:  # published networks
+        images, owner, files = "", "networks", nets["files"]
+        networks = f"{nets['number']}, {nets['name']}. Origin and licence: {nets['licence']}"
+    else:
+        images, owner, files = f", {data['images']['train']} training images", "data", data["files"]
+        layers = "; ".join(
+            ", ".join(f"{key} {value}" for key, value in layer.items()) for layer in nets["network"]["layers"]
+        )
+        schedule = ", ".join(f"{key} {value}" for key, value in nets["schedule"].items())
+        networks = f"{nets['number']} ({layers}), L2 weight {nets['l2']}, {schedule}"
+    pruning = ", none pruned"
+    if kernels["kept"] < kernels["before_pruning"]:
+        least = f"{kernels['threshold']:.4g} or more ({kernels['rule']})"
+        pruning = f" of {kernels['before_pruning']} kept, of norm {least}"
+    checksums = "".join(f"- `{file}`: {digest}\n" for file, digest in files.items())
+    return f"""\
+- Data: {data["name"]}{images}. Origin and licence: {data["licence"]}.
+- Networks: {networks}.
+- Kernels: {kernels["kept"]}{pruning}; {kernels["train"]} to fit the prior, {kernels["held_out"]} held out.
+
+Files of the {owner}:
+
+{checksums}"""
 
 
 def _few_shot_text(few_shot: Mapping[str, Any] | None) -> str:

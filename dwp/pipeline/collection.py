@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dwp.experiments import few_shot, methods
 from dwp.files import atomic_write, sha256
 from dwp.kernels import store
 from dwp.nn.spec import size_label
-from dwp.pipeline import paths
+from dwp.pipeline import origins, paths
 from dwp.pipeline.cards import card
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.manifest import checked_sha256, read_manifest
@@ -34,18 +34,6 @@ DEFAULT = "mixture"
 """Prior whose name in the collection has no suffix: the best density of those with a small file."""
 
 FEW_SHOT = "few_shot"
-
-LICENCES = {
-    "glyphs": (
-        "rendered by this library with the fonts of Matplotlib: DejaVu (Bitstream Vera licence), "
-        "STIX (SIL Open Font License) and Computer Modern (BaKoMa licence)"
-    ),
-    "notmnist": (
-        "no licence is stated; letters from publicly available fonts, collected by Yaroslav Bulatov and "
-        "published in MNIST's format with his permission (github.com/davidflanagan/notMNIST-to-MNIST)"
-    ),
-}
-"""Origin and licence of the source data."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,13 +75,9 @@ def add(plan: Plan, prior: str, configuration: Sequence[str] = ()) -> list[str]:
 
     Raises:
         InputError: the configuration has no such prior, a result is missing or damaged, or the licence of
-            the source data is not known.
+            the source data or the origin of the networks in `kernels.files` is not known.
     """
-    source = plan.config.data.source
-    if not plan.config.trains_source:
-        raise InputError("collection: kernels.files is set; expected source networks of the run")
-    if source not in LICENCES:
-        raise InputError(f"collection: the licence of {source} is not known; add it to LICENCES")
+    prefix = _prefix(plan)
     if prior not in plan.priors or not plan.config.priors[prior].facts.has_density:
         raise InputError(f"collection: priors.{prior} is not a fitted prior with a density")
     folder = loading.COLLECTION
@@ -102,7 +86,7 @@ def add(plan: Plan, prior: str, configuration: Sequence[str] = ()) -> list[str]:
     suffix = "" if prior == DEFAULT else f"-{prior}"
     names = []
     for size in plan.priors[prior]:
-        name = f"{source}-{size_label(size)}{suffix}"
+        name = f"{prefix}-{size_label(size)}{suffix}"
         facts = _facts(plan, prior, size, configuration)
         fitted = load_prior(plan.prior_file(prior, size))
         fitted.held_out = dict(facts["held_out"])
@@ -113,6 +97,21 @@ def add(plan: Plan, prior: str, configuration: Sequence[str] = ()) -> list[str]:
         names.append(name)
     _write(index_file, json.dumps(dict(sorted(index.items())), indent=1, ensure_ascii=False) + "\n")
     return names
+
+
+def _prefix(plan: Plan) -> str:
+    """Return the first part of the names of a run's priors."""
+    if not plan.config.trains_source:
+        return _published(plan).prefix
+    source = plan.config.data.source
+    if source not in origins.LICENCES:
+        raise InputError(f"collection: the licence of {source} is not known; add it to LICENCES")
+    return source
+
+
+def _published(plan: Plan) -> origins.Networks:
+    """Return the published networks in `kernels.files`."""
+    return origins.published(next(iter(plan.kernels.values())).params["files"])
 
 
 def _write(path: Path, text: str) -> None:
@@ -131,30 +130,27 @@ def _manifest(file: str) -> dict[str, Any]:
 
 def _facts(plan: Plan, prior: str, size: int, configuration: Sequence[str]) -> dict[str, Any]:
     """Return the entry of a prior in the index, but for its checksum."""
-    source = plan.config.data.source
     files = {
-        "data": plan.dataset_file(source),
-        "source": plan.source_files()[0],
         "kernels": plan.kernels_file(size),
         "prior": plan.prior_file(prior, size),
         "scores": plan.scores_file(size),
     }
+    trained = plan.config.trains_source
+    if trained:
+        files = {
+            "data": plan.dataset_file(plan.config.data.source),
+            "source": plan.source_files()[0],
+            **files,
+        }
     manifests = {stage: _manifest(file) for stage, file in files.items()}
-    params, network = manifests["prior"]["params"], manifests["source"]["params"]
+    params = manifests["prior"]["params"]
     norms, pruning = store.kept_norms(files["kernels"]), store.pruning(files["kernels"])
     command = " ".join(["--configfile", *configuration]) if configuration else ""
     return {
         "kernel_size": size,
         "kind": params["kind"],
         "settings": {**load_prior(files["prior"]).settings},
-        "data": {
-            "name": source,
-            "licence": LICENCES[source],
-            "images": _images(files["data"]),
-            "files": manifests["data"]["params"]["files"],
-            "options": manifests["data"]["params"]["options"],
-        },
-        "networks": {"number": manifests["kernels"]["params"]["nets"], **network},
+        **(_of_trained(files["data"], manifests) if trained else _of_published(_published(plan))),
         "kernels": {
             "before_pruning": pruning.before,
             "kept": pruning.after,
@@ -164,15 +160,48 @@ def _facts(plan: Plan, prior: str, size: int, configuration: Sequence[str]) -> d
             "threshold": pruning.threshold,
         },
         "held_out": _held_out(files["scores"], prior),
+        "gaussian": _gaussian(plan, prior, files["scores"]),
         "few_shot": _few_shot(plan, prior),
         "versions": {stage: f"{found['stage']}/{found['version']}" for stage, found in manifests.items()},
         "commits": {stage: found["git"]["commit"] for stage, found in manifests.items()},
         "libraries": {name: manifests["prior"]["libraries"][name] for name in ("torch", "numpy")},
         "commands": [
+            *([] if trained else [_published(plan).command]),
             f"snakemake --cores 2 {command}".rstrip(),
             f"python -m dwp.pipeline.collection {command}".rstrip()
             + ("" if prior == DEFAULT else f" --prior {prior}"),
         ],
+    }
+
+
+def _of_trained(file: str, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return data and networks of a run that trains source networks on the data set in a file."""
+    params = manifests["data"]["params"]
+    return {
+        "data": {
+            "name": params["name"],
+            "licence": origins.LICENCES[params["name"]],
+            "images": _images(file),
+            "files": params["files"],
+            "options": params["options"],
+        },
+        "networks": {
+            "number": manifests["kernels"]["params"]["nets"],
+            **manifests["source"]["params"],
+        },
+    }
+
+
+def _of_published(networks: origins.Networks) -> dict[str, Any]:
+    """Return data and networks of a run on the kernels of published networks."""
+    return {
+        "data": {"name": networks.data, "licence": networks.data_licence},
+        "networks": {
+            "number": len(networks.files),
+            "name": networks.name,
+            "licence": networks.licence,
+            "files": {name: f"sha256:{digest}" for name, digest in networks.files.items()},
+        },
     }
 
 
@@ -195,6 +224,12 @@ def _held_out(file: str, prior: str) -> dict[str, Any]:
         "kernels": int(row["kernels"]),
         "samples": int(row["samples"]),
     }
+
+
+def _gaussian(plan: Plan, prior: str, file: str) -> dict[str, Any] | None:
+    """Return the held-out log density of the run's Gaussian; None without one, or if this is the prior."""
+    found = [name for name, choice in plan.config.priors.items() if choice.kind == "gaussian"]
+    return _held_out(file, found[0]) if found and prior not in found else None
 
 
 def _few_shot(plan: Plan, prior: str) -> dict[str, Any] | None:
