@@ -31,7 +31,8 @@ BASE = merged(
         "experiments": {"few_shot": {"tuning": None}},
     },
 )
-del BASE["priors"]["mixture"]
+for _name in ("mixture", "noise"):
+    del BASE["priors"][_name]
 BASE["experiments"]["few_shot"]["methods"] = {
     name: {
         key: value

@@ -153,6 +153,24 @@ def test_draws_have_mean_and_norms_of_the_kernels():
     assert prior.log_prob(test).mean() > student.log_prob(test).mean() + 0.5
 
 
+def test_uniform_directions_have_the_norms_only():
+    kernels = known().sample(4_000, seeded(0)) + torch.tensor([0.5, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    prior = Mixture.fit(kernels, kernels, {"directions": "uniform", "norms": 2}, seed=0)[0]
+    norms = kernels.flatten(1).norm(dim=1)
+    weights = prior.log_weights.exp().flatten()
+    density = sum(
+        weight * scipy.stats.lognorm(deviation, scale=math.exp(mean)).pdf(norms[:50])
+        for weight, mean, deviation in zip(weights, prior.log_norm, prior.log_norm_std, strict=True)
+    )
+    # The sphere in four dimensions has the area 2π²r³.
+    expected = np.log(density) - math.log(2 * math.pi**2) - 3 * norms[:50].log().numpy()
+    np.testing.assert_allclose(prior.log_prob(kernels[:50]).numpy(), expected, atol=5e-4)
+    draws = prior.sample(20_000, seeded(1)).flatten(1)
+    assert draws.norm(dim=1).mean().item() == pytest.approx(norms.mean().item(), rel=0.03)
+    second = torch.cov(draws.T) / draws.square().mean()
+    torch.testing.assert_close(second, torch.eye(4, dtype=second.dtype), rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_kernels_are_fitted(n):
     w = torch.randn(n, 1, 3, 3, generator=seeded())

@@ -143,6 +143,7 @@ def sample(
     *,
     seed: int,
     settings: HMC = DEFAULTS,
+    refine: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     evaluate: Callable[[Samples], dict[str, float]] | None = None,
     every: int = 0,
     checkpoint: Checkpoint | None = None,
@@ -158,6 +159,7 @@ def sample(
             of them is warm-up, in which the step size is adapted.
         seed: seed of the random numbers; the state of the global generators is restored.
         settings: see `HMC`.
+        refine: a function of the parameters of a sample that returns those to keep.
         evaluate: returns metrics of the samples so far, recorded about every `every` steps and at the end.
         every: 0: only at the end.
         checkpoint: where to save progress and resume from; None disables checkpoints.
@@ -194,7 +196,8 @@ def sample(
             if not warming:
                 accepted += probability
                 with torch.no_grad():
-                    kept.append({name: x.clone() for name, x in posterior.parameters(chain.point).items()})
+                    found = {name: x.clone() for name, x in posterior.parameters(chain.point).items()}
+                    kept.append(refine(found) if refine else found)
             if kept and (chain.gradients >= steps or (every and before // every < chain.gradients // every)):
                 record()
             progress.update(min(chain.gradients, steps))

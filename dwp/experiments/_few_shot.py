@@ -3,6 +3,7 @@
 A task's settings and method are those of `few_shot`, which imports this module when it runs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,30 +113,31 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
     for member in range(method.members):
         model = task.build_initialised(width=method.width, member=member)
         priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
+        refine = None
         if method.classifier == "fitted":
-            priors["classifier"] = StandardNormal(
-                1, _fit_classifier(model, data, task.dataset.classes) ** -0.5
-            )
+            fitted = _start_classifier(model, data)
+            priors["classifier"] = StandardNormal(1, fitted.precision**-0.5)
+            refine = functools.partial(_refit, model, data, fitted.scale)
+
+        def evaluate(samples: Samples) -> dict[str, float]:
+            pooled = _pooled([*chains, samples], settings.ensemble, test)
+            return metrics.summary(pooled.mean(0), labels)
+
         posterior = NetworkPosterior(
             model, priors, *data, default=StandardNormal.kind, weight=method.kl_weight
         )
-
-        def evaluate(samples: Samples) -> dict[str, float]:
-            found = [*chains, samples]
-            return metrics.summary(_pooled(found, settings.ensemble, test).mean(0), labels)
-
         last = member == method.members - 1
-        samples, found = sample(
+        samples, rows = sample(
             posterior,
             settings.schedule.total_steps(len(data[0])),
             seed=derived_seed(member, task.seed),
+            refine=refine,
             evaluate=evaluate if last else None,
             every=settings.every if last else 0,
             checkpoint=task.checkpoint.of(member) if task.checkpoint else None,
             label=f"{task.label} chain {member}",
         )
         chains.append(samples)
-        rows = found
     return Outcome(
         rows,
         _pooled(chains, settings.ensemble, test),
@@ -144,6 +146,18 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
             {name: x.requires_grad_() for name, x in posterior.start().items()}
         ).backward(),
     )
+
+
+def _refit(
+    model: nn.Module, data: tuple[Tensor, Tensor], scale: float, parameters: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Replace the sampled classifier by the most probable one for the sampled kernels.
+
+    Its posterior is much wider than that of the kernels' features, so that a mean over few samples of it is
+    noisy.
+    """
+    fitted = _fit_classifier(model, data, parameters, scale)
+    return {**parameters, "classifier.weight": fitted.weight, "classifier.bias": fitted.bias}
 
 
 def _pooled(chains: list[Samples], count: int, images: Tensor) -> Tensor:
@@ -157,7 +171,7 @@ def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> 
     model = task.build_initialised(width=method.width, member=member)
     precision = 0.0
     if method.classifier == "fitted":
-        precision = _fit_classifier(model, data, task.dataset.classes)
+        precision = _start_classifier(model, data).precision
     if method.is_bayesian:
         model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
         estimator = KLEstimator(
@@ -171,19 +185,36 @@ def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> 
     return model, loss
 
 
-@torch.no_grad()
-def _fit_classifier(model: nn.Module, data: tuple[Tensor, Tensor], classes: int) -> float:
-    """Fit the classifier to the features of a network; return the precision of its prior."""
+def _fit_classifier(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    parameters: dict[str, Tensor] | None = None,
+    scale: float | None = None,
+) -> last_layer.LastLayer:
+    """Return the classifier that `last_layer.fit` fits to the features of a network.
+
+    Args:
+        model: the network.
+        data: training images and labels.
+        parameters: parameters of the network in place of its own.
+        scale: see `last_layer.fit`.
+    """
     classifier = _classifier(model)
     features: list[Tensor] = []
     hook = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    with evaluating(model):
-        model(data[0])
+    with evaluating(model), torch.no_grad():
+        torch.func.functional_call(model, parameters or {}, (data[0],))
     hook.remove()
-    fitted = last_layer.fit(features[0], data[1], classes)
-    classifier.weight.copy_(fitted.weight)
-    classifier.bias.copy_(fitted.bias)
-    return fitted.precision
+    return last_layer.fit(features[0], data[1], classifier.out_features, scale)
+
+
+def _start_classifier(model: nn.Module, data: tuple[Tensor, Tensor]) -> last_layer.LastLayer:
+    """Fit the classifier of a network in place; return it."""
+    fitted = _fit_classifier(model, data)
+    with torch.no_grad():
+        _classifier(model).weight.copy_(fitted.weight)
+        _classifier(model).bias.copy_(fitted.bias)
+    return fitted
 
 
 def _classifier(model: nn.Module) -> nn.Linear:

@@ -58,7 +58,7 @@ class Method(base.Method):
     classifier: Literal["random", "fitted"] = setting(
         "start of the classifier: random weights, without a prior; or fitted to the features of the initial "
         "network under a Gaussian prior, which remains in the loss and whose scale is chosen by "
-        "cross-validation on the training examples",
+        "cross-validation on the training examples; with hmc, it is fitted again for every sample of kernels",
         "random",
     )
     frozen: bool = setting(

@@ -39,8 +39,11 @@ class Mixture(Prior):
 
     The fit is deterministic; an EM algorithm maximises the likelihood with penalties (see `maximise`).
 
+    With uniform directions, C = 1, μ = 0 and Σ = I are fixed, and only the norms are fitted.
+
     Args:
         kernel_size: k, from 2.
+        directions: learned, or uniform on the sphere.
         components: C.
         norms: G.
         shrinkage: weight of the common scatter of directions in each Σ_c, as a number of kernels per weight.
@@ -57,12 +60,16 @@ class Mixture(Prior):
     def __init__(
         self,
         kernel_size: int,
+        directions: str = MixtureSettings.directions,
         components: int = MixtureSettings.components,
         norms: int = MixtureSettings.norms,
         shrinkage: float = MixtureSettings.shrinkage,
     ) -> None:
-        super().__init__(kernel_size, components=components, norms=norms, shrinkage=shrinkage)
-        self.shrinkage = shrinkage
+        settings = {"directions": directions, "components": components}
+        super().__init__(kernel_size, **settings, norms=norms, shrinkage=shrinkage)
+        self.uniform, self.shrinkage = directions == "uniform", shrinkage
+        if self.uniform:
+            components = 1
         dimensions = kernel_size**2
         self.register_buffer("whitening", torch.eye(dimensions).repeat(components, 1, 1))
         """R_c, [C, k², k²], lower triangular, with R_c Σ_c R_cᵀ = I."""
@@ -117,6 +124,8 @@ class Mixture(Prior):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         means = 0.7 * math.sqrt(dimensions) * directions[order[torch.arange(components) % n]]
         covariances = (0.5 * scatter).repeat(components, 1, 1)
+        if self.uniform:
+            means, covariances = torch.zeros_like(means), torch.eye(dimensions, dtype=x.dtype)[None]
         self.log_norm.copy_(torch.quantile(log_norms, (torch.arange(norms) + 0.5).double() / norms))
         spread = log_norms.var(correction=0).item() / norms**2 + VARIANCE_FLOOR
         self.log_norm_std.fill_(math.sqrt(spread))
@@ -143,8 +152,9 @@ class Mixture(Prior):
             responsibility = (joint - log_density[:, None, None]).exp()
             share = responsibility.sum(2)
             counts = share.sum(0)
-            means = (share * first).T @ directions / counts.clamp_min(1e-9)[:, None]
-            for c, weight in enumerate((share * second).T):
+            if not self.uniform:
+                means = (share * first).T @ directions / counts.clamp_min(1e-9)[:, None]
+            for c, weight in enumerate([] if self.uniform else (share * second).T):
                 moment = (weight[:, None] * directions).T @ directions
                 moment -= counts[c] * torch.outer(means[c], means[c])
                 covariances[c] = (moment + strength * scatter) / (counts[c] + strength)

@@ -136,7 +136,12 @@ class MixtureSettings(PriorSettings):
     fitted: ClassVar = True
     smallest_size: ClassVar = 2  # the direction of a single weight is its sign
 
-    components: int = setting("components of the mixture", 8, ge=1)
+    directions: Literal["learned", "uniform"] = setting(
+        "distribution of directions; uniform: white noise with the norms of the learned filters, a control with "
+        "their scale and without their structure",
+        "learned",
+    )
+    components: int = setting("components of the mixture; of no effect with uniform directions", 8, ge=1)
     norms: int = setting("log-normal distributions that make up the distribution of norms", 4, ge=1)
     shrinkage: float = setting(
         "weight of the common covariance in that of a component, as a number of kernels per weight", 2.0, gt=0
