@@ -8,11 +8,11 @@ from prior_helpers import seeded
 from torch import nn
 from torch.distributions import Normal
 
+from dwp.bayes.coordinates import of_prior
 from dwp.bayes.hmc import HMC, Chain
 from dwp.bayes.sampling import NetworkPosterior, sample
 from dwp.errors import InputError
 from dwp.nn.seeding import seeded as rng
-from dwp.priors.coordinates import of_prior
 from dwp.priors.empirical import Empirical
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.log_uniform import LogUniform

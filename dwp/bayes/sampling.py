@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.bayes.coordinates import Coordinates, of_prior
 from dwp.bayes.hmc import DEFAULTS, HMC, Chain, Point
 from dwp.bayes.layers import predicting
 from dwp.bayes.matching import match_layers
@@ -17,7 +18,6 @@ from dwp.nn.noise import Noise
 from dwp.nn.precision import at_least_float32
 from dwp.nn.seeding import rng_state, seeded, set_rng_state
 from dwp.priors.base import Prior
-from dwp.priors.coordinates import Coordinates, of_prior
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import Progress
