@@ -137,7 +137,7 @@ class MixtureSettings(PriorSettings):
     smallest_size: ClassVar = 2  # the direction of a single weight is its sign
 
     directions: Literal["learned", "uniform"] = setting(
-        "distribution of directions; uniform: white noise with the norms of the learned filters, a control with "
+        "distribution of directions; uniform: noise with the norms of the learned filters, a control with "
         "their scale and without their structure",
         "learned",
     )
