@@ -25,6 +25,7 @@ _HOMES = {
     "load_prior": "dwp.loading",
     "make_bayesian": "dwp.bayes.layers",
     "predict": "dwp.bayes.layers",
+    "sample_posterior": "dwp.bayes.sampling",
     "save_prior": "dwp.priors.base",
     "set_noise": "dwp.nn.noise",
 }

@@ -1,4 +1,5 @@
 from dwp.bayes.layers import kl, make_bayesian, predict
+from dwp.bayes.sampling import sample_posterior
 from dwp.errors import InputError
 from dwp.fitting import fit_prior
 from dwp.initialisation import init_
@@ -20,6 +21,7 @@ __all__ = [
     "load_prior",
     "make_bayesian",
     "predict",
+    "sample_posterior",
     "save_prior",
     "set_noise",
 ]

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from dwp.bayes.coordinates import of_prior
 from dwp.bayes.hmc import HMC, Chain
-from dwp.bayes.sampling import NetworkPosterior, sample
+from dwp.bayes.sampling import NetworkPosterior, sample, sample_posterior
 from dwp.errors import InputError
 from dwp.nn.seeding import seeded as rng
 from dwp.priors.empirical import Empirical
@@ -220,3 +220,12 @@ def test_a_weight_of_zero_is_refused():
     model, images, labels = problem()
     with pytest.raises(InputError, match="weight is 0"):
         NetworkPosterior(model, StandardNormal(3, 0.5), images, labels, weight=0)
+
+
+def test_the_short_form_is_the_same_chain():
+    model, images, labels = problem()
+    prior = StandardNormal(3, 0.5)
+    found = sample_posterior(model, prior, images, labels, 100, seed=3)
+    posterior = NetworkPosterior(model, prior, images, labels, default="standard_normal")
+    expected, _ = sample(posterior, 100, seed=3)
+    torch.testing.assert_close(found.parameters, expected.parameters, rtol=0, atol=0)

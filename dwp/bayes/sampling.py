@@ -18,6 +18,7 @@ from dwp.nn.noise import Noise
 from dwp.nn.precision import at_least_float32
 from dwp.nn.seeding import rng_state, seeded, set_rng_state
 from dwp.priors.base import Prior
+from dwp.priors.standard_normal import StandardNormal
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.loop import Progress
@@ -135,6 +136,45 @@ class Samples:
                 logits = torch.cat([call(self.model, one, (part,)) for part in images.split(chunk)])
                 members.append(logits.double().softmax(1))
         return torch.stack(members)
+
+
+def sample_posterior(
+    model: nn.Module,
+    priors: Priors,
+    images: Tensor,
+    labels: Tensor,
+    steps: int = 1000,
+    *,
+    default: Default = StandardNormal.kind,
+    weight: float = 1.0,
+    seed: int = 0,
+    settings: HMC = DEFAULTS,
+) -> Samples:
+    """Sample the weights of a classifier from their posterior, for few training images.
+
+    The chain starts from the model's present weights, such as those of `dwp.init_`. All training images are
+    used in every step.
+
+    Args:
+        model: maps images [n, c, h, w] to logits; not changed.
+        priors: see `NetworkPosterior`, as well as for `images`, `labels`, `default` and `weight`.
+        images: training images.
+        labels: their labels.
+        steps: evaluations of the gradient, the first quarter of which is warm-up.
+        default: prior of the layers that `priors` does not match.
+        weight: of the log prior.
+        seed: seed of the random numbers.
+        settings: see `HMC`.
+
+    Returns:
+        One sample for each trajectory after the warm-up; `samples.predict(images).mean(0)` are class
+        probabilities.
+
+    Raises:
+        InputError: see `NetworkPosterior`.
+    """
+    posterior = NetworkPosterior(model, priors, images, labels, default=default, weight=weight)
+    return sample(posterior, steps, seed=seed, settings=settings)[0]
 
 
 def sample(
