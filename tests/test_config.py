@@ -116,7 +116,7 @@ BAD = [
     (
         f"{DWP}.posterior",
         "gauss",
-        [f"{DWP}.posterior: 'gauss'", "point, latent or none"],
+        [f"{DWP}.posterior: 'gauss'", "latent, hmc or none"],
     ),
     (f"{DWP}.init.draw", "median", [f"{DWP}.init.draw: 'median'", "mean or sample"]),
     (f"{DWP}.l2", -1, [f"{DWP}.l2: -1", "a number from 0"]),
@@ -191,6 +191,21 @@ BAD = [
         ["'pretrained' needs", "source networks, one for each start; source.nets is"],
     ),
     (f"{FEW_SHOT}.methods.l2_dwp.kl_weight", 0.5, ["l2_dwp.kl_weight: 0.5 needs a posterior"]),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "hmc", "prior": "log_uniform", "init": {"from": "he"}},
+        ["'log_uniform' with posterior 'hmc': log_uniform has no density"],
+    ),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "hmc", "prior": "vae", "kl_weight": 0, "init": {"from": "he"}},
+        [f"{FEW_SHOT}.methods.new.kl_weight: 0 does not go with posterior hmc"],
+    ),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "hmc", "prior": "vae", "init": {"from": "he"}, "override": {"dropout": 0.1}},
+        ["override"],
+    ),
     (f"{DWP}.frozen", True, [f"{DWP}.frozen: true goes with posterior none", "'additive'"]),
     (f"{FEW_SHOT}.methods.l2_dwp.frozen", True, ["frozen: true needs classifier fitted", "'random'"]),
     (

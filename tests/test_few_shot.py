@@ -4,6 +4,7 @@ import pytest
 import torch
 from experiment_samples import (
     METHODS,
+    METRICS,
     SCHEDULE,
     changed,
     dataset,
@@ -15,10 +16,12 @@ from experiment_samples import (
 
 from dwp.bayes import layers
 from dwp.bayes.layers import bayesian_layers
+from dwp.bayes.sampling import Samples
 from dwp.data import few_shot
 from dwp.errors import InputError
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
+from dwp.training.checkpoints import Checkpoint
 
 __all__ = ["dataset", "fitted", "pretrained", "run"]
 
@@ -153,3 +156,47 @@ def test_the_weight_of_the_kl_is_in_the_loss_and_not_in_its_terms(run, fitted):
     ((_, _, (loss, data, _)),) = fitted
     value, terms = loss(*data)
     assert value.item() == pytest.approx((terms["train_nll"] + 0.25 * terms["kl"] / 9).item(), rel=1e-5)
+
+
+HMC = {"posterior": "hmc", "prior": "vae", "init": {"from": "vae", "draw": "sample"}}
+
+
+@pytest.mark.parametrize("classifier", ["random", "fitted"])
+def test_samples_are_evaluated_as_the_chain_proceeds(run, fitted, classifier):
+    method = HMC | {"classifier": classifier}
+    schedule = SCHEDULE | {"steps": 200}
+    rows = run("few_shot", method, [0], schedule=schedule, every=100)
+    assert fitted == []
+    curves = {(row["step"], row["metric"]) for row in rows if row["metric"] in ("accuracy", "acceptance")}
+    steps = sorted({step for step, _ in curves})
+    assert len(curves) == 2 * len(steps)
+    assert 100 <= steps[0] < steps[-1]
+    assert steps[-1] >= 200
+    assert {row["metric"] for row in rows if row["step"] == steps[-1]} >= METRICS["bins"] | METRICS["once"]
+
+
+def test_chains_are_pooled_and_resume(run, tmp_path):
+    schedule = SCHEDULE | {"steps": 30}
+    method = HMC | {"classifier": "fitted", "members": 2}
+    rows = run("few_shot", method, [1], schedule=schedule)
+    alone = run("few_shot", method | {"members": 1}, [1], schedule=schedule)
+    assert rows != alone
+    checkpoint = Checkpoint(tmp_path / "few_shot.pt", "x", seconds=0)
+    # The second run starts from the ends of both chains.
+    for _ in range(2):
+        assert run("few_shot", method, [1], schedule=schedule, checkpoint=checkpoint) == rows
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_fitted_classifier_is_the_mode_for_every_sample(run, dataset, monkeypatch):
+    kept = []
+    predict = Samples.predict
+    monkeypatch.setattr(Samples, "predict", lambda self, images: kept.append(self) or predict(self, images))
+    run("few_shot", HMC | {"classifier": "fitted"}, [0], schedule=SCHEDULE | {"steps": 200}, ensemble=100)
+    chosen = few_shot(dataset.labels("train"), 9, 0)
+    images, labels = dataset.images("train")[chosen], dataset.labels("train")[chosen]
+    probabilities = kept[-1].predict(images)
+    assert len(probabilities) > 2
+    # The bias has no prior, so at the mode the expected number of each class is the observed one.
+    counts = labels.bincount(minlength=probabilities.shape[2]).double()
+    torch.testing.assert_close(probabilities.sum(1), counts.expand(len(probabilities), -1), rtol=0, atol=1e-3)
