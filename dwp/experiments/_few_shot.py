@@ -110,6 +110,18 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
     method, settings = task.method, task.settings
     chains: list[Samples] = []
     rows: list[dict] = []
+    known: dict[int, Tensor] = {}
+
+    def predict(chains: list[Samples], images: Tensor) -> Tensor:
+        chosen = [one for chain in chains for one in chain.thinned(settings.ensemble).parameters]
+        if images is not test:
+            return Samples(model, chosen).predict(images)
+        # Samples that an earlier evaluation has predicted with are not predicted with again.
+        new = [one for one in chosen if id(one) not in known]
+        if new:
+            known.update(zip(map(id, new), Samples(model, new).predict(images), strict=True))
+        return torch.stack([known[id(one)] for one in chosen])
+
     for member in range(method.members):
         model = task.build_initialised(width=method.width, member=member)
         priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
@@ -120,8 +132,7 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
             refine = functools.partial(_refit, model, data, fitted.scale)
 
         def evaluate(samples: Samples) -> dict[str, float]:
-            pooled = _pooled([*chains, samples], settings.ensemble, test)
-            return metrics.summary(pooled.mean(0), labels)
+            return metrics.summary(predict([*chains, samples], test).mean(0), labels)
 
         posterior = NetworkPosterior(
             model, priors, *data, default=StandardNormal.kind, weight=method.kl_weight
@@ -140,8 +151,8 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
         chains.append(samples)
     return Outcome(
         rows,
-        _pooled(chains, settings.ensemble, test),
-        lambda images: _pooled(chains, settings.ensemble, images),
+        predict(chains, test),
+        functools.partial(predict, chains),
         lambda: posterior.potential(
             {name: x.requires_grad_() for name, x in posterior.start().items()}
         ).backward(),
@@ -158,11 +169,6 @@ def _refit(
     """
     fitted = _fit_classifier(model, data, parameters, scale)
     return {**parameters, "classifier.weight": fitted.weight, "classifier.bias": fitted.bias}
-
-
-def _pooled(chains: list[Samples], count: int, images: Tensor) -> Tensor:
-    """Return the class probabilities of at most `count` samples of each chain, [samples, n, classes]."""
-    return torch.cat([chain.thinned(count).predict(images) for chain in chains])
 
 
 def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> tuple[nn.Module, Loss]:

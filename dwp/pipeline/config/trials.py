@@ -84,8 +84,8 @@ def trials(where: str, experiment: str, settings: ExperimentSettings) -> dict[st
         )
     tuning.check(f"{where}.tuning.space", declared, wanted.space or {})
     common: dict[str, Any] = {"seeds": wanted.seeds, declared.axis: list(getattr(wanted, declared.axis))}
-    if hasattr(settings, "outliers"):
-        common["outliers"] = False
+    # Only the metric at the end is of interest.
+    common |= {name: off for name, off in (("outliers", False), ("every", 0)) if hasattr(settings, name)}
     found = {}
     for name, method in settings.methods.items():
         tuning.check(f"{where}.methods.{name}.space", declared, method.space or {})
