@@ -260,14 +260,14 @@ def test_the_page_says_which_settings_each_method_used(results):
     page = pages.experiment(results)
     assert "Tuned settings" in page
     assert "as configured: fixed" in page
-    assert "<th>dwp</th><td>3 of 9</td><td>lr 0.2</td><td>0.400 ± 0.100</td><td>lr 0.1</td>" in page
+    assert "<th>dwp</th><td>3 of 9</td><td class="text">lr 0.2</td><td>0.400 ± 0.100</td>" in page
     untuned = ExperimentResults("few_shot", results.experiment, results.rows, results.published)
     assert "Tuned settings" not in pages.experiment(untuned)
 
 
 def test_the_figure_marks_the_chosen_trial_and_counts_the_diverged(results):
     (ax,) = figures.find("tuning")(results, Plot()).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["DWP (1 of 3 not finite)", "L2", "MAP"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["dwp (1 of 3 not finite)", "l2", "map"]
     filled = [line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 9]
     assert filled == pytest.approx([0.4, 40.0, 0.1])
     assert ax.get_xscale() == "log"
