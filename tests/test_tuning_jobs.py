@@ -260,7 +260,8 @@ def test_the_page_says_which_settings_each_method_used(results):
     page = pages.experiment(results)
     assert "Tuned settings" in page
     assert "as configured: fixed" in page
-    assert "<th>dwp</th><td>3 of 9</td><td class="text">lr 0.2</td><td>0.400 ± 0.100</td>" in page
+    row = '<th>dwp</th><td>3 of 9</td><td class="text">lr 0.2</td><td>0.400 ± 0.100</td>'
+    assert f'{row}<td class="text">lr 0.1</td>' in page
     untuned = ExperimentResults("few_shot", results.experiment, results.rows, results.published)
     assert "Tuned settings" not in pages.experiment(untuned)
 
