@@ -190,7 +190,9 @@ def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp
         "mixed": {"posterior": "additive", "prior": {"7x7": "vae", "5x5": "standard_normal"}, "init": XAVIER},
         "titled": {"title": "A title", "init": XAVIER},
     }
-    made = plan(methods, f"{FEW_SHOT}.methods")
+    methods["uniform"] = {"posterior": "hmc", "prior": "uniform", "init": {"from": "uniform"}}
+    control = {"uniform": {"kind": "mixture", "directions": "uniform"}}
+    made = plan({"priors": control, "experiments": {"few_shot": {"methods": methods}}})
     params = made.report.params
     assert params["learned"]["few_shot"] == ["dwp", "l2_dwp", "by_size", "mixed"]
     assert params["titles"]["few_shot"]["titled"] == "A title"

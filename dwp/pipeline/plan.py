@@ -275,14 +275,15 @@ class Plan(Artifacts):
     def _learned(self, experiment: str) -> list[str]:
         """Return the methods of an experiment with a fitted prior, as prior or as initialisation.
 
-        Controls, which remove the structure of the drawn kernels, are none of them.
+        Controls, whose prior or drawn kernels have no structure, are none of them.
         """
+        fitted = {name for name in self.priors if not self.config.priors[name].is_control}
         trials = self.config.trials[experiment]
         return [
             name
             for name, method in self.config.experiments[experiment].methods.items()
             if any(
-                prior in self.priors
+                prior in fitted
                 for one in [method, *(trial.method for trial in trials.get(name, ()))]
                 for prior in methods.names_used(one)
             )

@@ -52,6 +52,11 @@ class PriorSettings:
                 f"it takes sizes from {cls.smallest_size}"
             )
 
+    @property
+    def is_control(self) -> bool:
+        """Return whether the prior leaves out the structure of the kernels on purpose."""
+        return False
+
     def check_posterior(self, form: str) -> None:
         """Raise InputError for a form of posterior that is incompatible with these settings."""
 
@@ -146,6 +151,11 @@ class MixtureSettings(PriorSettings):
     shrinkage: float = setting(
         "weight of the common covariance in that of a component, as a number of kernels per weight", 2.0, gt=0
     )
+
+    @property
+    def is_control(self) -> bool:
+        """Return whether the prior has the norms of the kernels only."""
+        return self.directions == "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)

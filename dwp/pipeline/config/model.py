@@ -99,6 +99,11 @@ class PriorChoice:
         """Return whether the prior applies to kernels of a size."""
         return not self.sizes or size_label(size) in self.sizes
 
+    @property
+    def is_control(self) -> bool:
+        """Return whether the prior leaves out the structure of the kernels on purpose."""
+        return any(one.is_control for one in filter(None, (self.common, *self.sizes.values())))
+
     def of(self, size: int) -> PriorSettings:
         """Return the settings for kernels of a size."""
         return self.common or self.sizes[size_label(size)]
