@@ -189,10 +189,11 @@ def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp
         "by_size": {"init": {"from": {"7x7": "he", "5x5": "filters"}}},
         "mixed": {"posterior": "additive", "prior": {"7x7": "vae", "5x5": "standard_normal"}, "init": XAVIER},
         "titled": {"title": "A title", "init": XAVIER},
+        "uniform": {"posterior": "hmc", "prior": "uniform", "init": {"from": "uniform"}},
     }
-    methods["uniform"] = {"posterior": "hmc", "prior": "uniform", "init": {"from": "uniform"}}
     control = {"uniform": {"kind": "mixture", "directions": "uniform"}}
-    made = plan({"priors": control, "experiments": {"few_shot": {"methods": methods}}})
+    overlay = {"priors": control, "experiments": {"few_shot": {"methods": methods}}}
+    made = plan(overlay)
     params = made.report.params
     assert params["learned"]["few_shot"] == ["dwp", "l2_dwp", "by_size", "mixed"]
     assert params["titles"]["few_shot"]["titled"] == "A title"
@@ -201,7 +202,7 @@ def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp
     # Captions are on the page of findings, so a change of one remakes the report.
     (tmp_path / "cost.rst").write_text("Another.")
     monkeypatch.setattr(paths, "CAPTIONS", tmp_path)
-    changed = plan(methods, f"{FEW_SHOT}.methods").report
+    changed = plan(overlay).report
     assert changed.params["captions"] == {"cost.rst": "Another."}
     assert changed.version != made.report.version
 
