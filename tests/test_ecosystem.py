@@ -11,6 +11,7 @@ import chaos
 import pytest
 import yaml
 from conftest import ROOT, snakemake
+from forks import forked_snakemake
 
 SMOKE = ROOT / ".test" / "config" / "config.yaml"
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
@@ -115,7 +116,7 @@ def test_a_module_with_a_prefix_is_refused(tmp_path):
     text = PARENT.replace('    config: config["dwp"]', '    config: config["dwp"]\n    prefix: "elsewhere"')
     (tmp_path / "Snakefile").write_text(text)
     (tmp_path / "settings.yaml").write_text("{number: 1, dwp: {}}")
-    done = snakemake(tmp_path, "--dry-run", snakefile=tmp_path / "Snakefile", config=None)
+    done = forked_snakemake(tmp_path, "--dry-run", snakefile=tmp_path / "Snakefile", config=None)
     assert done.returncode != 0
     assert "module: prefix and replace_prefix are not supported" in done.stdout
 

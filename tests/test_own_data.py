@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from configurations import network, plan
 from conftest import snakemake
+from forks import forked_snakemake
 from test_data_files import write, write_arrays
 
 from dwp.data import load
@@ -74,7 +75,7 @@ def test_a_folder_that_is_no_such_set_is_refused_before_anything_runs(tmp_path, 
     (tmp_path / "root").mkdir()
     if make:
         make(tmp_path / "root" / name)
-    done = snakemake(tmp_path, "--config", "data_root=root", f"data={{target: {name}}}")
+    done = forked_snakemake(tmp_path, "--config", "data_root=root", f"data={{target: {name}}}")
     assert done.returncode != 0
     assert "config: data.target: " in done.stdout
     assert f"root/{name if make else '<name>'}" in done.stdout
@@ -105,7 +106,7 @@ def test_the_workflow_runs_on_sets_of_ones_own(tmp_path):
     write_arrays(tmp_path / "root" / "shapes", (1, 20, 20), classes=12)
     arrays = write_arrays(tmp_path / "root" / "strokes", (1, 20, 20), classes=3)
     (tmp_path / "own.yaml").write_text(CONFIG)
-    planned = snakemake(tmp_path, str(tmp_path / "own.yaml"), "-n")
+    planned = forked_snakemake(tmp_path, str(tmp_path / "own.yaml"), "-n")
     assert planned.returncode == 0, planned.stdout[-5000:]
     for file in ("shapes.safetensors", "strokes.safetensors", "nets-000-001.safetensors", "few_shot.png"):
         assert file in planned.stdout

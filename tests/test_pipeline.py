@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import copy_checkout, snakemake
+from forks import forked_snakemake
 from torch import nn
 
 import dwp
@@ -21,8 +22,8 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted((folder / "results").glob(pattern))
 
 
-def test_a_second_run_has_nothing_to_do(smoke_run):
-    again = snakemake(smoke_run, "--dry-run")
+def test_a_second_run_has_nothing_to_do(finished):
+    again = forked_snakemake(finished, "--dry-run")
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout
 
@@ -144,7 +145,7 @@ def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_pa
 def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_path, overlay, message):
     file = tmp_path / "bad.yaml"
     file.write_text(overlay + "\n")
-    done = snakemake(tmp_path, str(file))
+    done = forked_snakemake(tmp_path, str(file))
     assert done.returncode != 0
     assert re.search(message, done.stdout), done.stdout
     assert "Traceback" not in done.stdout
@@ -155,7 +156,7 @@ def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_pat
 def test_a_missing_caption_is_named_before_anything_runs(tmp_path, name):
     checkout = copy_checkout(tmp_path / "checkout")
     (checkout / "workflow" / "report" / f"{name}.rst").unlink()
-    done = snakemake(tmp_path, "--dry-run", snakefile=checkout / "Snakefile")
+    done = forked_snakemake(tmp_path, "--dry-run", snakefile=checkout / "Snakefile")
     assert done.returncode != 0, done.stdout
     lines = [line for line in done.stdout.splitlines() if f"workflow/report/{name}.rst" in line]
     assert len(lines) == 1
