@@ -1,4 +1,4 @@
-"""Snakemake forked from a process that has imported it, as imports are most of the time that planning takes."""
+"""Snakemake forked from a process that has imported it: most of the time of a plan goes into imports."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ FORKS.set_forkserver_preload(
 
 
 def forked_snakemake(folder: Path, *words: str, **others: object) -> subprocess.CompletedProcess:
-    """Do what `conftest.snakemake` does, sooner; for runs without jobs, because these take as long as ever."""
+    """Do what `conftest.snakemake` does, for runs without jobs; the output is also in `snakemake.log`."""
     arguments = snakemake_arguments(folder, *words, **others)
     output = folder / "snakemake.log"
     process = FORKS.Process(target=_main, args=(arguments, output))

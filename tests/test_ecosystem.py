@@ -76,15 +76,8 @@ def run_parent(folder: Path, *words: str, number: int = 7, **overlay: object) ->
     (folder / "Snakefile").write_text(PARENT)
     settings = {"number": number, "dwp": yaml.safe_load(SMOKE.read_text()) | overlay}
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    run = forked_snakemake if "--dry-run" in words else snakemake
+    done = run(folder, *words, snakefile=folder / "Snakefile", config=None)
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
 

@@ -92,7 +92,9 @@ experiments:
   few_shot:
     examples: [9]
     seeds: 1
-    methods: {dwp: null, log_uniform: null, standard_normal: null, l2_dwp: null}
+    tuning: null
+    methods:
+      {dwp_hmc: null, dwp: null, log_uniform: null, standard_normal: null, l2_dwp: null, l2_xavier: {space: null}}
   convergence: null
   random_features: null
   image_vae: null

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from configurations import DEFAULT
 from conftest import copy_checkout, snakemake
 from forks import forked_snakemake
 from torch import nn
@@ -94,23 +95,43 @@ def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
     assert torch.equal(model[2].weight, before)
 
 
+COMPARED = ("l2_dwp", "standard_normal", "l2_xavier")
+
+
+def without(experiment: str, *kept: str) -> dict[str, None]:
+    """Return an overlay of an experiment's methods that leaves these."""
+    return dict.fromkeys(DEFAULT["experiments"][experiment]["methods"].keys() - set(kept))
+
+
 def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
+    # A deterministic, a Bayesian and a tuned method, and a prior that is trained.
     overlay = tmp_path / "shards.yaml"
-    experiments = {"few_shot": {"shard": 1, "examples": [20]}}
-    experiments |= dict.fromkeys(("random_features", "image_vae", "kl_importance", "kl_subset"))
+    others = ("random_features", "image_vae", "kl_importance", "kl_subset", "kl_profile")
+    experiments = dict.fromkeys(others) | {
+        "few_shot": {"shard": 1, "examples": [20], "methods": without("few_shot", *COMPARED)},
+        "convergence": {"methods": without("convergence", "dwp")},
+    }
     overlay.write_text(yaml.safe_dump({"source": {"shard": 3}, "experiments": experiments}))
     again = snakemake(tmp_path, str(overlay), "--until", "experiment")
     assert again.returncode == 0, again.stdout[-5000:]
-    for pattern in (
-        "data/*/*.safetensors",
-        "kernels/*/*.h5",
-        "priors/*/*.safetensors",
-        "convergence/*/*.csv",
-    ):
+    for pattern, count in {
+        "data/*/*.safetensors": 3,
+        "kernels/*/*.h5": 2,
+        "priors/*/vae-*.safetensors": 2,
+        "convergence/*/dwp_*.csv": 1,
+        "tuning/*/few_shot-l2_xavier.json": 1,
+    }.items():
         first, second = files(smoke_run, pattern), files(tmp_path, pattern)
+        assert len(second) == count, pattern
         assert [sha256(path) for path in first] == [sha256(path) for path in second], pattern
-    merged = pd.concat(pd.read_csv(path) for path in files(tmp_path, "few_shot/*/*_examples-20_*.csv"))
-    together = pd.concat(pd.read_csv(path) for path in files(smoke_run, "few_shot/*/*_examples-20_*.csv"))
+    merged, together = (
+        pd.concat(
+            pd.read_csv(path)
+            for method in COMPARED
+            for path in files(folder, f"few_shot/*/{method}_examples-20_*.csv")
+        )
+        for folder in (tmp_path, smoke_run)
+    )
     key = ["method", "seed", "step", "metric"]
     pd.testing.assert_frame_equal(
         merged.sort_values(key).reset_index(drop=True), together.sort_values(key).reset_index(drop=True)
@@ -120,11 +141,17 @@ def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
 def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_path):
     (nets,) = files(smoke_run, "source/*/nets-000-003.safetensors")
     overlay = tmp_path / "own.yaml"
-    overlay.write_text(f"kernels: {{files: [{nets}]}}\n")
+    # Two priors, and one method that needs them.
+    experiments = dict.fromkeys(DEFAULT["experiments"]) | {
+        "convergence": {"methods": without("convergence", "dwp")},
+    }
+    priors = {"filters": None, "gaussian": None}
+    own = {"kernels": {"files": [str(nets)]}, "priors": priors, "experiments": experiments}
+    overlay.write_text(yaml.safe_dump(own))
     done = snakemake(tmp_path, str(overlay), "--until", "prior")
     assert done.returncode == 0, done.stdout[-5000:]
     assert not files(tmp_path, "source/*")
-    assert len(files(tmp_path, "priors/*/*.safetensors")) == 6
+    assert len(files(tmp_path, "priors/*/*.safetensors")) == 2
 
 
 @pytest.mark.parametrize(
