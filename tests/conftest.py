@@ -76,6 +76,30 @@ def snakemake(
     )
 
 
+# The files that take longest, most of which run workflows.
+LONG = (
+    "test_pipeline.py",
+    "test_paper_cifar.py",
+    "test_chaos.py",
+    "test_benchmarks.py",
+    "test_ecosystem.py",
+    "test_invalidation.py",
+    "test_side_by_side.py",
+    "test_storage.py",
+    "test_report.py",
+    "test_shards.py",
+    "test_own_data.py",
+    "test_staleness.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first where several processes share the files, so that these end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the smoke configuration has run to its end; tests must not change it."""
