@@ -18,6 +18,7 @@ TUNINGS = {"tuning/few_shot-dwp": 1, "tuning/few_shot-l2_xavier": 1}
 TUNED_TARGETS = {"few_shot/dwp": 2, "few_shot/l2_xavier": 2}
 DWP = TUNED_DWP | {
     "few_shot/dwp": 2,
+    "few_shot/dwp_hmc": 2,
     "few_shot/l2_dwp": 2,
     "convergence/dwp": 1,
     "random_features/dwp": 2,
@@ -35,7 +36,8 @@ KL_FILTERS = {
 }
 FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1} | KL_FILTERS
 FEW_SHOT = {
-    f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
+    f"few_shot/{name}": 2
+    for name in ("dwp", "dwp_hmc", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
 }
 CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
 RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
