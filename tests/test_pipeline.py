@@ -95,7 +95,7 @@ def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
     assert torch.equal(model[2].weight, before)
 
 
-COMPARED = ("l2_dwp", "standard_normal", "l2_xavier")
+COMPARED = ("standard_normal", "dwp_hmc", "l2_xavier")
 
 
 def without(experiment: str, *kept: str) -> dict[str, None]:
@@ -104,7 +104,7 @@ def without(experiment: str, *kept: str) -> dict[str, None]:
 
 
 def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
-    # A deterministic, a Bayesian and a tuned method, and a prior that is trained.
+    # A Bayesian, a sampled and a tuned method, and a prior that is trained.
     overlay = tmp_path / "shards.yaml"
     others = ("random_features", "image_vae", "kl_importance", "kl_subset", "kl_profile")
     experiments = dict.fromkeys(others) | {
