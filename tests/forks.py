@@ -10,7 +10,18 @@ from conftest import snakemake_arguments
 FORKS = multiprocessing.get_context("forkserver")
 # All that a dry run imports but dwp, which a test may have changed.
 FORKS.set_forkserver_preload(
-    ["snakemake.cli", "snakemake.report", "smart_open", "nbformat", "pydantic", "pandas", "pytest"]
+    [
+        "snakemake.cli",
+        "snakemake.report",
+        "smart_open",
+        "nbformat",
+        "pydantic",
+        "pandas",
+        "pytest",
+        "hypothesis",
+        "filelock",
+        "jinja2",
+    ]
 )
 
 
