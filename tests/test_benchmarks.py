@@ -165,7 +165,7 @@ def test_what_is_taken_away_is_away(material):
         assert not torch.optim.Adam([torch.zeros(1)], lr=1.0, fused=True).defaults["fused"]
     with away["weights sampled once for all images"]():
         model = material.bayesian()
-        with layers._predicting(model, Noise.WEIGHTS):
+        with layers.predicting(model, Noise.WEIGHTS):
             assert {layer.noise for layer in layers.bayesian_layers(model)} == {Noise.OUTPUTS}
     assert kinds() == there
 
