@@ -25,7 +25,7 @@ run: .venv/.installed
 	@echo "Findings, in one page: results/latest/report/pages/report.html   With the workflow: results/report.html"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(OPTIONS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
 test-slurm: .venv/.installed
 	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py

@@ -90,12 +90,12 @@ def pytorch_convolutions() -> Iterator[None]:
 @contextlib.contextmanager
 def noise_for_each_image() -> Iterator[None]:
     """Draw separate output noise for each image at test, instead of one sample of the weights for all."""
-    predicting = layers._predicting
+    predicting = layers.predicting
 
     def noisy(model: nn.Module, noise: Noise) -> contextlib.AbstractContextManager:
         return predicting(model, Noise.OUTPUTS if noise is Noise.WEIGHTS else noise)
 
-    with patch.object(layers, "_predicting", noisy):
+    with patch.object(layers, "predicting", noisy):
         yield
 
 

@@ -5,6 +5,9 @@ import os
 # Before PyTorch is imported: its threads wait for each other by spinning, which on a busy
 # machine takes a test of tiny tensors from seconds to minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Snakemake's plugin for Slurm asks the controller for its configuration whenever it is imported. If the
+# machine's configuration names a controller that does not answer, that takes nine seconds.
+os.environ["SLURM_CONF"] = os.devnull
 
 import shutil
 import subprocess
@@ -33,25 +36,68 @@ def copy_checkout(folder: Path) -> Path:
     return folder
 
 
-def snakemake(
+def snakemake_arguments(
     folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile", config: str | Path | None = "smoke"
-) -> subprocess.CompletedProcess:
-    """Run the workflow in a folder; return its output and exit status.
+) -> list[str]:
+    """Return the arguments of Snakemake for a run of the workflow in a folder.
 
     Args:
         folder: the working directory.
-        words: further arguments of Snakemake.
-        snakefile: of the workflow; `dwp` is the one beside it.
+        words: further arguments, first of all further configurations.
+        snakefile: of the workflow.
         config: a configuration beside it in `config/`, or its file; None for none.
     """
-    beside = snakefile.parent.parent if snakefile.parent.name == "workflow" else snakefile.parent
-    file = beside / "config" / f"{config}.yaml" if isinstance(config, str) else config
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(folder)]
-    command += ["--cores", "2", *(["--configfile", str(file)] if file else []), *words]
+    file = _beside(snakefile) / "config" / f"{config}.yaml" if isinstance(config, str) else config
+    arguments = ["--snakefile", str(snakefile), "--directory", str(folder), "--cores", "2"]
+    return [*arguments, *(["--configfile", str(file)] if file else []), *words]
+
+
+def _beside(snakefile: Path) -> Path:
+    return snakefile.parent.parent if snakefile.parent.name == "workflow" else snakefile.parent
+
+
+def snakemake(
+    folder: Path, *words: str, snakefile: Path = ROOT / "Snakefile", config: str | Path | None = "smoke"
+) -> subprocess.CompletedProcess:
+    """Run the workflow in a folder, with the `dwp` beside its Snakefile; return its output and exit status.
+
+    The arguments are those of `snakemake_arguments`.
+    """
+    arguments = snakemake_arguments(folder, *words, snakefile=snakefile, config=config)
+    beside = _beside(snakefile)
     environment = os.environ | {"PYTHONPATH": str(beside if (beside / "dwp").is_dir() else ROOT)}
     return subprocess.run(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        [sys.executable, "-m", "snakemake", *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
+
+
+# The files that take longest, most of which run workflows.
+LONG = (
+    "test_pipeline.py",
+    "test_paper_cifar.py",
+    "test_chaos.py",
+    "test_benchmarks.py",
+    "test_ecosystem.py",
+    "test_invalidation.py",
+    "test_side_by_side.py",
+    "test_storage.py",
+    "test_report.py",
+    "test_shards.py",
+    "test_own_data.py",
+    "test_staleness.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first where several processes share the files, so that these end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,13 @@
 """Jobs that a dry run of the smoke configuration would run, and edits of code that trigger them."""
 
 import contextlib
-import multiprocessing
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from forks import forked_snakemake
 
 # Jobs by their output, and their number: few_shot has two settings of `examples`, random_features two widths.
 # Two methods of few_shot are tuned.
@@ -17,6 +18,7 @@ TUNINGS = {"tuning/few_shot-dwp": 1, "tuning/few_shot-l2_xavier": 1}
 TUNED_TARGETS = {"few_shot/dwp": 2, "few_shot/l2_xavier": 2}
 DWP = TUNED_DWP | {
     "few_shot/dwp": 2,
+    "few_shot/dwp_hmc": 2,
     "few_shot/l2_dwp": 2,
     "convergence/dwp": 1,
     "random_features/dwp": 2,
@@ -34,7 +36,8 @@ KL_FILTERS = {
 }
 FILTERS = {"convergence/filters": 1, "random_features/filters": 2, "image_vae/filters": 1} | KL_FILTERS
 FEW_SHOT = {
-    f"few_shot/{name}": 2 for name in ("dwp", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
+    f"few_shot/{name}": 2
+    for name in ("dwp", "dwp_hmc", "log_uniform", "standard_normal", "l2_dwp", "l2_xavier")
 }
 CONVERGENCE = {f"convergence/{name}": 1 for name in ("xavier", "filters", "dwp")}
 RANDOM_FEATURES = {f"random_features/{name}": 2 for name in ("xavier", "filters", "dwp")}
@@ -182,41 +185,12 @@ def dry_run(
     checkout: Path, run: Path, overlay: Path | None = None, words: Sequence[str] = ()
 ) -> dict[str, int]:
     """Return the jobs that a dry run would run, by their output."""
-    command = [*words, "--snakefile", checkout / "Snakefile", "--directory", run, "--cores", "2", "--dry-run"]
-    command += ["--configfile", checkout / "config" / "smoke.yaml", *([overlay] if overlay else [])]
-    output = run / "dry-run.log"
-    process = FORKS.Process(target=_snakemake, args=([str(word) for word in command], output))
-    process.start()
-    process.join()
-    text = output.read_text(encoding="utf-8")
-    assert process.exitcode == 0, text[-3000:]
+    overlays = [str(overlay)] if overlay else []
+    done = forked_snakemake(run, *overlays, "--dry-run", *words, snakefile=checkout / "Snakefile")
+    text = done.stdout
+    assert done.returncode == 0, text[-3000:]
     assert ("Nothing to be done" in text) != ("Job stats:" in text), text[-3000:]
     return jobs(text)
-
-
-# Imports dominate a dry run's time, so each is forked from a process that has imported all but dwp.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "snakemake.cli",
-        "torch",
-        "pandas",
-        "h5py",
-        "matplotlib.figure",
-        "safetensors.torch",
-        "sklearn",
-        "pytest",
-    ]
-)
-
-
-def _snakemake(command: list[str], output: Path) -> None:
-    from snakemake.cli import main
-
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    main(command)
 
 
 def jobs(text: str) -> dict[str, int]:

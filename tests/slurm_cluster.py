@@ -152,6 +152,7 @@ class Cluster:
 @contextlib.contextmanager
 def cluster(gpus: int = 2) -> Iterator[Cluster]:
     """Run a cluster while the block runs."""
+    os.environ.pop("SLURM_CONF", None)  # set in conftest.py, so that no cluster is found
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
         Path(name).chmod(0o755)  # munged is another user
         made = Cluster(Path(name), gpus)

@@ -11,6 +11,7 @@ import chaos
 import pytest
 import yaml
 from conftest import ROOT, snakemake
+from forks import forked_snakemake
 
 SMOKE = ROOT / ".test" / "config" / "config.yaml"
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
@@ -75,15 +76,8 @@ def run_parent(folder: Path, *words: str, number: int = 7, **overlay: object) ->
     (folder / "Snakefile").write_text(PARENT)
     settings = {"number": number, "dwp": yaml.safe_load(SMOKE.read_text()) | overlay}
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    run = forked_snakemake if "--dry-run" in words else snakemake
+    done = run(folder, *words, snakefile=folder / "Snakefile", config=None)
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
 
@@ -115,7 +109,7 @@ def test_a_module_with_a_prefix_is_refused(tmp_path):
     text = PARENT.replace('    config: config["dwp"]', '    config: config["dwp"]\n    prefix: "elsewhere"')
     (tmp_path / "Snakefile").write_text(text)
     (tmp_path / "settings.yaml").write_text("{number: 1, dwp: {}}")
-    done = snakemake(tmp_path, "--dry-run", snakefile=tmp_path / "Snakefile", config=None)
+    done = forked_snakemake(tmp_path, "--dry-run", snakefile=tmp_path / "Snakefile", config=None)
     assert done.returncode != 0
     assert "module: prefix and replace_prefix are not supported" in done.stdout
 

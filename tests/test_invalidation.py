@@ -229,7 +229,7 @@ def test_a_deleted_file_runs(finished, tmp_path, file, expected):
 def test_a_new_seed_is_a_new_job_and_leaves_full_shards_alone(finished, tmp_path):
     overlay = write(tmp_path, "{experiments: {few_shot: {seeds: 3}}}")
     assert dry_run(ROOT, finished, overlay) == FEW_SHOT | REPORT
-    text = (finished / "dry-run.log").read_text()
+    text = (finished / "snakemake.log").read_text()
     assert set(re.findall(r"method=\w+, axis=examples, setting=\d+, shard=(\S+)", text)) == {"002-002"}
 
 

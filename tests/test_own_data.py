@@ -1,10 +1,13 @@
 """User data sets (folders with four arrays) as source and target of the workflow."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
-from configurations import network, plan
+from configurations import DEFAULT, network, plan
 from conftest import snakemake
+from forks import forked_snakemake
 from test_data_files import write, write_arrays
 
 from dwp.data import load
@@ -74,7 +77,7 @@ def test_a_folder_that_is_no_such_set_is_refused_before_anything_runs(tmp_path, 
     (tmp_path / "root").mkdir()
     if make:
         make(tmp_path / "root" / name)
-    done = snakemake(tmp_path, "--config", "data_root=root", f"data={{target: {name}}}")
+    done = forked_snakemake(tmp_path, "--config", "data_root=root", f"data={{target: {name}}}")
     assert done.returncode != 0
     assert "config: data.target: " in done.stdout
     assert f"root/{name if make else '<name>'}" in done.stdout
@@ -82,16 +85,19 @@ def test_a_folder_that_is_no_such_set_is_refused_before_anything_runs(tmp_path, 
     assert not (tmp_path / "results").exists()
 
 
-CONFIG = """
+# Of the methods, one that needs no prior.
+METHODS = dict.fromkeys(DEFAULT["experiments"]["few_shot"]["methods"]) | {"l2_xavier": {"space": None}}
+CONFIG = f"""
 data_root: root
-data: {source: shapes, target: strokes}
-source: {nets: 2, shard: 2, schedule: {steps: 4}}
-priors: {vae: null, gaussian: null}
+data: {{source: shapes, target: strokes}}
+source: {{nets: 2, shard: 2, schedule: {{steps: 4}}}}
+priors: {{vae: null, gaussian: null}}
 experiments:
   few_shot:
     examples: [9]
     seeds: 1
-    methods: {dwp: null, log_uniform: null, standard_normal: null, l2_dwp: null}
+    tuning: null
+    methods: {json.dumps(METHODS)}
   convergence: null
   random_features: null
   image_vae: null
@@ -105,7 +111,7 @@ def test_the_workflow_runs_on_sets_of_ones_own(tmp_path):
     write_arrays(tmp_path / "root" / "shapes", (1, 20, 20), classes=12)
     arrays = write_arrays(tmp_path / "root" / "strokes", (1, 20, 20), classes=3)
     (tmp_path / "own.yaml").write_text(CONFIG)
-    planned = snakemake(tmp_path, str(tmp_path / "own.yaml"), "-n")
+    planned = forked_snakemake(tmp_path, str(tmp_path / "own.yaml"), "-n")
     assert planned.returncode == 0, planned.stdout[-5000:]
     for file in ("shapes.safetensors", "strokes.safetensors", "nets-000-001.safetensors", "few_shot.png"):
         assert file in planned.stdout

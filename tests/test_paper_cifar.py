@@ -36,6 +36,9 @@ source:
     layers: {LAYERS}
   schedule: {FEW}
 priors:
+  gaussian: null
+  mixture: null
+  noise: null
   vae:
     sizes: {{7x7: {{hidden: 4, schedule: {{steps: 4}}}}, 5x5: {{hidden: 4}}}}
     schedule: {FEW}
@@ -67,7 +70,7 @@ experiments:
     seeds: 1
     network:
       layers: [{{conv: 4, kernel: 7}}, {{conv: 1, kernel: 5}}]
-    methods: {{standard_normal: null, gaussian: null}}
+    methods: {{log_uniform: null, molchanov: null, standard_normal: null, gaussian: null}}
 """
 
 

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from configurations import DEFAULT
 from conftest import copy_checkout, snakemake
+from forks import forked_snakemake
 from torch import nn
 
 import dwp
@@ -21,8 +23,8 @@ def files(folder: Path, pattern: str) -> list[Path]:
     return sorted((folder / "results").glob(pattern))
 
 
-def test_a_second_run_has_nothing_to_do(smoke_run):
-    again = snakemake(smoke_run, "--dry-run")
+def test_a_second_run_has_nothing_to_do(finished):
+    again = forked_snakemake(finished, "--dry-run")
     assert again.returncode == 0
     assert "Nothing to be done" in again.stdout
 
@@ -93,23 +95,43 @@ def test_the_prior_loads_into_anyones_model_in_two_lines(smoke_run):
     assert torch.equal(model[2].weight, before)
 
 
+COMPARED = ("standard_normal", "dwp_hmc", "l2_xavier")
+
+
+def without(experiment: str, *kept: str) -> dict[str, None]:
+    """Return an overlay of an experiment's methods that leaves these."""
+    return dict.fromkeys(DEFAULT["experiments"][experiment]["methods"].keys() - set(kept))
+
+
 def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
+    # A Bayesian, a sampled and a tuned method, and a prior that is trained.
     overlay = tmp_path / "shards.yaml"
-    experiments = {"few_shot": {"shard": 1, "examples": [20]}}
-    experiments |= dict.fromkeys(("random_features", "image_vae", "kl_importance", "kl_subset"))
+    others = ("random_features", "image_vae", "kl_importance", "kl_subset", "kl_profile")
+    experiments = dict.fromkeys(others) | {
+        "few_shot": {"shard": 1, "examples": [20], "methods": without("few_shot", *COMPARED)},
+        "convergence": {"methods": without("convergence", "dwp")},
+    }
     overlay.write_text(yaml.safe_dump({"source": {"shard": 3}, "experiments": experiments}))
     again = snakemake(tmp_path, str(overlay), "--until", "experiment")
     assert again.returncode == 0, again.stdout[-5000:]
-    for pattern in (
-        "data/*/*.safetensors",
-        "kernels/*/*.h5",
-        "priors/*/*.safetensors",
-        "convergence/*/*.csv",
-    ):
+    for pattern, count in {
+        "data/*/*.safetensors": 3,
+        "kernels/*/*.h5": 2,
+        "priors/*/vae-*.safetensors": 2,
+        "convergence/*/dwp_*.csv": 1,
+        "tuning/*/few_shot-l2_xavier.json": 1,
+    }.items():
         first, second = files(smoke_run, pattern), files(tmp_path, pattern)
+        assert len(second) == count, pattern
         assert [sha256(path) for path in first] == [sha256(path) for path in second], pattern
-    merged = pd.concat(pd.read_csv(path) for path in files(tmp_path, "few_shot/*/*_examples-20_*.csv"))
-    together = pd.concat(pd.read_csv(path) for path in files(smoke_run, "few_shot/*/*_examples-20_*.csv"))
+    merged, together = (
+        pd.concat(
+            pd.read_csv(path)
+            for method in COMPARED
+            for path in files(folder, f"few_shot/*/{method}_examples-20_*.csv")
+        )
+        for folder in (tmp_path, smoke_run)
+    )
     key = ["method", "seed", "step", "metric"]
     pd.testing.assert_frame_equal(
         merged.sort_values(key).reset_index(drop=True), together.sort_values(key).reset_index(drop=True)
@@ -119,11 +141,17 @@ def test_shards_do_not_matter_and_seeds_repeat(smoke_run, tmp_path):
 def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_path):
     (nets,) = files(smoke_run, "source/*/nets-000-003.safetensors")
     overlay = tmp_path / "own.yaml"
-    overlay.write_text(f"kernels: {{files: [{nets}]}}\n")
+    # Two priors, and one method that needs them.
+    experiments = dict.fromkeys(DEFAULT["experiments"]) | {
+        "convergence": {"methods": without("convergence", "dwp")},
+    }
+    priors = {"filters": None, "gaussian": None}
+    own = {"kernels": {"files": [str(nets)]}, "priors": priors, "experiments": experiments}
+    overlay.write_text(yaml.safe_dump(own))
     done = snakemake(tmp_path, str(overlay), "--until", "prior")
     assert done.returncode == 0, done.stdout[-5000:]
     assert not files(tmp_path, "source/*")
-    assert len(files(tmp_path, "priors/*/*.safetensors")) == 6
+    assert len(files(tmp_path, "priors/*/*.safetensors")) == 2
 
 
 @pytest.mark.parametrize(
@@ -144,7 +172,7 @@ def test_kernels_of_ones_own_make_the_source_stage_unnecessary(smoke_run, tmp_pa
 def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_path, overlay, message):
     file = tmp_path / "bad.yaml"
     file.write_text(overlay + "\n")
-    done = snakemake(tmp_path, str(file))
+    done = forked_snakemake(tmp_path, str(file))
     assert done.returncode != 0
     assert re.search(message, done.stdout), done.stdout
     assert "Traceback" not in done.stdout
@@ -155,7 +183,7 @@ def test_a_bad_configuration_is_refused_in_one_line_before_anything_runs(tmp_pat
 def test_a_missing_caption_is_named_before_anything_runs(tmp_path, name):
     checkout = copy_checkout(tmp_path / "checkout")
     (checkout / "workflow" / "report" / f"{name}.rst").unlink()
-    done = snakemake(tmp_path, "--dry-run", snakefile=checkout / "Snakefile")
+    done = forked_snakemake(tmp_path, "--dry-run", snakefile=checkout / "Snakefile")
     assert done.returncode != 0, done.stdout
     lines = [line for line in done.stdout.splitlines() if f"workflow/report/{name}.rst" in line]
     assert len(lines) == 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from configurations import BASE, merged, plan
 from conftest import ROOT
+from forks import forked_snakemake
 
 from dwp.pipeline import local_data, paths, provenance
 from dwp.pipeline.cache import cached
@@ -33,8 +34,6 @@ for version in plan.artifacts:
 print(*(name for name in sys.argv[2:] if name in sys.modules))
 """
 
-DRY_RUN = ("-n", "-s", str(ROOT / "Snakefile"), "--cores", "1")
-
 
 def python(*arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -51,7 +50,8 @@ def test_a_plan_is_made_without_what_computes(tmp_path, overlay):
 
 
 def test_a_dry_run_imports_nothing_that_computes(tmp_path):
-    done = python("-X", "importtime", "-m", "snakemake", *DRY_RUN, cwd=tmp_path)
+    words = ("-n", "-s", str(ROOT / "Snakefile"), "--cores", "1")
+    done = python("-X", "importtime", "-m", "snakemake", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
     assert "dwp.pipeline.plan" in imported
@@ -78,8 +78,8 @@ def test_a_dry_run_imports_nothing_that_computes(tmp_path):
     ],
 )
 def test_values_of_the_command_line_have_the_types_of_yaml(tmp_path, values, refusal):
-    done = python("-m", "snakemake", *DRY_RUN, "--config", *values, cwd=tmp_path)
-    output = done.stdout + done.stderr
+    done = forked_snakemake(tmp_path, "--dry-run", "--config", *values, config=None)
+    output = done.stdout
     assert (done.returncode == 0) == (refusal is None), output
     if refusal:
         assert refusal in output

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, snakemake
+from conftest import ROOT
+from forks import forked_snakemake
 from safetensors.torch import save_file
 
 from dwp.pipeline import run_locks
@@ -140,7 +141,7 @@ def test_two_configurations_at_the_same_time_end_well(tmp_path, capsys):
     assert main(["verify", "--directory", str(tmp_path)]) == 0
     assert "0 missing or damaged" in capsys.readouterr().out
     for file in overlays:
-        again = snakemake(tmp_path, str(common), str(file), "--dry-run")
+        again = forked_snakemake(tmp_path, str(common), str(file), "--dry-run")
         assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
 
     # The links point only to the files of the run that ended last.

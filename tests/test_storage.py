@@ -90,7 +90,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(smoke_run, 
     shutil.copytree(smoke_run, run, symlinks=True)
     (log,) = run.glob("results/few_shot/*/l2_xavier_examples-20_*.log")
     snakemake = f"{sys.executable} -m snakemake --snakefile {ROOT}/Snakefile --cores 2 --directory {run}"
-    snakemake += f" --configfile {ROOT}/config/smoke.yaml"
+    snakemake += f" --configfile {ROOT}/config/smoke.yaml --until experiment"
     script = f"""
         mv {run}/results {run}/kept && mkdir {run}/results
         {MOUNT.format(size="64m", folder=f"{run}/results")}

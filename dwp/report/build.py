@@ -149,6 +149,8 @@ def _write(content: Figure | pd.DataFrame | str, item: Item, folder: Path, dpi: 
     for suffix in item.formats:
         with atomic_write(folder / f"{item.name}.{suffix}") as temporary:
             _save(content, temporary, suffix, dpi)
+        if isinstance(content, Figure):
+            content.set_layout_engine("none")  # later formats keep the layout, which takes long to compute
 
 
 def _save(content: Figure | pd.DataFrame | str, path: Path, suffix: str, dpi: float) -> None:
