@@ -1,0 +1,141 @@
+"""Sphinx extension of the documentation site: pages from outside docs/, commands of `dwp`, formulas, docstrings.
+
+Formulas become MathML, which browsers render themselves, so that the site loads nothing from other servers.
+"""
+
+import argparse
+import inspect
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
+
+from dwp import cli
+from dwp.pipeline import cli as workflow_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SHOWN = {
+    "contributing": "CONTRIBUTING.md",
+    "changelog": "CHANGELOG.md",
+    "configuration-files": "config/README.md",
+}
+"""Pages of the site that show a file from outside docs/, relative to the root of the repository."""
+
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register everything; called by Sphinx."""
+    app.connect("source-read", read)
+    app.connect("autodoc-process-docstring", escape)
+    app.add_directive("commands", Commands)
+    app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# Pages
+
+
+def read(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace the text of a page by the file that it shows, and let links lead to pages of the site."""
+    file = SHOWN.get(page, f"docs/{page}.md")
+    text = source[0]
+    if page in SHOWN:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        app.env.note_dependency(str(ROOT / file))
+    folder = posixpath.dirname(file)
+    source[0] = LINK.sub(lambda match: relinked(match, folder, f"docs/{page}"), text)
+
+
+def relinked(match: re.Match, folder: str, page: str) -> str:
+    """Return a Markdown link for use on a page of the site; a link to a folder becomes its text.
+
+    Args:
+        match: the link, matched by `LINK`.
+        folder: folder that the link is relative to.
+        page: the page; both are relative to the root of the repository.
+    """
+    label, target, anchor = match.group(1), posixpath.normpath(f"{folder}/{match.group(2)}"), match.group(3)
+    target = target.lstrip("/")
+    if (ROOT / target).is_dir():
+        return label
+    for shown, file in SHOWN.items():
+        if target == file:
+            target = f"docs/{shown}.md"
+    return f"[{label}]({posixpath.relpath(target, posixpath.dirname(page))}{anchor or ''})"
+
+
+# Docstrings
+
+
+def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Escape the bars of p(w|z), which reStructuredText takes for substitutions."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+# Commands
+
+
+class Commands(SphinxDirective):
+    """The commands of `dwp` with their arguments, a section each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the sections."""
+        text = "\n".join(line for name, parser in commands() for line in described(name, parser))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield name and parser of each command, first those for priors."""
+    for parser in (cli._parser(), workflow_cli._parser()):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from ((name, one) for name, one in action.choices.items() if one.description)
+
+
+def described(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the lines of a section about a command, in Markdown."""
+    yield f"## `dwp {name}`\n"
+    yield inspect.cleandoc(parser.description or "") + "\n"
+    yield "| argument | meaning |\n|---|---|"
+    for action in parser._actions:
+        if not isinstance(action, argparse._HelpAction):
+            yield f"| {argument(action)} | {action.help} |"
+    yield ""
+
+
+def argument(action: argparse.Action) -> str:
+    """Return an argument as it is written on the command line, and whether an option is required."""
+    value = action.metavar or action.dest.upper()
+    if not action.option_strings:
+        return f"`{action.metavar or action.dest}{' …' if action.nargs else ''}`"
+    if action.nargs == 0:
+        value = ""
+    elif action.nargs == "+":
+        value += " …"
+    written = f"`{' '.join([action.option_strings[0], str(value)]).strip()}`"
+    return written + (" (required)" if action.required else "")
+
+
+# Formulas
+
+
+def inline_formula(translator: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def formula(translator: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula on a line of its own."""
+    options: dict[str, Any] = {"as_block": True}
+    translator.body.append(f'<div class="formula">{tex2mathml(node.astext(), **options)}</div>')
+    raise nodes.SkipNode
