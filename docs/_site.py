@@ -9,25 +9,29 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
 
 from dwp import cli
 from dwp.pipeline import cli as workflow_cli
 
+logger = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 SHOWN = {
-    "contributing": "CONTRIBUTING.md",
-    "changelog": "CHANGELOG.md",
-    "configuration-files": "config/README.md",
+    "contributing": ["CONTRIBUTING.md"],
+    "changelog": ["CHANGELOG.md"],
+    "configuration-files": ["config/README.md"],
+    "collection": sorted(f"dwp/collection/{file.name}" for file in (ROOT / "dwp/collection").glob("*.md")),
 }
-"""Pages of the site that show a file from outside docs/, relative to the root of the repository."""
+"""Pages of the site that show files from outside docs/, relative to the root of the repository."""
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
@@ -35,7 +39,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything; called by Sphinx."""
     app.connect("source-read", read)
-    app.connect("autodoc-process-docstring", escape)
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
     app.add_directive("commands", Commands)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -45,14 +49,21 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def read(app: Sphinx, page: str, source: list[str]) -> None:
-    """Replace the text of a page by the file that it shows, and let links lead to pages of the site."""
-    file = SHOWN.get(page, f"docs/{page}.md")
-    text = source[0]
+    """Replace the text of a page by the files that it shows, and let links lead to pages of the site."""
+    texts = {f"docs/{page}.md": source[0]}
     if page in SHOWN:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        app.env.note_dependency(str(ROOT / file))
-    folder = posixpath.dirname(file)
-    source[0] = LINK.sub(lambda match: relinked(match, folder, f"docs/{page}"), text)
+        texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in SHOWN[page]}
+        for file in texts:
+            app.env.note_dependency(str(ROOT / file))
+    if len(texts) > 1:
+        # Each file becomes a section of the page, below its own heading.
+        texts = {file: re.sub("^#", "##", text, flags=re.MULTILINE) for file, text in texts.items()}
+        texts = {f"docs/{page}.md": source[0], **texts}
+    folders = {file: posixpath.dirname(file) for file in texts}
+    source[0] = "\n".join(
+        LINK.sub(lambda match, at=folders[file]: relinked(match, at, f"docs/{page}"), text)
+        for file, text in texts.items()
+    )
 
 
 def relinked(match: re.Match, folder: str, page: str) -> str:
@@ -67,8 +78,10 @@ def relinked(match: re.Match, folder: str, page: str) -> str:
     target = target.lstrip("/")
     if (ROOT / target).is_dir():
         return label
-    for shown, file in SHOWN.items():
-        if target == file:
+    for shown, files in SHOWN.items():
+        if target in files:
+            if len(files) > 1:
+                anchor = f"#{Path(target).stem}"
             target = f"docs/{shown}.md"
     return f"[{label}]({posixpath.relpath(target, posixpath.dirname(page))}{anchor or ''})"
 
@@ -77,8 +90,11 @@ def relinked(match: re.Match, folder: str, page: str) -> str:
 
 
 def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Escape the bars of p(w|z), which reStructuredText takes for substitutions."""
+    """Escape the bars of p(w|z), which reStructuredText takes for substitutions, and the colons of attributes."""
     lines[:] = [line.replace("|", r"\|") for line in lines]
+    if what in ("attribute", "data", "property") and lines:
+        # Napoleon takes the text before the first colon for the type.
+        lines[0] = f":{lines[0]}"
 
 
 # Commands
@@ -130,12 +146,20 @@ def argument(action: argparse.Action) -> str:
 
 def inline_formula(translator: HTML5Translator, node: nodes.math) -> None:
     """Write a formula within a line."""
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def formula(translator: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula on a line of its own."""
-    options: dict[str, Any] = {"as_block": True}
-    translator.body.append(f'<div class="formula">{tex2mathml(node.astext(), **options)}</div>')
+    translator.body.append(f'<div class="formula">{mathml(node, as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def mathml(node: nodes.math | nodes.math_block, *, as_block: bool) -> str:
+    """Return a formula as MathML; warn of one that cannot be translated."""
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logger.warning("%s in the formula %s", error, node.astext(), location=node)
+        return node.astext()
