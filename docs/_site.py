@@ -33,13 +33,16 @@ SHOWN = {
 }
 """Pages of the site that show files from outside docs/, relative to the root of the repository."""
 
+SPECIAL = re.compile(r"\||(?<=: [A-Za-z])\.$")
+"""Markup in docstrings by accident: the bar of p(w|z), a substitution, and "channels: C.", an enumeration."""
+
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register everything; called by Sphinx."""
     app.connect("source-read", read)
-    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", prepare, priority=400)  # before napoleon
     app.add_directive("commands", Commands)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -89,12 +92,27 @@ def relinked(match: re.Match, folder: str, page: str) -> str:
 # Docstrings
 
 
-def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Escape the bars of p(w|z), which reStructuredText takes for substitutions, and the colons of attributes."""
-    lines[:] = [line.replace("|", r"\|") for line in lines]
-    if what in ("attribute", "data", "property") and lines:
-        # Napoleon takes the text before the first colon for the type.
-        lines[0] = f":{lines[0]}"
+def prepare(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Make reStructuredText of a docstring, before napoleon takes its sections.
+
+    Indented code and formulas become literal blocks. Elsewhere, what is markup by accident is escaped.
+    """
+    found: list[str] = []
+    literal, outer, depth = False, 0, 0
+    for line in lines:
+        depth = len(line) - len(line.lstrip()) if line.strip() else depth
+        if line.strip() and depth <= outer:
+            literal = False
+        elif line.strip() and not literal and found and not found[-1]:
+            literal = True
+            found += [" " * outer + "::", ""]
+        if line.strip() and not literal:
+            outer = depth
+        found.append(line if literal else SPECIAL.sub(r"\\\g<0>", line))
+    if what in ("attribute", "data", "property") and found:
+        # Napoleon would take the text before the first colon for a type.
+        found[0] = f":{found[0]}"
+    lines[:] = found
 
 
 # Commands

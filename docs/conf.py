@@ -32,6 +32,7 @@ autodoc_default_options = {"show-inheritance": True}
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "dwp"
