@@ -25,8 +25,9 @@ nitpick_ignore_regex = [
 ]
 
 default_role = "py:obj"
+napoleon_numpy_docstring = False
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
 python_use_unqualified_type_names = True
