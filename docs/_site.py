@@ -1,4 +1,4 @@
-"""Sphinx extension of the documentation site: pages from outside docs/, commands of `dwp`, formulas, docstrings.
+"""Sphinx extension of the documentation site: pages from outside docs/, docstrings, commands, formulas.
 
 Formulas become MathML, which browsers render themselves, so that the site loads nothing from other servers.
 """

@@ -16,7 +16,7 @@ exclude_patterns = ["*.py", "_static"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
-# Names of other packages have no target, since nothing is downloaded; names of this one must have one, but for
+# Names of other packages have no target, since nothing is downloaded; names of this one must have one, except
 # a few that are not public.
 nitpicky = True
 nitpick_ignore_regex = [
