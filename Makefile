@@ -34,7 +34,7 @@ test-slurm: .venv/.installed
 # A separate environment, used from another folder, so that nothing of the checkout can be imported.
 WHEEL := .venv/wheel
 test-wheel: .venv/.installed
-	rm -rf build $(WHEEL)
+	rm -rf build/lib build/bdist.* $(WHEEL)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
 	$(PYTHON) -m venv $(WHEEL)/alone
 	$(WHEEL)/alone/bin/pip install --quiet --constraint constraints.txt $(WHEEL)/dwp-*.whl

@@ -1,4 +1,4 @@
-"""The extension of the documentation site: links of pages from outside docs/, docstrings, commands, formulas."""
+"""The extension of the documentation site: links of its pages, docstrings, commands, formulas."""
 
 import sys
 
@@ -48,9 +48,9 @@ def prepared(site, text, what="function"):
 
 
 def test_formulas_in_docstrings_are_literal_and_sections_are_not(site):
-    text = "p(w|z):\n\n    p(w|z) = 1\n\nMore.\n\nArgs:\n    c: channels of\n        all: C.\n    d: D.\n"
+    text = "p(w|z):\n\n    p(w|z) = 1\n\nMore.\n\nArgs:\n    c: of\n        all: C.\n    d: D.\n"
     assert prepared(site, text) == (
-        "p(w\\|z):\n\n::\n\n    p(w|z) = 1\n\nMore.\n\nArgs:\n    c: channels of\n        all: C\\.\n    d: D\\."
+        "p(w\\|z):\n\n::\n\n    p(w|z) = 1\n\nMore.\n\nArgs:\n    c: of\n        all: C\\.\n    d: D\\."
     )
 
 
