@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: run test test-slurm test-wheel lint help clean
+.PHONY: run test test-slurm test-wheel lint docs help clean
 
 help:
 	@echo "make run    install into .venv, run the whole workflow on the embedded data, say where the report is"
@@ -11,12 +11,13 @@ help:
 	@echo "make test-slurm   install, then run the workflow on a Slurm of one node (root; Debian's slurm-wlm and munge)"
 	@echo "make test-wheel   install, build the wheel, and run the README's library section with its few dependencies only"
 	@echo "make lint   install, then check style, format, types and the workflow's own lint"
+	@echo "make docs   install, then build the documentation site, build/docs/index.html"
 	@echo "make clean  remove .venv (results stay)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workflow,laplace,onnx,slurm,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[workflow,laplace,onnx,slurm,docs,dev]'
 	touch $@
 
 run: .venv/.installed
@@ -33,7 +34,7 @@ test-slurm: .venv/.installed
 # A separate environment, used from another folder, so that nothing of the checkout can be imported.
 WHEEL := .venv/wheel
 test-wheel: .venv/.installed
-	rm -rf build $(WHEEL)
+	rm -rf build/lib build/bdist.* $(WHEEL)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
 	$(PYTHON) -m venv $(WHEEL)/alone
 	$(WHEEL)/alone/bin/pip install --quiet --constraint constraints.txt $(WHEEL)/dwp-*.whl
@@ -45,6 +46,11 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(SNAKEMAKE) --lint
+
+# Every warning is an error; -E: pages that autodoc makes do not depend on the files of docs/ alone.
+docs: .venv/.installed
+	$(BIN)/python -m sphinx -E -W --keep-going --quiet docs build/docs
+	@echo "The site: build/docs/index.html"
 
 clean:
 	rm -rf .venv

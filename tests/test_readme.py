@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/library.md runs as it is printed."""
+"""The Python of README.md and of the pages in docs/ runs as it is printed."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from dwp.priors import base, settings
 from dwp.priors.base import load_prior, save_prior
 
 README, LIBRARY = ROOT / "README.md", ROOT / "docs" / "library.md"
+OTHERS = sorted(page for page in (ROOT / "docs").rglob("*.md") if page != LIBRARY and blocks(page))
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,16 @@ def away(tmp_path, monkeypatch):
 
 def test_the_number_of_blocks_on_each_page():
     assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 13]
+    assert {page.stem: len(blocks(page)) for page in OTHERS} == {
+        "deep-weight-prior": 1,
+        "elbo": 3,
+        "frozen-features": 1,
+        "hmc": 1,
+        "priors": 1,
+        "tuning": 1,
+        "tutorial": 5,
+        "versions": 1,
+    }
 
 
 @pytest.mark.parametrize("page", [README, LIBRARY], ids=lambda page: page.name)
@@ -34,6 +45,13 @@ def test_every_block_runs(page):
     loss.backward()
     assert probabilities.shape == (5, 10)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.stem)
+def test_every_block_of_the_other_pages_runs(page):
+    for name, value in run(page).items():
+        if name in ("loss", "probabilities", "bound"):
+            assert value.isfinite().all(), name
 
 
 def test_the_prior_of_the_example_has_the_density_that_it_samples_from():
