@@ -41,12 +41,14 @@ class _Value:
 
     Attributes:
         channels: a number for each channel; None if they are unknown.
-        flat: whether the channels, each repeated the same number of times, are the last axis.
+        flat: whether the channels are the last axis.
+        flattened: whether each of them stands for as many features as a map has pixels.
         reason: why the channels are unknown.
     """
 
     channels: list[int] | None
     flat: bool = False
+    flattened: bool = False
     reason: str = ""
 
 
@@ -159,7 +161,7 @@ class _Analysis:
         if isinstance(module, _POOLS) and not value.flat and not getattr(module, "return_indices", False):
             return value
         if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-            return _Value(value.channels, True, value.reason)
+            return _flat(value)
         return self._opaque(inputs, f"{name}, a {type(module).__name__}")
 
     def _function(self, node: fx.Node, inputs: list[_Value]) -> _Value:
@@ -181,9 +183,9 @@ class _Analysis:
             if axis in (1, -3) and isinstance(node.args[0], list | tuple):
                 return _Value([c for one in node.args[0] for c in self.values[one].channels or []])
         if _flattens(node, word):
-            return _Value(value.channels, True, value.reason)
+            return _flat(value)
         if word == "mean" and not value.flat and _over_pixels(node):
-            return _Value(value.channels, True, value.reason)
+            return _Value(value.channels, flat=True, reason=value.reason)
         if word == "getitem" and value.channels is None:
             return _Value(None, reason=value.reason)
         return self._opaque(inputs, f"{node.name} ({word})")
@@ -222,7 +224,7 @@ class _Analysis:
         if value.channels is None or value.flat != flat or not value.channels:
             return None
         repeats, rest = divmod(number, len(value.channels))
-        if rest or (repeats != 1 and not flat):
+        if rest or (repeats != 1 and not value.flattened):
             return None
         return [channel for channel in value.channels for _ in range(repeats)]
 
@@ -233,11 +235,16 @@ class _Analysis:
 
     def _sum(self, inputs: list[_Value], name: str) -> _Value:
         one, other = inputs
-        same = one.channels is not None and other.channels is not None and one.flat == other.flat
+        same = one.channels is not None and other.channels is not None
+        same = same and (one.flat, one.flattened) == (other.flat, other.flattened)
         if not same or len(one.channels or []) != len(other.channels or []):
             return self._opaque(inputs, f"{name}, a sum with {_origin(one)} and {_origin(other)}")
         self.unite(one.channels or [], other.channels or [])
         return one
+
+
+def _flat(value: _Value) -> _Value:
+    return value if value.flat else _Value(value.channels, True, True, value.reason)
 
 
 def _origin(value: _Value) -> str:

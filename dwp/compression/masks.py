@@ -117,7 +117,7 @@ def mask(
     """Return the plain network of posterior means, with zeros for pruned weights; the model is unchanged.
 
     Args:
-        model: a Bayesian model.
+        model: a Bayesian model; a Bayesian layer by itself gives a network of one layer.
         threshold: of the log dropout rates of groups; a layer without scales has none.
         weight_threshold: of log(variance / mean²) of single weights, in layers of Gaussian posteriors; None
             keeps all single weights. Published results for sparse variational dropout use 3.
@@ -126,6 +126,8 @@ def mask(
         InputError: the model has no Bayesian layer, or no layer has scales and there is no
             `weight_threshold`; or see `thresholds`.
     """
+    if isinstance(model, BayesianLayer):
+        model = nn.Sequential(model)
     layers = named_layers(model)
     if not layers:
         raise InputError(f"shrink: a {type(model).__name__} without Bayesian layers; nothing can be pruned")
@@ -135,8 +137,7 @@ def mask(
             "or give weight_threshold"
         )
     limits = thresholds(model, threshold) if log_dropout(model) else {}
-    # A Bayesian layer by itself is the root.
-    network = copy.deepcopy(model) if "" not in layers else nn.Module()
+    network = copy.deepcopy(model)
     pruned, variances, plain = {}, {}, {}
     for name, layer in layers.items():
         kept = torch.ones(layer.posterior.shape, dtype=torch.bool, device=next(layer.parameters()).device)
@@ -152,8 +153,6 @@ def mask(
             variances[name] = layer.weight_moments()[1]
         except InputError:
             continue
-    if "" in layers:
-        return Masked(plain[layers[""]], limits, pruned, variances)
     for name, module in model.named_modules(remove_duplicate=False):
         if module in plain:
             network.set_submodule(name, plain[module])

@@ -1,0 +1,161 @@
+"""Smaller networks: pruned channels are removed, not masked."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dwp.compression.channels import NORMS, Channels, find_channels
+from dwp.compression.masks import Masked, Threshold, mask
+from dwp.compression.report import Row, ShrinkReport
+from dwp.compression.resizing import replace, resized, resized_norm
+from dwp.errors import InputError
+
+
+def shrink(
+    model: nn.Module, threshold: Threshold = "histogram", weight_threshold: float | None = None
+) -> nn.Module:
+    """Return an ordinary network without the pruned channels of a Bayesian model, which is unchanged.
+
+    Its weights are posterior means. Its outputs equal those of the masked network (see `masked`) up to
+    rounding: a channel is removed if no layer writes to it, or if none reads it, with its weights in all
+    layers and batch normalisations. Each layer keeps at least one input and output. A linear layer with
+    pruned inputs that others use becomes a `LinearOfSome`.
+
+    Args:
+        model: a Bayesian model of convolutions, linear layers, batch normalisations, pooling, flattening,
+            activations, dropout, sums and concatenations of channels.
+        threshold: log dropout rate above which a group is pruned, see `masks.Threshold`.
+        weight_threshold: also prune single weights with a larger log(variance / mean²), see `masks.mask`.
+
+    Returns:
+        The network. Its attribute `shrink_report` is a table of all layers.
+
+    Raises:
+        InputError: the model cannot be traced, pruned channels go through something by which they cannot
+            be removed (the message has its name), or see `masks.mask`.
+    """
+    found = mask(model, threshold, weight_threshold)
+    network, channels, alive = _masked(found)
+    rows, used = [], {}
+    for name in channels.reads:
+        layer = network.get_submodule(name)
+        reads, writes = channels.reads[name], channels.writes[name]
+        inputs = _indices([alive[c] for c in reads])
+        outputs = _indices([alive[c] for c in writes])
+        weight = layer.weight.detach()[outputs]
+        taken = torch.arange(len(inputs))
+        if isinstance(layer, nn.Linear):
+            taken = _indices(weight[:, inputs].any(0).tolist())
+        before = tuple(layer.weight.shape)
+        used[name] = inputs[taken], outputs
+        per_group = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        if per_group == 1:
+            weight = weight[:, inputs[taken]]
+        bias = None if layer.bias is None else layer.bias.detach()[outputs]
+        smaller = resized(layer, weight, bias, taken if len(taken) < len(inputs) else None)
+        deviation = math.nan
+        if name in found.variances:
+            left = found.variances[name][outputs]
+            left = left[:, inputs[taken]] if per_group == 1 else left
+            deviation = left[weight != 0].mean().sqrt().item() if bool((weight != 0).any()) else math.nan
+        rows.append(Row(name, before, tuple(weight.shape), deviation))
+        network = replace(network, layer, smaller)
+    for name, numbers in channels.norms.items():
+        norm = network.get_submodule(name)
+        chosen = _indices([alive[c] for c in numbers])
+        state = {key: value[chosen] if value.ndim else value for key, value in norm.state_dict().items()}
+        network = replace(network, norm, resized_norm(norm, state))
+    network.__dict__["shrink_report"] = ShrinkReport(tuple(rows), found.thresholds)
+    return network
+
+
+def masked(
+    model: nn.Module, threshold: Threshold = "histogram", weight_threshold: float | None = None
+) -> nn.Module:
+    """Return an ordinary network of the model's sizes, in which pruned channels are zero; see `shrink`.
+
+    Its weights are posterior means, and zero where pruned. Where all weights of a channel are zero, its bias
+    and the shift of its batch normalisation are zero too.
+    """
+    return _masked(mask(model, threshold, weight_threshold))[0]
+
+
+@torch.no_grad()
+def _masked(found: Masked) -> tuple[nn.Module, Channels, dict[int, bool]]:
+    """Return the masked network, its channels, and which of them stay."""
+    network = found.network
+    channels = find_channels(network)
+    written, alive = _liveness(network, channels)
+    for channel, is_written in written.items():
+        if not is_written and channels.kept.get(channel):
+            raise InputError(
+                f"shrink: {_writers(channels, channel)}: pruned channels cannot be removed, since they go "
+                f"through {channels.kept[channel]}; leave out its scales"
+            )
+        if not is_written and channel in channels.moved and channel not in channels.kept:
+            raise InputError(
+                f"shrink: {_writers(channels, channel)}: pruned channels cannot be removed, since zero does "
+                f"not stay zero in {channels.moved[channel]}; leave out its scales"
+            )
+    off = {
+        channel for channel, is_written in written.items() if not is_written and channel not in channels.kept
+    }
+    for table in (channels.writes, channels.norms):
+        for name, numbers in table.items():
+            module = network.get_submodule(name)
+            chosen = [index for index, channel in enumerate(numbers) if channel in off]
+            if module.bias is not None:
+                module.bias[chosen] = 0
+            if isinstance(module, NORMS) and module.weight is not None:
+                module.weight[chosen] = 0
+    for table in (channels.reads, channels.writes):
+        for numbers in table.values():
+            # A layer keeps at least one input and one output; they are zero, or not used.
+            if not any(alive[channel] for channel in numbers):
+                alive[numbers[0]] = True
+    return network, channels, alive
+
+
+def _liveness(network: nn.Module, channels: Channels) -> tuple[dict[int, bool], dict[int, bool]]:
+    """Return whether any layer writes to each channel, and whether the channel is written to and read."""
+    tables = (channels.reads, channels.writes, channels.norms)
+    every = sorted({channel for table in tables for numbers in table.values() for channel in numbers})
+    alive, written = dict.fromkeys(every, True), dict.fromkeys(every, True)
+    external, nonzero = _external(channels), {}
+    for name in channels.reads:
+        layer = network.get_submodule(name)
+        there = layer.weight != 0
+        nonzero[name] = there.flatten(2).any(2) if there.ndim > 2 else there
+    while True:
+        written = {channel: channel in external for channel in every}
+        read = {channel: channel in channels.kept for channel in every}
+        for name, there in nonzero.items():
+            reads, writes = channels.reads[name], channels.writes[name]
+            inputs = torch.tensor([alive[c] for c in reads], device=there.device)
+            outputs = torch.tensor([alive[c] for c in writes], device=there.device)
+            rows = there.any(1) if there.shape[1] != len(inputs) else there[:, inputs].any(1)
+            columns = inputs if there.shape[1] != len(inputs) else there[outputs].any(0)
+            for channel, is_written in zip(writes, rows.tolist(), strict=True):
+                written[channel] |= is_written
+            for channel, is_read in zip(reads, columns.tolist(), strict=True):
+                read[channel] |= is_read
+        now = {c: (written[c] and read[c]) or c in channels.kept for c in every}
+        if now == alive:
+            return written, alive
+        alive = now
+
+
+def _external(channels: Channels) -> set[int]:
+    """Return the channels that no layer writes to, since they are inputs of the network."""
+    inside = {channel for numbers in channels.writes.values() for channel in numbers}
+    return {channel for numbers in channels.reads.values() for channel in numbers} - inside
+
+
+def _writers(channels: Channels, channel: int) -> str:
+    return ", ".join(name for name, numbers in channels.writes.items() if channel in numbers)
+
+
+def _indices(chosen: list[bool]) -> Tensor:
+    """Return the indices of what is chosen, at least one."""
+    return torch.tensor(chosen).nonzero().flatten() if any(chosen) else torch.tensor([0])
