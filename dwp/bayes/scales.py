@@ -163,15 +163,16 @@ class Horseshoe(Scales):
 def log_uniform_kl(log_alpha: Tensor) -> Tensor:
     """Return KL(N(m, α·m²) || p) for p(z) ∝ 1/|z|, elementwise, in nats; zero for α → ∞.
 
-    It is the integral of Dawson's function D from 0 to √(1/(2α)), times two: the mean of
-    (ψ(j + 1/2) - ψ(1/2)) / 2 over j ~ Poisson(1/(2α)).
+    It is twice the integral of Dawson's function from 0 to √(1/(2α)), which is also the mean of
+    1 + 1/3 + … + 1/(2j - 1) over j ~ Poisson(1/(2α)).
     """
     edge = math.log(_SWITCH)
     rate = 0.5 * (-log_alpha.clamp_min(edge)).exp()
     j = torch.arange(_TERMS, dtype=log_alpha.dtype, device=log_alpha.device)
     log_rate = -math.log(2) - log_alpha.clamp_min(edge)
     probabilities = (log_rate[..., None] * j - rate[..., None] - torch.lgamma(j + 1)).exp()
-    mixture = 0.5 * (probabilities * (torch.digamma(j + 0.5) + _EULER + 2 * math.log(2))).sum(-1)
+    each = 1 / (2 * j + 1)
+    mixture = (probabilities * (each.cumsum(0) - each)).sum(-1)
     alpha = log_alpha.clamp_max(edge).exp()
     series = 0.0 * alpha
     for coefficient in reversed(_EXPANSION):
