@@ -139,7 +139,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
         state = {
             key: tensors[prefix + key] for key in (*module.state_dict(), "inputs") if prefix + key in tensors
         }
-        if isinstance(module, Layer) and "weight" in state:
+        if isinstance(module, Layer) and "weight" in state and state["weight"].ndim == module.weight.ndim:
             weight = state["weight"].to(module.weight.dtype)
             network = replace(
                 network, module, resized(module, weight, state.get("bias"), state.get("inputs"))

@@ -86,21 +86,9 @@ def _masked(found: Masked) -> tuple[nn.Module, Channels, dict[int, bool]]:
     """Return the masked network, its channels, and which of them stay."""
     network = found.network
     channels = find_channels(network)
+    _refuse(found, channels)
     written, alive = _liveness(network, channels)
-    for channel, is_written in written.items():
-        if not is_written and channels.kept.get(channel):
-            raise InputError(
-                f"shrink: {_writers(channels, channel)}: pruned channels cannot be removed, since they go "
-                f"through {channels.kept[channel]}; leave out its scales"
-            )
-        if not is_written and channel in channels.moved and channel not in channels.kept:
-            raise InputError(
-                f"shrink: {_writers(channels, channel)}: pruned channels cannot be removed, since zero does "
-                f"not stay zero in {channels.moved[channel]}; leave out its scales"
-            )
-    off = {
-        channel for channel, is_written in written.items() if not is_written and channel not in channels.kept
-    }
+    off = {one for one, is_written in written.items() if not is_written and one not in channels.kept}
     for table in (channels.writes, channels.norms):
         for name, numbers in table.items():
             module = network.get_submodule(name)
@@ -122,13 +110,11 @@ def _liveness(network: nn.Module, channels: Channels) -> tuple[dict[int, bool], 
     tables = (channels.reads, channels.writes, channels.norms)
     every = sorted({channel for table in tables for numbers in table.values() for channel in numbers})
     alive, written = dict.fromkeys(every, True), dict.fromkeys(every, True)
-    external, nonzero = _external(channels), {}
-    for name in channels.reads:
-        layer = network.get_submodule(name)
-        there = layer.weight != 0
-        nonzero[name] = there.flatten(2).any(2) if there.ndim > 2 else there
+    # Inputs of the network; and constants, since zero becomes another number on the way.
+    outside = _external(channels) | channels.moved.keys()
+    nonzero = {name: _nonzero(network, name) for name in channels.reads}
     while True:
-        written = {channel: channel in external for channel in every}
+        written = {channel: channel in outside for channel in every}
         read = {channel: channel in channels.kept for channel in every}
         for name, there in nonzero.items():
             reads, writes = channels.reads[name], channels.writes[name]
@@ -152,8 +138,36 @@ def _external(channels: Channels) -> set[int]:
     return {channel for numbers in channels.reads.values() for channel in numbers} - inside
 
 
-def _writers(channels: Channels, channel: int) -> str:
-    return ", ".join(name for name, numbers in channels.writes.items() if channel in numbers)
+def _refuse(found: Masked, channels: Channels) -> None:
+    """Raise InputError for convolutions with pruned output channels that cannot be removed."""
+    rows = {name: _nonzero(found.network, name).any(1).tolist() for name in channels.writes}
+    written = {
+        channel
+        for name, numbers in channels.writes.items()
+        for channel, is_written in zip(numbers, rows[name], strict=True)
+        if is_written
+    }
+    for name, numbers in channels.writes.items():
+        if not found.pruned.get(name) or isinstance(found.network.get_submodule(name), nn.Linear):
+            continue
+        for channel in numbers:
+            if channel in written:
+                continue
+            if reason := channels.kept.get(channel, ""):
+                reason = f"they go through {reason}"
+            elif channel in channels.moved and channel not in channels.kept:
+                reason = f"zero does not stay zero in {channels.moved[channel]}"
+            if reason:
+                raise InputError(
+                    f"shrink: layer {name}: {found.pruned[name]} of {len(numbers)} output channels are "
+                    f"pruned, but cannot be removed: {reason}; leave out the scales of this layer"
+                )
+
+
+def _nonzero(network: nn.Module, name: str) -> Tensor:
+    """Return where the kernels of a layer are not zero, [o, i]."""
+    there = network.get_submodule(name).weight.detach() != 0
+    return there.flatten(2).any(2) if there.ndim > 2 else there
 
 
 def _indices(chosen: list[bool]) -> Tensor:
