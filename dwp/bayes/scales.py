@@ -133,8 +133,10 @@ class Horseshoe(Scales):
     def sample(self, shape: Sequence[int]) -> Tensor:
         """Draw independent samples of all scales, [..., g]; see `Scales.sample`."""
         location, local, shared = self.log_moments()
-        kind = {"dtype": location.dtype, "device": location.device}
-        own, common = torch.randn(tuple(shape), **kind), torch.randn((*shape[:-1], 1), **kind)
+        own, common = (
+            torch.randn((*shape[:-1], size), dtype=location.dtype, device=location.device)
+            for size in (self.groups, 1)
+        )
         return (location + local.sqrt() * own + shared.sqrt() * common).exp()
 
     def log_dropout(self) -> Tensor:

@@ -7,7 +7,7 @@ go through one layer in turn, are one channel: they can only be removed together
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -178,10 +178,11 @@ class _Analysis:
             return value
         if (target in _SUMS or word in _SUMS) and len(inputs) == 2 and len(node.args) == 2:
             return self._sum(inputs, node.name)
-        if target is torch.cat and all(one.channels is not None and not one.flat for one in inputs):
+        if target is torch.cat and node.args and all(one.channels and not one.flat for one in inputs):
             axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
             if axis in (1, -3) and isinstance(node.args[0], list | tuple):
-                return _Value([c for one in node.args[0] for c in self.values[one].channels or []])
+                parts = (self.values[cast(fx.Node, one)].channels or [] for one in node.args[0])
+                return _Value([channel for part in parts for channel in part])
         if _flattens(node, word):
             return _flat(value)
         if word == "mean" and not value.flat and _over_pixels(node):
@@ -253,12 +254,13 @@ def _origin(value: _Value) -> str:
 
 def _flattens(node: fx.Node, word: str) -> bool:
     """Return whether a node flattens all axes but the first."""
-    arguments = node.args[1:]
+    arguments: tuple[Any, ...] = node.args[1:]
     if word == "flatten":
-        start = node.kwargs.get("start_dim", arguments[0] if arguments else 0)
-        return start == 1 and node.kwargs.get("end_dim", -1) == -1 and arguments[1:] in ((), (-1,))
+        start: Any = node.kwargs.get("start_dim", arguments[0] if arguments else 0)
+        end: Any = node.kwargs.get("end_dim", -1)
+        return (start, end) == (1, -1) and arguments[1:] in ((), (-1,))
     # With a number of features instead of -1 the smaller network would not run.
-    return word in ("view", "reshape") and len(arguments) == 2 and arguments[1] == -1
+    return word in ("view", "reshape") and len(arguments) == 2 and arguments[1:] == (-1,)
 
 
 def _over_pixels(node: fx.Node) -> bool:
@@ -266,6 +268,11 @@ def _over_pixels(node: fx.Node) -> bool:
     axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ())
     rest = node.args[2:] or node.kwargs.get("keepdim", False)
     return isinstance(axes, list | tuple) and sorted(axes) in ([2, 3], [-2, -1]) and not rest
+
+
+def layer_of(network: nn.Module, name: str) -> Layer:
+    """Return a convolution or linear layer of a network by its name."""
+    return cast(Layer, network.get_submodule(name))
 
 
 def find_channels(network: nn.Module) -> Channels:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dwp.compression.channels import NORMS, Layer
+from dwp.compression.channels import NORMS, Layer, layer_of
 from dwp.compression.report import ShrinkReport
 from dwp.compression.resizing import replace, resized, resized_norm
 from dwp.errors import InputError
@@ -66,7 +66,7 @@ def precisions(network: nn.Module) -> dict[str, Precision]:
         raise InputError(
             f"precision: a {type(network).__name__} without posterior variances; give a result of dwp.shrink"
         )
-    return {row.name: precision(network.get_submodule(row.name).weight, row.deviation) for row in report.rows}
+    return {row.name: precision(layer_of(network, row.name).weight, row.deviation) for row in report.rows}
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def round_(network: nn.Module) -> dict[str, Precision]:
     found = precisions(network)
     for name, one in found.items():
         if one.bits:
-            weight = network.get_submodule(name).weight
+            weight = layer_of(network, name).weight
             weight.copy_((weight.double() / one.step).round() * one.step)
     return found
 

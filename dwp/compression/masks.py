@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dwp.bayes.bayesian_layer import BayesConv2d, BayesianLayer
 from dwp.bayes.posteriors import Factorised
+from dwp.compression.channels import Layer
 from dwp.errors import InputError, unknown
 from dwp.kernels.pruning import choose_threshold, histogram
 from dwp.nn.conv import Conv2d
@@ -102,7 +104,7 @@ def thresholds(model: nn.Module, threshold: Threshold) -> dict[str, float]:
         by_kind: dict[type, list[str]] = {}
         for name in rates:
             by_kind.setdefault(type(layers[name].scales), []).append(name)
-        found = {}
+        found: dict[str, float] = {}
         for names in by_kind.values():
             value = find_threshold(torch.cat([rates[name] for name in names]))
             found |= dict.fromkeys(names, value)
@@ -163,16 +165,18 @@ def mask(
 def _plain(layer: BayesianLayer, weight: Tensor) -> nn.Module:
     """Return an ordinary layer of the same arguments with a given weight, and a copy of the bias."""
     outputs, inputs, *kernel = weight.shape
-    kind = {"device": weight.device, "dtype": weight.dtype}
-    has_bias = layer.bias is not None
+    kind: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+    bias = layer.bias
+    plain: Layer
     if isinstance(layer, BayesConv2d):
-        plain = (Conv2d if layer.has_fast_forms else nn.Conv2d)(
-            inputs * layer.groups, outputs, tuple(kernel), layer.stride, layer.padding, layer.dilation,
-            layer.groups, has_bias, layer.padding_mode, **kind,
-        )  # fmt: skip
+        for option in ("stride", "padding", "dilation", "groups", "padding_mode"):
+            kind[option] = getattr(layer, option)
+        make = Conv2d if layer.has_fast_forms else nn.Conv2d
+        plain = make(inputs * layer.groups, outputs, cast(Any, tuple(kernel)), bias=bias is not None, **kind)
     else:
-        plain = nn.Linear(inputs, outputs, has_bias, **kind)
+        plain = nn.Linear(inputs, outputs, bias is not None, **kind)
     plain.weight.copy_(weight)
-    if layer.bias is not None:
-        plain.bias.copy_(layer.bias)
+    if bias is not None and plain.bias is not None:
+        plain.bias.copy_(bias)
+    plain.weight.requires_grad_(next(layer.posterior.parameters()).requires_grad)
     return plain.train(layer.training)

@@ -43,7 +43,7 @@ class ShrinkReport:
         return before / after
 
     def __str__(self) -> str:
-        lines = [("layer", "before", "after", "deviation", "threshold")]
+        lines: list[tuple[str, ...]] = [("layer", "before", "after", "deviation", "threshold")]
         for row in self.rows:
             threshold = f"{self.thresholds[row.name]:.3g}" if row.name in self.thresholds else "–"
             sizes = ("×".join(map(str, size)) for size in (row.before, row.after))

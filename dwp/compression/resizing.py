@@ -2,8 +2,11 @@
 
 import copy
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
+
+from dwp.compression.channels import Layer
 
 
 class LinearOfSome(nn.Linear):
@@ -29,7 +32,7 @@ class LinearOfSome(nn.Linear):
         return super().forward(x.index_select(-1, self.inputs))
 
 
-def resized(layer: nn.Module, weight: Tensor, bias: Tensor | None, inputs: Tensor | None = None) -> nn.Module:
+def resized(layer: Layer, weight: Tensor, bias: Tensor | None, inputs: Tensor | None = None) -> nn.Module:
     """Return a copy of a convolution or linear layer with another weight and bias, of any number of channels.
 
     Args:
@@ -38,31 +41,32 @@ def resized(layer: nn.Module, weight: Tensor, bias: Tensor | None, inputs: Tenso
         bias: [o], or None.
         inputs: indices of the inputs that a linear layer uses, [i]; None for all.
     """
+    smaller: Layer
     if isinstance(layer, nn.Linear) and inputs is not None:
-        smaller: nn.Module = LinearOfSome(inputs.to(weight.device), len(weight), bias is not None)
+        smaller = LinearOfSome(inputs.to(weight.device), len(weight), bias is not None)
         smaller.train(layer.training)
     else:
         smaller = copy.deepcopy(layer)
         if isinstance(smaller, nn.Linear):
             smaller.out_features, smaller.in_features = weight.shape
-        elif isinstance(smaller, nn.Conv2d):
+        else:
             smaller.out_channels, smaller.in_channels = len(weight), weight.shape[1] * smaller.groups
     smaller.weight = nn.Parameter(weight.clone(), layer.weight.requires_grad)
-    smaller.bias = None if bias is None else nn.Parameter(bias.clone(), layer.bias.requires_grad)
+    old = layer.bias
+    smaller.bias = None if bias is None else nn.Parameter(bias.clone(), old is None or old.requires_grad)
     return smaller
 
 
 def resized_norm(norm: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of a batch normalisation with another state, of any number of channels."""
-    smaller = copy.deepcopy(norm)
+    smaller = cast(nn.BatchNorm2d, copy.deepcopy(norm))
     for name, value in state.items():
-        if name in smaller._parameters:
-            setattr(smaller, name, nn.Parameter(value.clone(), norm._parameters[name].requires_grad))
-        else:
-            setattr(smaller, name, value.clone())
-    smaller.num_features = max(
-        (len(value) for value in state.values() if value.ndim), default=norm.num_features
-    )
+        old = smaller._parameters.get(name)
+        setattr(
+            smaller, name, value.clone() if old is None else nn.Parameter(value.clone(), old.requires_grad)
+        )
+    sizes = [len(value) for value in state.values() if value.ndim]
+    smaller.num_features = max(sizes, default=smaller.num_features)
     return smaller
 
 

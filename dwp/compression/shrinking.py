@@ -1,11 +1,12 @@
 """Smaller networks: pruned channels are removed, not masked."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from dwp.compression.channels import NORMS, Channels, find_channels
+from dwp.compression.channels import NORMS, Channels, Layer, find_channels, layer_of
 from dwp.compression.masks import Masked, Threshold, mask
 from dwp.compression.report import Row, ShrinkReport
 from dwp.compression.resizing import replace, resized, resized_norm
@@ -37,29 +38,14 @@ def shrink(
     """
     found = mask(model, threshold, weight_threshold)
     network, channels, alive = _masked(found)
-    rows, used = [], {}
+    rows = []
     for name in channels.reads:
-        layer = network.get_submodule(name)
-        reads, writes = channels.reads[name], channels.writes[name]
-        inputs = _indices([alive[c] for c in reads])
-        outputs = _indices([alive[c] for c in writes])
-        weight = layer.weight.detach()[outputs]
-        taken = torch.arange(len(inputs))
-        if isinstance(layer, nn.Linear):
-            taken = _indices(weight[:, inputs].any(0).tolist())
-        before = tuple(layer.weight.shape)
-        used[name] = inputs[taken], outputs
-        per_group = layer.groups if isinstance(layer, nn.Conv2d) else 1
-        if per_group == 1:
-            weight = weight[:, inputs[taken]]
-        bias = None if layer.bias is None else layer.bias.detach()[outputs]
-        smaller = resized(layer, weight, bias, taken if len(taken) < len(inputs) else None)
-        deviation = math.nan
-        if name in found.variances:
-            left = found.variances[name][outputs]
-            left = left[:, inputs[taken]] if per_group == 1 else left
-            deviation = left[weight != 0].mean().sqrt().item() if bool((weight != 0).any()) else math.nan
-        rows.append(Row(name, before, tuple(weight.shape), deviation))
+        layer = layer_of(network, name)
+        inputs, outputs = (
+            _indices([alive[c] for c in table[name]]) for table in (channels.reads, channels.writes)
+        )
+        smaller, row = _smaller(name, layer, inputs, outputs, found.variances.get(name))
+        rows.append(row)
         network = replace(network, layer, smaller)
     for name, numbers in channels.norms.items():
         norm = network.get_submodule(name)
@@ -81,17 +67,39 @@ def masked(
     return _masked(mask(model, threshold, weight_threshold))[0]
 
 
+def _smaller(
+    name: str, layer: Layer, inputs: Tensor, outputs: Tensor, variances: Tensor | None
+) -> tuple[nn.Module, Row]:
+    """Return a layer with some of its inputs and outputs, given by indices, and its row of the report."""
+
+    def chosen(tensor: Tensor) -> Tensor:
+        grouped = isinstance(layer, nn.Conv2d) and layer.groups > 1
+        return tensor[outputs] if grouped else tensor[outputs][:, inputs]
+
+    used = None
+    if isinstance(layer, nn.Linear):
+        used = _indices(chosen(layer.weight.detach()).any(0).tolist())
+        used, inputs = (None if len(used) == len(inputs) else used), inputs[used]
+    weight = chosen(layer.weight.detach())
+    bias = None if layer.bias is None else layer.bias.detach()[outputs]
+    deviation = math.nan
+    if variances is not None and bool(weight.any()):
+        deviation = chosen(variances)[weight != 0].mean().sqrt().item()
+    row = Row(name, tuple(layer.weight.shape), tuple(weight.shape), deviation)
+    return resized(layer, weight, bias, used), row
+
+
 @torch.no_grad()
 def _masked(found: Masked) -> tuple[nn.Module, Channels, dict[int, bool]]:
     """Return the masked network, its channels, and which of them stay."""
     network = found.network
     channels = find_channels(network)
-    _refuse(found, channels)
     written, alive = _liveness(network, channels)
+    _refuse(found, channels, alive)
     off = {one for one, is_written in written.items() if not is_written and one not in channels.kept}
     for table in (channels.writes, channels.norms):
         for name, numbers in table.items():
-            module = network.get_submodule(name)
+            module = cast("Layer | nn.BatchNorm2d", network.get_submodule(name))
             chosen = [index for index, channel in enumerate(numbers) if channel in off]
             if module.bias is not None:
                 module.bias[chosen] = 0
@@ -138,7 +146,7 @@ def _external(channels: Channels) -> set[int]:
     return {channel for numbers in channels.reads.values() for channel in numbers} - inside
 
 
-def _refuse(found: Masked, channels: Channels) -> None:
+def _refuse(found: Masked, channels: Channels, alive: dict[int, bool]) -> None:
     """Raise InputError for convolutions with pruned output channels that cannot be removed."""
     rows = {name: _nonzero(found.network, name).any(1).tolist() for name in channels.writes}
     written = {
@@ -148,10 +156,10 @@ def _refuse(found: Masked, channels: Channels) -> None:
         if is_written
     }
     for name, numbers in channels.writes.items():
-        if not found.pruned.get(name) or isinstance(found.network.get_submodule(name), nn.Linear):
+        if not found.pruned.get(name) or isinstance(layer_of(found.network, name), nn.Linear):
             continue
         for channel in numbers:
-            if channel in written:
+            if channel in written or not alive[channel]:
                 continue
             if reason := channels.kept.get(channel, ""):
                 reason = f"they go through {reason}"
@@ -166,7 +174,7 @@ def _refuse(found: Masked, channels: Channels) -> None:
 
 def _nonzero(network: nn.Module, name: str) -> Tensor:
     """Return where the kernels of a layer are not zero, [o, i]."""
-    there = network.get_submodule(name).weight.detach() != 0
+    there = layer_of(network, name).weight.detach() != 0
     return there.flatten(2).any(2) if there.ndim > 2 else there
 
 
