@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/library.md runs as it is printed."""
+"""The Python of README.md, docs/library.md and docs/compression.md runs as it is printed."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ import dwp
 from dwp.priors import base, settings
 from dwp.priors.base import load_prior, save_prior
 
-README, LIBRARY = ROOT / "README.md", ROOT / "docs" / "library.md"
+README, LIBRARY, COMPRESSION = (
+    ROOT / page for page in ("README.md", "docs/library.md", "docs/compression.md")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def away(tmp_path, monkeypatch):
 
 
 def test_the_number_of_blocks_on_each_page():
-    assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 13]
+    assert [len(blocks(page)) for page in (README, LIBRARY, COMPRESSION)] == [2, 13, 2]
 
 
 @pytest.mark.parametrize("page", [README, LIBRARY], ids=lambda page: page.name)
@@ -34,6 +36,16 @@ def test_every_block_runs(page):
     loss.backward()
     assert probabilities.shape == (5, 10)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+def test_the_page_on_compression_runs():
+    names = run(COMPRESSION)
+    assert names["loss"].isfinite()
+    assert names["logits"].shape == (8, 10)
+    assert torch.equal(names["loaded"](names["images"]), names["small"](names["images"]))
+    # All weights in float32 take 4 bytes each.
+    weights = sum(parameter.numel() for parameter in names["small"].parameters())
+    assert names["size"] < 2 * weights
 
 
 def test_the_prior_of_the_example_has_the_density_that_it_samples_from():
