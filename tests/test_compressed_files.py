@@ -115,3 +115,7 @@ def test_what_is_refused(tmp_path):
     files.save(small(), path)
     with pytest.raises(InputError, match="is not of this Sequential"):
         files.load(path, nn.Sequential(nn.Linear(3, 2)))
+    shared = nn.Conv2d(1, 1, 3)
+    twice = shrink(bayesian(nn.Sequential(shared, nn.ReLU(), shared), share=0.0), 0.0)
+    with pytest.raises(InputError, match="layers 0 and 2 are one; give each its own weights"):
+        files.save(twice, path)

@@ -22,6 +22,7 @@ from dwp.bayes import scales
 from dwp.bayes.bayesian_layer import BayesConv2d, BayesLinear
 from dwp.bayes.layers import bayesian_layers
 from dwp.bayes.scales import Horseshoe, NormalJeffreys
+from dwp.compression.masks import find_threshold
 from dwp.priors.standard_normal import StandardNormal
 
 ONE = StandardNormal(1, scale=0.5)
@@ -356,12 +357,13 @@ def test_every_precision(kind, dtype):
 
 
 @KINDS
-def test_compiled_copied_and_loaded_models_are_the_same(kind):
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static shapes", "dynamic shapes"])
+def test_compiled_copied_and_loaded_models_are_the_same(kind, dynamic):
     model = make_bayesian(network(), {}, default="standard_normal", scales=kind)
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(4, 1, 8, 8)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     cross_entropy(compiled(x), torch.tensor([0, 1, 0, 1])).backward()
     fresh = make_bayesian(network(), {}, default="standard_normal", scales=kind)
     fresh.load_state_dict(model.state_dict())
@@ -387,3 +389,5 @@ def test_irrelevant_inputs_are_emptied(kind):
         optimizer.step()
     rates = model[0].scales.log_dropout().detach()
     assert rates[:2].max() + 2 < rates[2:].min(), rates
+    assert rates[:2].max() < find_threshold(rates) < rates[2:].min()
+    assert dwp.shrink(model)[0].inputs.tolist() == [0, 1]

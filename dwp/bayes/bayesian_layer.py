@@ -29,7 +29,7 @@ class BayesianLayer(Stochastic):
         prior: prior over k×k kernels of the weight [o, i, k, k], or over 1×1, for a weight of any shape;
             shared by all kernels; not copied, see `Posterior`.
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
-        kind: kind of the scales, see `scales.Choice`.
+        scale_kind: kind of the scales, see `scales.Choice`.
         largest_variance: upper bound of the variances of an additive posterior; None for no bound.
     """
 
@@ -41,13 +41,13 @@ class BayesianLayer(Stochastic):
         layer: Weighted,
         prior: Prior,
         form: str = "additive",
-        kind: scales.Choice = None,
+        scale_kind: scales.Choice = None,
         largest_variance: float | None = None,
     ) -> None:
         super().__init__()
         self.posterior = posteriors.build(form, layer.weight, prior, largest_variance)
         self.posterior.requires_grad_(layer.weight.requires_grad)
-        self.scales = scales.build(kind, layer.weight.shape[self.group_axis], layer.weight)
+        self.scales = scales.build(scale_kind, layer.weight.shape[self.group_axis], layer.weight)
         if self.scales is not None:
             self.scales.requires_grad_(layer.weight.requires_grad)
         bias = layer.bias

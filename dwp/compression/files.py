@@ -94,6 +94,11 @@ def save(network: nn.Module, path: str | Path) -> int:
         StorageError: see `files.atomic_write`.
     """
     found = precisions(network)
+    names = [name for name, _ in network.named_modules(remove_duplicate=False)]
+    for name in names:
+        for first in found:
+            if name != first and network.get_submodule(name) is network.get_submodule(first):
+                raise InputError(f"network: layers {first} and {name} are one; give each its own weights")
     tensors, packed = {}, {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
@@ -134,6 +139,8 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     for name, one in header["packed"].items():
         tensors[name] = _unpack(tensors[name], one["bits"], one["shape"]) * one["step"]
     network = copy.deepcopy(network)
+    devices = {tensor.device for tensor in network.state_dict().values()} or {torch.device("cpu")}
+    tensors = {name: tensor.to(min(devices, key=str)) for name, tensor in tensors.items()}
     for name, module in list(network.named_modules()):
         prefix = f"{name}." if name else ""
         state = {
