@@ -112,6 +112,25 @@ def test_sizes_by_hand():
     assert "0      8×1×3×3  6×1×3×3" in str(report)
 
 
+def test_the_masked_network_by_hand():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(600, 3))
+    plain = plain.double().eval()
+    model = bayesian(plain, share=0)
+    x, whole = images(), masked(model, 0.0)
+    outputs, inputs = torch.arange(6) == 2, torch.arange(600) % 7 == 0
+    drop(model[0], outputs)
+    drop(model[4], inputs)
+    with torch.no_grad():
+        # Without pruned groups it is the posterior mean.
+        dwp.set_noise(model, dwp.Noise.NONE)
+        torch.testing.assert_close(whole(x), model(x))
+        y = torch.relu(whole[1](whole[0](x)))
+        y[:, outputs] = 0
+        expected = functional.linear(y.flatten(1) * ~inputs, whole[4].weight, whole[4].bias)
+        torch.testing.assert_close(masked(model, 0.0)(x), expected)
+
+
 class Functional(nn.Module):
     """A network in functions: pooling, views, sums with a skip, a concatenation, a mean over pixels."""
 
@@ -218,8 +237,10 @@ def test_the_threshold_of_a_histogram():
     generator = torch.Generator().manual_seed(0)
     low, high = -6 + torch.randn(60, generator=generator), 4 + torch.randn(30, generator=generator)
     assert -3 < find_threshold(torch.cat([low, high])) < 2
-    with pytest.raises(InputError, match="do not have two separate modes; train for longer"):
-        find_threshold(low)
+    untrained = torch.full((40,), -9.0)
+    for rates in (low, untrained, untrained[:1]):
+        with pytest.raises(InputError, match="do not have two separate modes; train for longer"):
+            find_threshold(rates)
 
 
 def test_thresholds_by_layer_and_from_all_layers_together():
