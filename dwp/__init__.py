@@ -28,6 +28,7 @@ _HOMES = {
     "sample_posterior": "dwp.bayes.sampling",
     "save_prior": "dwp.priors.base",
     "set_noise": "dwp.nn.noise",
+    "shrink": "dwp.compression.shrinking",
 }
 
 __all__ = list(_HOMES)

@@ -1,5 +1,6 @@
 from dwp.bayes.layers import kl, make_bayesian, predict
 from dwp.bayes.sampling import sample_posterior
+from dwp.compression.shrinking import shrink
 from dwp.errors import InputError
 from dwp.fitting import fit_prior
 from dwp.initialisation import init_
@@ -24,4 +25,5 @@ __all__ = [
     "sample_posterior",
     "save_prior",
     "set_noise",
+    "shrink",
 ]

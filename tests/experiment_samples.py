@@ -89,6 +89,7 @@ OTHERS = {
     "student_t": {},
     "mixture": {"components": 3, "norms": 2, "shrinkage": 1.0},
     "ard": {},
+    "hierarchical_ard": {"shape": 0.7},
     "log_uniform/molchanov": {"approximation": "molchanov"},
 }
 METHODS["few_shot"] |= {

@@ -20,7 +20,7 @@ import dwp
 from dwp.cli import main as command
 from dwp.priors.base import find, save_prior
 
-ROOMS = ("nn", "priors", "bayes", "training")
+ROOMS = ("nn", "priors", "bayes", "training", "compression")
 MODULES = ("initialisation", "metrics", "fitting", "loading", "downloads", "state_dicts", "cli")
 MODULES += tuple(
     f"kernels.{name}" for name in ("collection", "files", "onnx_files", "pictures", "pruning", "readers")
@@ -50,6 +50,7 @@ def run(readme: Path) -> dict:
         "y": torch.arange(8),
         "images": torch.randn(5, 1, 16, 16),
         "n_examples": 8,
+        "batches": [(torch.randn(8, 1, 16, 16), torch.arange(8))] * 2,
     }
     for number, block in enumerate(blocks(readme)):
         exec(compile(block, f"{readme}, Python block {number + 1}", "exec"), names)

@@ -5,6 +5,7 @@ from prior_helpers import seeded
 
 from dwp.priors.ard import ARD
 from dwp.priors.base import find
+from dwp.priors.hierarchical_ard import HierarchicalARD
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
 
@@ -23,9 +24,10 @@ ANALYTIC = {
     "standard_normal": lambda: StandardNormal(5, scale=0.3),
     "log_uniform": lambda: LogUniform(5, approximation="molchanov"),
     "ard": lambda: ARD(5),
+    "hierarchical_ard": lambda: HierarchicalARD(5, shape=0.7),
 }
 KINDS = [*ANALYTIC, *FITTED]
-SAMPLED = [kind for kind in KINDS if kind not in ("log_uniform", "ard")]
+SAMPLED = [kind for kind in KINDS if kind not in ("log_uniform", "ard", "hierarchical_ard")]
 PAID = [kind for kind in KINDS if kind != "empirical"]
 
 

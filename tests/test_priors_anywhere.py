@@ -17,7 +17,8 @@ from dwp.priors.distributions import GaussianPosterior, PointMass
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.standard_normal import StandardNormal
 
-WITH_DENSITY = [kind for kind in KINDS if kind not in ("log_uniform", "ard", "empirical")]
+WITHOUT_DENSITY = ("log_uniform", "ard", "hierarchical_ard", "empirical")
+WITH_DENSITY = [kind for kind in KINDS if kind not in WITHOUT_DENSITY]
 WITH_KL = [kind for kind in KINDS if kind != "empirical"]
 
 

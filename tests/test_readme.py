@@ -24,8 +24,9 @@ def away(tmp_path, monkeypatch):
 
 
 def test_the_number_of_blocks_on_each_page():
-    assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 13]
+    assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 14]
     assert {page.stem: len(blocks(page)) for page in OTHERS} == {
+        "compression": 2,
         "deep-weight-prior": 1,
         "elbo": 3,
         "frozen-features": 1,
@@ -52,6 +53,16 @@ def test_every_block_of_the_other_pages_runs(page):
     for name, value in run(page).items():
         if name in ("loss", "probabilities", "bound"):
             assert value.isfinite().all(), name
+
+
+def test_the_page_on_compression_runs():
+    names = run(ROOT / "docs" / "compression.md")
+    assert names["loss"].isfinite()
+    assert names["logits"].shape == (8, 10)
+    assert torch.equal(names["loaded"](names["images"]), names["small"](names["images"]))
+    # All weights in float32 take 4 bytes each.
+    weights = sum(parameter.numel() for parameter in names["small"].parameters())
+    assert names["size"] < 2 * weights
 
 
 def test_the_prior_of_the_example_has_the_density_that_it_samples_from():

@@ -1,23 +1,22 @@
 """Bayesian layers: conversion of a model, its KL divergence, and its predictions."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dwp.bayes import posteriors, settings
-from dwp.bayes.matching import match_layers
-from dwp.bayes.posteriors import ALL, Factorised
+from dwp.bayes.bayesian_layer import BayesConv2d, BayesianLayer, BayesLinear
+from dwp.bayes.matching import Match, match_layers
+from dwp.bayes.posteriors import ALL
 from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, title
-from dwp.errors import InputError
-from dwp.nn.conv import Conv2d, conv2d, plain_conv2d
-from dwp.nn.noise import Noise, Stochastic, evaluating, fixed_weight_sample, set_noise, stochastic_layers
-from dwp.nn.precision import at_least_float32
+from dwp.bayes.scales import Choice as ScaleChoice
+from dwp.errors import InputError, unknown
+from dwp.nn.noise import Noise, evaluating, fixed_weight_sample, set_noise, stochastic_layers
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
-from dwp.priors.distributions import noise_like
 
 __all__ = [
     "BayesConv2d",
@@ -33,95 +32,17 @@ __all__ = [
 ]
 
 
-class BayesianLayer(Stochastic):
-    """A layer with a posterior over its weights and a prior; the bias stays deterministic.
-
-    It keeps the arguments and training mode of the layer that it replaces, and which of weight and bias
-    are trained. Subclasses define `map`.
-
-    Args:
-        layer: the layer to replace; the posterior starts from its weight.
-        prior: prior over k×k kernels of the weight [o, i, k, k], or over 1×1, for a weight of any shape;
-            shared by all kernels; not copied, see `Posterior`.
-        form: name of the posterior's form, see `dwp.bayes.posteriors`.
-    """
-
-    def __init__(self, layer: Weighted, prior: Prior, form: str = "additive") -> None:
-        super().__init__()
-        self.posterior = posteriors.build(form, layer.weight, prior)
-        self.posterior.requires_grad_(layer.weight.requires_grad)
-        bias = layer.bias
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
-        # Sizes, stride and so on, which models may read.
-        for name in layer.__constants__:
-            setattr(self, name, getattr(layer, name))
-        self.train(layer.training)
-
-    @property
-    def weight(self) -> Tensor:
-        """One sample of the weight, or its mean without noise, for models that use the weight themselves."""
-        return self.sample_once(lambda: self.posterior.weight(sampled=self.noise is not Noise.NONE))
-
-    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
-        """Return the outputs for x with a given weight and bias; `plain`: without fast forms."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x as the replaced layer does, with noise."""
-        if self.noise is Noise.OUTPUTS and isinstance(self.posterior, Factorised):
-            mean, log_variance = self.posterior.moments()
-            location = self.map(x, mean, self.bias)
-            # By the direct sum, which has no negative terms; a fast form could round to below zero.
-            squares, variances = at_least_float32(x).square(), at_least_float32(log_variance).exp()
-            variance = self.map(squares, variances, None, plain=True)
-            # The floor keeps the gradient of the root finite where all inputs of an output are zero.
-            deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
-            return torch.addcmul(location, deviation.to(location.dtype), noise_like(location))
-        # For other posteriors the outputs have no closed form: one sample of the weights for all images.
-        return self.map(x, self.weight, self.bias)
-
-    def kl(self, estimator: KLEstimator = ALL) -> Tensor:
-        """Return the KL divergence of the posterior from the prior, in nats, summed; see `Prior.kl`."""
-        return self.posterior.kl(estimator)
-
-
-class BayesConv2d(BayesianLayer):
-    """A Bayesian convolution, see `BayesianLayer`."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    padding_mode: str
-    dilation: tuple[int, ...]
-    groups: int
-
-    def __init__(self, layer: nn.Conv2d, prior: Prior, form: str = "additive") -> None:
-        super().__init__(layer, prior, form)
-        self.has_fast_forms = isinstance(layer, Conv2d)
-        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [n, i, h, w] to [n, o, h', w']."""
-        if self.padding_mode != "zeros":
-            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        return super().forward(x)
-
-    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
-        """Return the convolution of a padded x [n, i, h, w] with a weight [o, i, k, k]."""
-        padding = self.padding if self.padding_mode == "zeros" else (0, 0)
-        convolve = (plain_conv2d if plain else conv2d) if self.has_fast_forms else functional.conv2d
-        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-
-class BayesLinear(BayesianLayer):
-    """A Bayesian linear layer, see `BayesianLayer`; maps x [..., i] to [..., o]."""
-
-    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, plain: bool = False) -> Tensor:
-        """Return the product of x [..., i] with a weight [o, i]."""
-        return functional.linear(x, weight, bias)
+Option = TypeVar("Option")
 
 
 def make_bayesian(
-    model: nn.Module, priors: Priors, form: str = "additive", *, default: Default = None
+    model: nn.Module,
+    priors: Priors,
+    form: str = "additive",
+    *,
+    default: Default = None,
+    scales: ScaleChoice | Mapping[str, ScaleChoice] = None,
+    largest_variance: float | Mapping[str, float] | None = None,
 ) -> nn.Module:
     """Replace convolutions and linear layers of a model, in place, by Bayesian ones.
 
@@ -136,6 +57,10 @@ def make_bayesian(
         form: name of the posterior's form, see `dwp.bayes.posteriors`.
         default: the prior of every convolution and linear layer that `priors` does not match, see
             `prior_choice.Default`; None leaves them unchanged.
+        scales: kind of the multiplicative scales of each Bayesian layer, see `dwp.bayes.scales`; or a mapping
+            from layer names to kinds, other layers have none.
+        largest_variance: upper bound of the posterior variances (additive form); or a mapping from layer
+            names to bounds, other layers have none.
 
     Returns:
         The model, or the Bayesian layer if the model is a convolution or linear layer itself. Its attribute
@@ -145,23 +70,25 @@ def make_bayesian(
         InputError: a name matches no layer or one that computes something else than its class (a subclass
             that overrides `forward`), no layer has a prior, a layer cannot be replaced without loss (see
             `matching.match_layers`; hooks), or a prior is incompatible with the form; the model is then
-            unchanged.
+            unchanged. Also if `scales` or `largest_variance` name a layer that is not made Bayesian.
     """
     settings.find(form)
     matches, report = match_layers(
         model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, computes_else
     )
     own: dict[Prior, Prior] = {}
+    kinds = _by_layer("scales", scales, matches)
+    limits = _by_layer("largest_variance", largest_variance, matches)
     layers: list[tuple[list[str], BayesianLayer]] = []
-    for one in matches:
+    for one, kind, limit in zip(matches, kinds, limits, strict=True):
         _check_hooks(one.names[0], one.layer)
         if one.prior not in own:
             own[one.prior] = posteriors.own(one.prior, one.layer.weight)
         prior = own[one.prior]
         if isinstance(one.layer, nn.Conv2d):
-            layers.append((one.names, BayesConv2d(one.layer, prior, form)))
+            layers.append((one.names, BayesConv2d(one.layer, prior, form, kind, limit)))
         else:
-            layers.append((one.names, BayesLinear(one.layer, prior, form)))
+            layers.append((one.names, BayesLinear(one.layer, prior, form, kind, limit)))
     result = model
     for names, layer in layers:
         for name in names:
@@ -170,10 +97,21 @@ def make_bayesian(
             else:
                 result = layer
     with torch.no_grad():
-        means = {names[0]: layer.posterior.weight(sampled=False) for names, layer in layers}
+        means = {names[0]: layer.draw(sampled=False) for names, layer in layers}
     # Not a tensor, so it is in no state dict; it is part of copies and pickles.
     result.__dict__["prior_report"] = report.afterwards(means)
     return result
+
+
+def _by_layer(what: str, option: Option | Mapping[str, Option], matches: list[Match]) -> list[Option | None]:
+    """Return the option of each layer: the same for all, or by its name."""
+    if not isinstance(option, Mapping):
+        return [option for _ in matches]
+    names = {name for one in matches for name in one.names}
+    for name in option:
+        if name not in names:
+            raise unknown(f"{what}: Bayesian layer", name, sorted(names))
+    return [next((option[name] for name in one.names if name in option), None) for one in matches]
 
 
 def _check_hooks(name: str, layer: Weighted) -> None:

@@ -6,6 +6,7 @@ the KL divergence from the prior; `build` finds forms by name.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Self, cast
@@ -87,18 +88,36 @@ class Factorised(Posterior):
 
 
 class Additive(Factorised):
-    """Independent means and log-variances: w = mean + exp(log_variance / 2)·ε."""
+    """Independent means and log-variances: w = mean + exp(log_variance / 2)·ε.
+
+    Args:
+        weight: initial weight, see `Posterior`.
+        prior: prior over k×k kernels.
+        largest_variance: upper bound of the variances, which the parameter `log_variance` approaches
+            smoothly, so that its gradient is never cut off; None for no bound.
+    """
 
     initial_log_variance = -10.0
 
-    def __init__(self, weight: Tensor, prior: Prior) -> None:
+    def __init__(self, weight: Tensor, prior: Prior, largest_variance: float | None = None) -> None:
         super().__init__(weight, prior)
         self.mean = nn.Parameter(_copy(weight))
-        self.log_variance = nn.Parameter(torch.full_like(self.mean, self.initial_log_variance))
+        initial, self.limit = self.initial_log_variance, None
+        if largest_variance is not None:
+            if not largest_variance > 0:
+                raise InputError(f"largest_variance: it is {largest_variance}; expected a number above 0")
+            self.limit = math.log(largest_variance)
+            below = max(self.limit - initial, 1.0)
+            # The inverse of `moments` for a log-variance of `limit - below`.
+            initial = self.limit - below - math.log1p(-math.exp(-below))
+        self.log_variance = nn.Parameter(torch.full_like(self.mean, initial))
 
     def moments(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, shaped like the weight; see `Factorised.moments`."""
-        return self.mean.to(dtype or self.mean.dtype), self.log_variance.to(dtype or self.log_variance.dtype)
+        log_variance = self.log_variance.to(dtype or self.log_variance.dtype)
+        if self.limit is not None:
+            log_variance = self.limit - functional.softplus(self.limit - log_variance)
+        return self.mean.to(dtype or self.mean.dtype), log_variance
 
 
 class TruncatedAlpha(Factorised):
@@ -186,18 +205,23 @@ _CLASSES: dict[str, Callable[[Tensor, Prior], Posterior]] = {
 }
 
 
-def build(form: str, weight: Tensor, prior: Prior) -> Posterior:
+def build(form: str, weight: Tensor, prior: Prior, largest_variance: float | None = None) -> Posterior:
     """Return a posterior of a named form, initialised from a weight [o, i, k, k].
 
     Raises:
-        InputError: there is no such form, or it is incompatible with the prior.
+        InputError: there is no such form, it is incompatible with the prior, or it has no variances of its
+            own to bound.
     """
     needs = find(form)
     try:
         needs.check(prior.settings_class)
     except InputError as error:
         raise InputError(f"posterior {form}: prior {error}") from None
-    return _CLASSES[form](weight, prior)
+    if largest_variance is None:
+        return _CLASSES[form](weight, prior)
+    if form != "additive":
+        raise InputError(f"posterior {form}: largest_variance is for posterior additive only; leave it out")
+    return Additive(weight, prior, largest_variance)
 
 
 def own(prior: Prior, weight: Tensor) -> Prior:

@@ -197,6 +197,17 @@ class ARDSettings(PriorSettings):
     has_samples: ClassVar = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalARDSettings(PriorSettings):
+    """ARD with a Gamma hyper-prior over the precision of each weight, its rate learned for each layer."""
+
+    kind: ClassVar = "hierarchical_ard"
+    has_density: ClassVar = False
+    has_samples: ClassVar = False
+
+    shape: float = setting("shape of the Gamma hyper-prior; a small one is close to ard", 0.5, gt=0)
+
+
 def known() -> list[str]:
     """Return the names of all kinds."""
     modules = [module.name for module in pkgutil.iter_modules(dwp.priors.__path__)]

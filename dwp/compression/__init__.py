@@ -1,0 +1,1 @@
+"""Compression of Bayesian networks: pruned channels, smaller networks, low-precision weights."""
