@@ -44,6 +44,7 @@ def findings(results: Results, plot: Plot) -> Figure:
         if row.Index in pairs.index:
             difference, width = pairs.loc[row.Index, ["difference", "half_width"]]
             axes[1].errorbar(difference, -place, xerr=np.nan_to_num(width), **style)
+    axes[1].locator_params(axis="x", nbins=5)
     axes[1].axvline(0, color="0.35", linestyle="--", linewidth=1)
     axes[1].annotate(
         "reference",
