@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwp.errors import InputError
-from dwp.pipeline import paths
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.shards import shards
@@ -183,7 +182,7 @@ def test_without_a_density_there_are_no_scores():
     assert not any("scores" in file for file in made.files())
 
 
-def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp_path, monkeypatch):
+def test_the_report_has_titles_and_the_methods_with_a_learned_prior():
     methods = {
         "noise": {"init": {"from": "vae", "control": "noise"}},
         "by_size": {"init": {"from": {"7x7": "he", "5x5": "filters"}}},
@@ -198,13 +197,6 @@ def test_the_report_has_titles_captions_and_the_methods_with_a_learned_prior(tmp
     assert params["learned"]["few_shot"] == ["dwp", "l2_dwp", "by_size", "mixed"]
     assert params["titles"]["few_shot"]["titled"] == "A title"
     assert "mixed" not in params["titles"]["few_shot"]
-    assert params["captions"].keys() == {output.caption for output in made.report_files()}
-    # Captions are on the page of findings, so a change of one remakes the report.
-    (tmp_path / "cost.rst").write_text("Another.")
-    monkeypatch.setattr(paths, "CAPTIONS", tmp_path)
-    changed = plan(overlay).report
-    assert changed.params["captions"] == {"cost.rst": "Another."}
-    assert changed.version != made.report.version
 
 
 def test_outliers_are_shown_where_they_are_asked_for():

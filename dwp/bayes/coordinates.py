@@ -5,18 +5,18 @@ need steps of the smallest; in these coordinates all directions have the scale 1
 leaves the distribution of the weights as it is.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dwp.priors.base import Prior
-from dwp.priors.gaussian import Gaussian
+from dwp.priors.base import Prior, PriorWithCodes
 from dwp.priors.standard_normal import StandardNormal
-from dwp.priors.vae import VAE
 
 # Draws of a prior from which its mean and covariance are estimated.
 DRAWS = 20_000
+# Share of the mean variance that is added to every variance.
+RIDGE = 1e-4
 
 
 class Coordinates(Protocol):
@@ -45,17 +45,21 @@ def of_prior(prior: Prior) -> Coordinates:
     Raises:
         InputError: the prior cannot be sampled from or has no density.
     """
-    if isinstance(prior, VAE):
+    # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
+    if isinstance(prior, PriorWithCodes):
         return Codes(prior)
-    if isinstance(prior, Gaussian):
-        return Linear(prior, prior.mean, prior.factor, exact=True)
+    if prior.kind == "gaussian":
+        return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
     if isinstance(prior, StandardNormal):
         size = prior.kernel_size**2
         return Linear(prior, torch.zeros(size), prior.scale * torch.eye(size), exact=True)
     draws = prior.sample(DRAWS, torch.Generator().manual_seed(0))
     prior.log_prob(draws[:1])
-    fitted = Gaussian.fit(draws, draws[:1], {})[0]
-    return Linear(prior, fitted.mean, fitted.factor)
+    x = draws.flatten(1).double()
+    covariance = torch.cov(x.T).reshape(x.shape[1], -1)
+    # Draws may lie in a plane.
+    covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype)
+    return Linear(prior, x.mean(0).to(draws), torch.linalg.cholesky(covariance).to(draws))
 
 
 class Linear:
@@ -89,7 +93,7 @@ class Linear:
 class Codes:
     """w = mean(z) + deviation(z)·e of a VAE's decoder, with x = (z, e): exact, so that no bound is needed."""
 
-    def __init__(self, prior: VAE) -> None:
+    def __init__(self, prior: Any) -> None:
         self.prior, self.exact = prior, not prior.vamp
 
     def kernels(self, x: Tensor) -> Tensor:

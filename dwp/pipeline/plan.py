@@ -49,7 +49,6 @@ class Plan(Artifacts):
                 for name, settings in self.config.experiments.items()
             },
             "learned": {name: self._learned(name) for name in self.config.experiments},
-            "captions": self._captions,
         }
         declared = [f"dwp.experiments.{name}" for name in self.config.experiments]
         return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
@@ -288,12 +287,6 @@ class Plan(Artifacts):
                 for prior in methods.names_used(one)
             )
         ]
-
-    @property
-    def _captions(self) -> dict[str, str]:
-        """Return the captions of the report, reStructuredText by file; none without a checkout."""
-        files = {output.caption: paths.CAPTIONS / output.caption for output in self.report_files()}
-        return {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
 
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""

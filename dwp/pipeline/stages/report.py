@@ -30,6 +30,6 @@ def main(job: Job) -> None:
         target=params["target"],
         titles=params["titles"],
         learned=params["learned"],
-        captions=params["captions"],
+        captions={file.name: file.read_text(encoding="utf-8") for file in paths.CAPTIONS.glob("*.rst")},
         style=params["style"],
     )
