@@ -76,7 +76,8 @@ def test_a_prior_of_the_collection_agrees_with_its_card(entry):
     assert file.stat().st_size < 300_000
     prior = dwp.load_prior(entry.name)
     assert (prior.kind, prior.kernel_size) == (entry.kind, entry.kernel_size)
-    assert prior.settings == entry.facts["settings"]
+    # Settings that are newer than the card have their defaults.
+    assert prior.settings.items() >= entry.facts["settings"].items()
     assert prior.held_out == entry.facts["held_out"]
     assert (entry.log_prob, entry.standard_error) == (
         prior.held_out["log_prob"],

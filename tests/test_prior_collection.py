@@ -64,7 +64,7 @@ def test_priors_of_a_run_are_added_with_numbers_from_its_results(smoke_run, fold
     found = [r for r in facts["few_shot"]["rows"] if (r["method"], r["examples"]) == ("l2_xavier", 20)]
     assert [r["accuracy"] for r in found] == [pytest.approx(last["value"].mean())]
     # The methods with other priors are not about this one.
-    assert {r["method"] for r in facts["few_shot"]["rows"]} == {"dwp", "l2_dwp", "l2_xavier"}
+    assert {r["method"] for r in facts["few_shot"]["rows"]} == {"dwp", "dwp_hmc", "l2_dwp", "l2_xavier"}
     assert "config/smoke.yaml" in cards["glyphs-5x5-vae"].text
     prior = dwp.load_prior("glyphs-5x5-vae")
     (file,) = results.glob("priors/vae-5x5/*.safetensors")
