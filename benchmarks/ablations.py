@@ -22,7 +22,7 @@ from benchmarks.material import Material, Options
 from benchmarks.published import parser_of, prepare, row, spread
 from benchmarks.timing import Side, Spread, in_turns, seconds, with_memory_kept
 from benchmarks.workloads import WORKLOADS
-from dwp.bayes import layers
+from dwp.bayes import bayesian_layer, layers
 from dwp.errors import InputError
 from dwp.nn import convnet
 from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, pytorch_only
@@ -133,7 +133,7 @@ ABLATIONS = (
     Ablation(
         "noise in the order of memory",
         ("step",),
-        lambda: patch.object(layers, "noise_like", torch.randn_like),
+        lambda: patch.object(bayesian_layer, "noise_like", torch.randn_like),
     ),
     Ablation(
         "pooling before the activation", (*STEPS, "evaluation"), lambda: built_otherwise(activation_first)
