@@ -80,8 +80,8 @@ def snakemake(
 LONG = (
     "test_pipeline.py",
     "test_paper_cifar.py",
-    "test_chaos.py",
     "test_benchmarks.py",
+    "test_chaos.py",
     "test_ecosystem.py",
     "test_invalidation.py",
     "test_side_by_side.py",
