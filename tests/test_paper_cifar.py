@@ -128,5 +128,4 @@ def test_a_scaled_down_run_goes_to_the_end(tmp_path):
     # The arrays are not CIFAR, so the paper's numbers are not shown.
     pages = list((latest / "report" / "pages").glob("*.html"))
     assert {"few_shot", "random_features"} <= {page.stem for page in pages}
-    # On the page with all figures, captions explain how these numbers are marked where there are any.
-    assert not any("the paper's" in page.read_text() for page in pages if page.stem != "report")
+    assert not any("in brackets the paper’s" in page.read_text() for page in pages)

@@ -50,7 +50,7 @@ def test_page_shows_the_paper_in_brackets():
         [None, "50"],
         ["dwp", "0.750 ± 0.071 (0.800)"],
     ]
-    assert "in brackets the paper's mean" in page.replace("&#39;", "'")
+    assert "in brackets the paper’s mean" in page
     assert "<h2>test accuracy <small>(accuracy, higher is better)</small></h2>" in page
 
 

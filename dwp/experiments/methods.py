@@ -47,7 +47,8 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
 
 def names_used(method: Method) -> set[str]:
     """Return the names in a method's prior and initialisation, without an initialisation under a control."""
-    chosen = [getattr(method, PRIOR)] if method.is_bayesian else []
+    # A method whose prior is among the values to try in tuning may have none.
+    chosen = [prior] if method.is_bayesian and (prior := getattr(method, PRIOR)) else []
     if method.init.control == "none":
         chosen.append(method.init.origin)
     return {name for choice in chosen for name in ([choice] if isinstance(choice, str) else choice.values())}
