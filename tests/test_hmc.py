@@ -57,7 +57,7 @@ PRIORS = {
 @pytest.mark.parametrize("name", PRIORS)
 def test_coordinates_lead_back_to_the_kernels(name):
     prior = PRIORS[name]
-    found = of_prior(prior)
+    found = of_prior(prior, prior.sample(1))
     w = prior.sample(6, seeded(1))
     torch.testing.assert_close(found.kernels(found.at(w)), w)
 
@@ -65,7 +65,7 @@ def test_coordinates_lead_back_to_the_kernels(name):
 @pytest.mark.parametrize("name", ["gaussian", "standard_normal", "mixture"])
 def test_linear_coordinates_have_the_density_of_the_prior_up_to_a_constant(name):
     prior = PRIORS[name]
-    found = of_prior(prior)
+    found = of_prior(prior, prior.sample(1))
     x = torch.randn(5, prior.kernel_size**2, dtype=prior.sample(1).dtype, generator=seeded(2))
     ratio = torch.stack([found.log_ratio(one[None]) for one in x]) if not found.exact else 0
     difference = prior.log_prob(found.kernels(x)) + 0.5 * x.square().sum(1) - ratio
@@ -75,7 +75,7 @@ def test_linear_coordinates_have_the_density_of_the_prior_up_to_a_constant(name)
 @pytest.mark.parametrize("name", ["vae", "vamp"])
 def test_codes_have_the_joint_density_of_kernel_and_code(name):
     prior = PRIORS[name]
-    found = of_prior(prior)
+    found = of_prior(prior, prior.sample(1))
     x = torch.randn(1, 2 + 9, dtype=torch.float64, generator=seeded(2))
     mean, variance = prior.decode(x[:, :2])
     joint = Normal(mean, variance.sqrt()).log_prob(found.kernels(x)).sum() + prior.code_log_prob(x[:, :2])
@@ -87,11 +87,11 @@ def test_codes_have_the_joint_density_of_kernel_and_code(name):
 
 
 def test_a_prior_without_a_density_or_samples_has_no_coordinates():
-    with pytest.raises(InputError, match="log_uniform"):
-        of_prior(LogUniform(5))
     kernels = torch.randn(8, 1, 3, 3, generator=seeded(0))
+    with pytest.raises(InputError, match="log_uniform"):
+        of_prior(LogUniform(3), kernels)
     with pytest.raises(InputError, match="no density"):
-        of_prior(Empirical.fit(kernels, kernels, {}, seed=0)[0])
+        of_prior(Empirical.fit(kernels, kernels, {}, seed=0)[0], kernels)
 
 
 def test_a_chain_has_the_moments_of_a_linear_regression():
@@ -214,6 +214,16 @@ def test_a_chain_resumes_where_it_stopped(tmp_path):
     resumed, again = sample(posterior(), 200, seed=0, checkpoint=Checkpoint(tmp_path / "chain.pt", "x"))
     assert again == rows
     torch.testing.assert_close(resumed.parameters, whole.parameters, rtol=0, atol=0)
+
+
+def test_coordinates_have_the_precision_of_the_weights():
+    model, images, labels = problem()
+    posterior = NetworkPosterior(
+        model.double(), StandardNormal(3, 0.5), images.double(), labels, default="standard_normal"
+    )
+    assert {x.dtype for x in posterior.start().values()} == {torch.float64}
+    samples, _ = sample(posterior, 60, seed=0)
+    assert {x.dtype for x in samples.parameters[0].values()} == {torch.float64}
 
 
 def test_a_weight_of_zero_is_refused():

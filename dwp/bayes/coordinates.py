@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior, PriorWithCodes
 from dwp.priors.standard_normal import StandardNormal
 
@@ -39,8 +40,13 @@ class Coordinates(Protocol):
         """Return log p(x) - log N(x; 0, I) of coordinates [n, m], in nats, summed, up to a constant."""
 
 
-def of_prior(prior: Prior) -> Coordinates:
+def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     """Return coordinates for a prior.
+
+    Args:
+        prior: a prior with samples and a density, on the device of `like`.
+        like: a weight, whose device and dtype (float32 at least) the coordinates of priors without tensors
+            have; those of others have the prior's.
 
     Raises:
         InputError: the prior cannot be sampled from or has no density.
@@ -51,14 +57,14 @@ def of_prior(prior: Prior) -> Coordinates:
     if prior.kind == "gaussian":
         return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
     if isinstance(prior, StandardNormal):
-        size = prior.kernel_size**2
-        return Linear(prior, torch.zeros(size), prior.scale * torch.eye(size), exact=True)
-    draws = prior.sample(DRAWS, torch.Generator().manual_seed(0))
+        identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
+        return Linear(prior, torch.zeros_like(identity[0]), prior.scale * identity, exact=True)
+    draws = prior.sample(DRAWS, torch.Generator().manual_seed(0)).to(like.device)
     prior.log_prob(draws[:1])
     x = draws.flatten(1).double()
     covariance = torch.cov(x.T).reshape(x.shape[1], -1)
     # Draws may lie in a plane.
-    covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype)
+    covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(x.T)).to(x)
     return Linear(prior, x.mean(0).to(draws), torch.linalg.cholesky(covariance).to(draws))
 
 

@@ -73,7 +73,7 @@ class NetworkPosterior:
             name = f"{one.names[0]}.weight".lstrip(".")
             if name in trained:
                 if one.prior not in by_prior:
-                    by_prior[one.prior] = of_prior(own(one.prior, one.layer.weight))
+                    by_prior[one.prior] = of_prior(own(one.prior, one.layer.weight), one.layer.weight)
                 self.coordinates[name] = by_prior[one.prior]
         self.initial = {name: p.detach() for name, p in trained.items()}
 
