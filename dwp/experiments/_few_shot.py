@@ -149,13 +149,12 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
             label=f"{task.label} chain {member}",
         )
         chains.append(samples)
+    start = {name: x.requires_grad_() for name, x in posterior.start().items()}
     return Outcome(
         rows,
         predict(chains, test),
         functools.partial(predict, chains),
-        lambda: posterior.potential(
-            {name: x.requires_grad_() for name, x in posterior.start().items()}
-        ).backward(),
+        lambda: posterior.potential(start).backward(),
     )
 
 
