@@ -4,13 +4,14 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dwp.errors import StorageError
+from dwp.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,29 @@ def save_tensors(
     content = save(dict(tensors), dict(metadata) if metadata else None)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def load_tensors(path: str | Path, what: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Return the tensors of a safetensors file, on the CPU, and the JSON object in its metadata `dwp`, or {}.
+
+    Args:
+        path: the file.
+        what: name of its content in messages.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("dwp", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{what}: there is no file {path}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{what}: {path} cannot be read as safetensors ({error})") from None
+    return tensors, header if isinstance(header, dict) else {}
 
 
 def remove_stale(path: str | Path) -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dwp.compression.channels import NORMS, Layer, layer_of
 from dwp.compression.report import ShrinkReport
 from dwp.compression.resizing import replace, resized, resized_norm
 from dwp.errors import InputError
-from dwp.files import save_tensors
+from dwp.files import load_tensors, save_tensors
 
 FORMAT = "dwp-network-1"
 # Widest whole numbers that float32 holds exactly; wider weights are stored as they are.
@@ -126,14 +125,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     Raises:
         InputError: the file is missing, damaged or another one, or does not belong to the network.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("dwp", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"network: there is no file {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"network: {path} cannot be read as safetensors ({error})") from None
+    tensors, header = load_tensors(path, "network")
     if header.get("format") != FORMAT:
         raise InputError(f"network: {path} is not a compressed network (format {header.get('format')!r})")
     for name, one in header["packed"].items():

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dwp.errors import InputError
-from dwp.files import save_tensors
+from dwp.files import load_tensors, save_tensors
 from dwp.priors.distributions import GaussianPosterior, PointMass, as_kernels, as_posterior
 from dwp.priors.settings import PriorSettings
 from dwp.priors.settings import find as find_settings
@@ -261,16 +260,8 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
         InputError: the file is missing, damaged or not a prior, or its kind needs a package that is not
             installed (`flow` needs zuko, from the extra `flow`).
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("dwp", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"prior: there is no file {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"prior: {path} cannot be read as safetensors ({error})") from None
-    form = header.get("format") if isinstance(header, dict) else None
-    if form != FORMAT:
+    tensors, header = load_tensors(path, "prior")
+    if (form := header.get("format")) != FORMAT:
         raise InputError(f"prior: {path} is not a prior of this library (format {form!r})")
     try:
         prior = find(header["kind"])(**header["settings"])
