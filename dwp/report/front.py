@@ -78,7 +78,7 @@ def front(
         sections += _experiment(one, own)
     data = f"kernels of {results.source}, tasks of {results.target}" if results.source else results.target
     return front_page(
-        headline=findings.headline(subject),
+        title=findings.headline(subject),
         sentences=[_unbroken(sentence) for sentence in findings.sentences(subject)],
         figure=pictures.get("figures/findings"),
         note=findings.NOTE,

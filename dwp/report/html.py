@@ -181,17 +181,21 @@ _MACROS = """\
 {% endmacro %}
 """
 
-_TABLES = (
-    """\
+_HEAD = """\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
+<link rel="icon" href="data:,">
 <style>
 {{ style | safe }}</style>
 </head>
+"""
+
+_TABLES = (
+    _HEAD + """\
 <body>
 <h1>{{ title }}</h1>
 {% for one in tables %}
@@ -210,21 +214,13 @@ _TABLES = (
 """
 )
 
-_FRONT = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ headline }}</title>
-<link rel="icon" href="data:,">
-<style>
-{{ style | safe }}</style>
-</head>
+_FRONT = (
+    _HEAD
+    + """\
 <body>
 <header>
 <p class="kicker">The Deep Weight Prior{% if about %} · {{ about }}{% endif %}</p>
-<h1>{{ headline }}</h1>
+<h1>{{ title }}</h1>
 <div class="findings">
 {% for sentence in sentences %}
 <p>{{ sentence }}</p>
@@ -258,6 +254,7 @@ _FRONT = """\
 </body>
 </html>
 """
+)
 
 _ENVIRONMENT = jinja2.Environment(
     autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
