@@ -10,6 +10,7 @@ import scipy.integrate
 import scipy.optimize
 import scipy.special
 import scipy.stats
+import sparse_problem
 import torch
 from bayesian_samples import CONVOLUTIONS, ERRORS, PRIORS, images
 from prior_helpers import assert_mean, vae
@@ -376,17 +377,7 @@ def test_compiled_copied_and_loaded_models_are_the_same(kind, dynamic):
 
 @KINDS
 def test_irrelevant_inputs_are_emptied(kind):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 8, generator=generator)
-    y = 2 * x[:, :1] - 1.5 * x[:, 1:2] + 0.3 * torch.randn(200, 1, generator=generator)
-    torch.manual_seed(0)
-    model = make_bayesian(nn.Sequential(nn.Linear(8, 1)), {}, default=StandardNormal(1), scales=kind)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    for _ in range(1000):
-        loss = 0.5 * ((model(x) - y) / 0.3).square().sum() / 200 + dwp.kl(model) / 200
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    model, _ = sparse_problem.trained(default=StandardNormal(1), scales=kind)
     rates = model[0].scales.log_dropout().detach()
     assert rates[:2].max() + 2 < rates[2:].min(), rates
     assert rates[:2].max() < find_threshold(rates) < rates[2:].min()

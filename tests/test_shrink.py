@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import sparse_problem
 import torch
 from architectures import torchvision
 from bayesian_samples import PRIORS, small_net
@@ -258,17 +259,7 @@ def test_thresholds_by_layer_and_from_all_layers_together():
     "prior", [LogUniform(1, "molchanov"), ARD(1), HierarchicalARD(1)], ids=lambda p: p.kind
 )
 def test_single_weights_of_irrelevant_inputs_are_pruned(prior):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 8, generator=generator)
-    y = 2 * x[:, :1] - 1.5 * x[:, 1:2] + 0.3 * torch.randn(200, 1, generator=generator)
-    torch.manual_seed(0)
-    model = make_bayesian(nn.Sequential(nn.Linear(8, 1)), {}, default=prior)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    for _ in range(1000):
-        loss = 0.5 * ((model(x) - y) / 0.3).square().sum() / 200 + dwp.kl(model) / 200
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    model, x = sparse_problem.trained(default=prior)
     log_alpha = (model[0].posterior.log_variance - model[0].posterior.mean.square().log()).flatten()
     assert log_alpha[:2].max() + 2 < log_alpha[2:].min(), log_alpha
     middle = (log_alpha[:2].max() + log_alpha[2:].min()).item() / 2
