@@ -35,8 +35,8 @@ FORMS = {
 }
 
 
-HMC = "hmc"
-POSTERIORS = {**FORMS, HMC: Form("has_density", _DENSITY)}
+SAMPLED = "hmc"
+POSTERIORS = {**FORMS, SAMPLED: Form("has_density", _DENSITY)}
 """Forms of the posterior of each kernel, and samples of the posterior of all weights."""
 
 

@@ -15,7 +15,7 @@ from dwp import metrics
 from dwp.bayes import last_layer, last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
-from dwp.bayes.settings import HMC
+from dwp.bayes.settings import SAMPLED
 from dwp.experiments.task import Task
 from dwp.nn.noise import evaluating, stochastic_layers
 from dwp.nn.precision import autocast
@@ -41,7 +41,7 @@ def run(task: Task[Any, Any]) -> list[dict]:
     """Train one network or a deep ensemble, or sample from the posterior; return rows, see `few_shot.run`."""
     data, test = task.training_examples(int(task.setting)), task.dataset.images("test", task.device)
     labels = task.dataset.labels("test", task.device)
-    outcome = (_sample if task.method.posterior == HMC else _train)(task, data, test, labels)
+    outcome = (_sample if task.method.posterior == SAMPLED else _train)(task, data, test, labels)
     predicted = outcome.predicted
     last = outcome.rows[-1]["step"]
     once: dict[str, float] = {}
@@ -63,7 +63,7 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
 def _precision(task: Task[Any, Any]) -> str:
     # The acceptance of a trajectory is a small difference of large numbers.
-    return "float32" if task.method.posterior == HMC else task.settings.schedule.precision
+    return "float32" if task.method.posterior == SAMPLED else task.settings.schedule.precision
 
 
 def _train(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labels: Tensor) -> Outcome:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from dwp.bayes.settings import HMC, POSTERIORS
+from dwp.bayes.settings import POSTERIORS, SAMPLED
 from dwp.errors import InputError
 from dwp.experiments.base import ExperimentSettings, Method, Names
 from dwp.experiments.methods import ORIGINS, PRETRAINED, by_layer, is_pretrained
@@ -34,11 +34,13 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
     if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
         raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
-    if _form(method) == HMC:
+    if _form(method) == SAMPLED:
         if not getattr(method, "kl_weight", 1):
-            raise InputError(f"{where}.kl_weight: 0 does not go with posterior {HMC}; give a positive weight")
+            raise InputError(
+                f"{where}.kl_weight: 0 does not go with posterior {SAMPLED}; give a positive weight"
+            )
         if getattr(method, "dropout", None) or settings.network.dropout:
-            raise InputError(f"{where}.posterior: {HMC} does not go with dropout; set {where}.dropout: 0")
+            raise InputError(f"{where}.posterior: {SAMPLED} does not go with dropout; set {where}.dropout: 0")
     if getattr(method, "frozen", False):
         if method.is_bayesian:
             raise InputError(f"{where}.frozen: true goes with posterior none; here it is {_form(method)!r}")
