@@ -1,0 +1,146 @@
+"""The experiment on compression: its rows, the choice of thresholds, the warm-up, its figures and table."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from experiment_samples import SCHEDULE, XAVIER, dataset
+
+from dwp.errors import InputError
+from dwp.experiments import _compression, base, task
+from dwp.experiments.base import COLUMNS
+from dwp.pipeline.typed import parse
+from dwp.priors.log_uniform import LogUniform
+from dwp.priors.standard_normal import StandardNormal
+from dwp.report import figures, tables
+from dwp.report.figures.plotting import Plot
+from dwp.report.results import ExperimentResults
+from dwp.training.checkpoints import Checkpoint
+
+__all__ = ["dataset"]
+
+CONVOLUTIONS = {"layers": [{"conv": 4, "kernel": 5, "pool": 4}, {"linear": 6}], "batch_norm": False}
+CONNECTED = {"layers": [{"linear": 8}, {"linear": 6}], "batch_norm": False}
+BAYESIAN = {"posterior": "additive", "prior": "standard_normal", "init": XAVIER}
+METHODS = {
+    "dense": {"posterior": "none", "init": XAVIER},
+    "normal_jeffreys": BAYESIAN | {"scales": "normal_jeffreys", "largest_variance": 0.04},
+    "horseshoe": BAYESIAN | {"scales": "horseshoe"},
+    "sparse_vd": BAYESIAN | {"prior": "molchanov", "linear": "log_uniform"},
+    "ard": BAYESIAN | {"linear": "ard"},
+    "hierarchical_ard": BAYESIAN | {"linear": "hierarchical_ard"},
+}
+
+
+@pytest.fixture
+def run(dataset):
+    def run(method, network=CONVOLUTIONS, seeds=(0,), checkpoint=None, examples=30, data=dataset, **changes):
+        declared = base.find("compression")
+        given = {
+            **{"network": network, "schedule": SCHEDULE | {"batch": 8, "lr": 0.01}, "every": 2},
+            **{"warmup": 0.5, "tolerance": 0.0, "measure_time": False, "examples": [examples]},
+            **{"seeds": 2, "shard": 2, "methods": {"method": METHODS[method]}},
+        }
+        settings = parse(declared.settings, given | changes)
+        shared = {
+            "settings": settings,
+            "method": settings.methods["method"],
+            "dataset": data,
+            "priors": {"standard_normal": {5: StandardNormal(5)}, "molchanov": {5: LogUniform(5, "molchanov")}},
+            "device": torch.device("cpu"),
+            "checkpoint": checkpoint,
+        }
+        return [row for seed in seeds for row in task.run("compression", method, seed, **shared)]
+
+    return run
+
+
+def last(rows, metric):
+    return {row["part"]: row["value"] for row in rows if row["metric"] == metric}
+
+
+@pytest.mark.parametrize("network", [CONVOLUTIONS, CONNECTED], ids=["convolutions", "connected"])
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_are_tidy_and_repeat(run, method, network):
+    rows = run(method, network)
+    assert {tuple(row) for row in rows} == {COLUMNS}
+    keys = [(row["step"], row["metric"], row["part"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    assert {row["metric"] for row in rows} <= {one.name for one in base.find("compression").metrics}
+    assert all(isinstance(row["value"], float) for row in rows)
+    (weights,) = last(rows, "weights").values()
+    assert weights == (4 * 25 + 144 * 6 + 6 * 3 if network is CONVOLUTIONS else 784 * 8 + 8 * 6 + 6 * 3)
+    first = [row["part"] for row in rows if row["metric"] == "first_layer" and row["step"] == 0]
+    assert len(first) == (100 if network is CONVOLUTIONS else 784)
+    names = ["conv1", "linear2"] if network is CONVOLUTIONS else ["linear1", "linear2"]
+    assert list(last(rows, "outputs")) == [*names, "classifier"]
+    if method != "dense":
+        compression, errors = last(rows, "curve_compression"), last(rows, "curve_error")
+        chosen = last(rows, "compression")[""], last(rows, "error")[""]
+        assert chosen in zip(compression.values(), errors.values(), strict=True)
+        assert list(compression.values()) == sorted(compression.values())
+        assert list(compression.values())[0] == 1
+        assert last(rows, "low_precision_compression")[""] >= last(rows, "compression")[""]
+    assert run(method, network) == rows
+
+
+def test_an_interrupted_run_ends_in_the_same_rows(run, tmp_path, monkeypatch):
+    checkpoint, saves = Checkpoint(tmp_path / "cell.pt", "cell", seconds=0), []
+
+    def save(self, state, save=Checkpoint.save):
+        save(self, state)
+        saves.append(state["step"])
+        if len(saves) == 1:  # in the middle of the warm-up
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            run("normal_jeffreys", checkpoint=checkpoint)
+    assert run("normal_jeffreys", checkpoint=checkpoint) == run("normal_jeffreys")
+
+
+def test_the_weight_of_the_kl_grows_linearly():
+    warmup = _compression.Warmup(4, 0.5)
+    weights = []
+    for _ in range(6):
+        warmup.advance()
+        weights.append(warmup.weight.item())
+    assert weights == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    without = _compression.Warmup(0, 1.0)
+    without.advance()
+    assert without.weight.item() == 1
+
+
+def test_the_count_of_all_examples_stands_for_all_of_them(run, dataset):
+    labels = dataset.train_labels.clone()
+    labels[1:13:3] = 0
+    uneven = dataclasses.replace(dataset, train_labels=labels)
+    assert run("dense", data=uneven)
+    with pytest.raises(InputError, match=r"n = 28 needs \d+ examples of class 1, which has 6"):
+        run("dense", data=uneven, examples=28)
+
+
+def test_times_are_measured_if_asked_for(run):
+    rows = run("normal_jeffreys", measure_time=True)
+    assert last(rows, "time")[""] > 0 < last(rows, "dense_time")[""]
+
+
+@pytest.mark.parametrize("network", [CONVOLUTIONS, CONNECTED], ids=["convolutions", "connected"])
+def test_figures_and_table(run, network):
+    rows = [row for method in ("dense", "normal_jeffreys") for row in run(method, network, seeds=(0, 1))]
+    table = pd.DataFrame(rows)
+    table.loc[table["metric"] == "weights", "value"] = 430_500
+    results = ExperimentResults(
+        "compression", base.find("compression"), table, pd.DataFrame({"method": [], "label": []})
+    )
+    curve = figures.compression.error_by_compression(results, Plot())
+    assert len(curve.axes[0].lines) == 2 + 2 * 2
+    layer = figures.compression.first_layer(results, Plot())
+    assert [ax.get_title() for ax in layer.axes[:3]] == ["step 0", "step 2", "step 4"]
+    beside = tables.compression(results)
+    assert list(beside["method"]) == ["dense", "normal jeffreys", "DC", "DNS", "SWS", "Sparse VD", "BC-GNJ", "BC-GHS"]
+    assert list(beside["published"]) == [False] * 2 + [True] * 6
+    assert beside.loc[7, "low_precision_compression"] == 419
+    assert beside.loc[0, "n"] == 2
