@@ -10,6 +10,8 @@ from experiment_samples import SCHEDULE, XAVIER, dataset
 from dwp.errors import InputError
 from dwp.experiments import _compression, base, task
 from dwp.experiments.base import COLUMNS
+from dwp.pipeline.config.files import read_config
+from dwp.pipeline.paths import ROOT
 from dwp.pipeline.typed import parse
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
@@ -47,7 +49,10 @@ def run(dataset):
             "settings": settings,
             "method": settings.methods["method"],
             "dataset": data,
-            "priors": {"standard_normal": {5: StandardNormal(5)}, "molchanov": {5: LogUniform(5, "molchanov")}},
+            "priors": {
+                "standard_normal": {5: StandardNormal(5)},
+                "molchanov": {5: LogUniform(5, "molchanov")},
+            },
             "device": torch.device("cpu"),
             "checkpoint": checkpoint,
         }
@@ -80,7 +85,7 @@ def test_rows_are_tidy_and_repeat(run, method, network):
         chosen = last(rows, "compression")[""], last(rows, "error")[""]
         assert chosen in zip(compression.values(), errors.values(), strict=True)
         assert list(compression.values()) == sorted(compression.values())
-        assert list(compression.values())[0] == 1
+        assert next(iter(compression.values())) == 1
         assert last(rows, "low_precision_compression")[""] >= last(rows, "compression")[""]
     assert run(method, network) == rows
 
@@ -122,6 +127,20 @@ def test_the_count_of_all_examples_stands_for_all_of_them(run, dataset):
         run("dense", data=uneven, examples=28)
 
 
+LENET = "experiments={compression: {network: {layers: [{linear: 300}, {linear: 100}]}}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"), [("everything", []), ("compression", []), ("compression", [LENET])]
+)
+def test_configurations_have_methods_of_every_kind(name, entries):
+    config = read_config([ROOT / "config" / f"{name}.yaml"], entries)
+    methods = config.experiments["compression"].methods
+    assert {"normal_jeffreys", "horseshoe", "sparse_vd", "ard", "hierarchical_ard", "dense"} <= set(methods)
+    if name == "compression":
+        assert list(config.experiments) == ["compression"]
+
+
 def test_times_are_measured_if_asked_for(run):
     rows = run("normal_jeffreys", measure_time=True)
     assert last(rows, "time")[""] > 0 < last(rows, "dense_time")[""]
@@ -140,7 +159,16 @@ def test_figures_and_table(run, network):
     layer = figures.compression.first_layer(results, Plot())
     assert [ax.get_title() for ax in layer.axes[:3]] == ["step 0", "step 2", "step 4"]
     beside = tables.compression(results)
-    assert list(beside["method"]) == ["dense", "normal jeffreys", "DC", "DNS", "SWS", "Sparse VD", "BC-GNJ", "BC-GHS"]
+    assert list(beside["method"]) == [
+        "dense",
+        "normal jeffreys",
+        "DC",
+        "DNS",
+        "SWS",
+        "Sparse VD",
+        "BC-GNJ",
+        "BC-GHS",
+    ]
     assert list(beside["published"]) == [False] * 2 + [True] * 6
     assert beside.loc[7, "low_precision_compression"] == 419
     assert beside.loc[0, "n"] == 2

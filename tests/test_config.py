@@ -206,6 +206,16 @@ BAD = [
         {"posterior": "hmc", "prior": "vae", "init": {"from": "he"}, "override": {"dropout": 0.1}},
         ["override"],
     ),
+    (
+        f"{FEW_SHOT}.methods.l2_dwp.scales",
+        "horseshoe",
+        ["l2_dwp.scales: 'horseshoe' does not go with posterior 'none'"],
+    ),
+    (
+        f"{FEW_SHOT}.methods.new",
+        {"posterior": "hmc", "prior": "vae", "scales": "horseshoe", "init": {"from": "he"}},
+        [f"{FEW_SHOT}.methods.new.scales: 'horseshoe' does not go with posterior 'hmc'"],
+    ),
     (f"{DWP}.frozen", True, [f"{DWP}.frozen: true goes with posterior none", "'additive'"]),
     (f"{FEW_SHOT}.methods.l2_dwp.frozen", True, ["frozen: true needs classifier fitted", "'random'"]),
     (

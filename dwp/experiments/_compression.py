@@ -280,5 +280,3 @@ def _milliseconds(network: nn.Module, images: Tensor) -> float:
             seconds.append(time.perf_counter() - start)
     # The first one warms up.
     return 1e6 * sorted(seconds[1:])[REPEATS // 2] / len(batch)
-
-

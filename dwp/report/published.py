@@ -129,9 +129,11 @@ COMPRESSION = pd.DataFrame(
     ],
     columns=["weights", "network", "method", "error", "compression", "low_precision_compression"],
 )
-"""Published results of compression, from the authors' code release for *Bayesian Compression for Deep Learning*:
-error on the test set in percent, on MNIST (LeNet-5-Caffe) and CIFAR-10 (VGG); `weights` is the number of weights
-of the network before, by which a run's network is recognised."""
+"""Published results of compression, from the code release of *Bayesian Compression for Deep Learning*.
+
+`error` is in percent, on MNIST (LeNet-5-Caffe) and CIFAR-10 (VGG). `weights` is the number of weights before
+pruning, by which the network of a run is recognised.
+"""
 
 
 def published(experiment: str, source: str, target: str) -> pd.DataFrame:
