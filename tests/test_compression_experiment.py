@@ -10,12 +10,13 @@ from experiment_samples import SCHEDULE, XAVIER, dataset
 from dwp.errors import InputError
 from dwp.experiments import _compression, base, task
 from dwp.experiments.base import COLUMNS
+from dwp.nn.convnet import build
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.paths import ROOT
 from dwp.pipeline.typed import parse
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
-from dwp.report import figures, tables
+from dwp.report import figures, published, tables
 from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 from dwp.training.checkpoints import Checkpoint
@@ -125,6 +126,15 @@ def test_the_count_of_all_examples_stands_for_all_of_them(run, dataset):
     assert run("dense", data=uneven)
     with pytest.raises(InputError, match=r"n = 28 needs \d+ examples of class 1, which has 6"):
         run("dense", data=uneven, examples=28)
+
+
+def test_published_networks_are_those_of_the_configurations():
+    numbers = {}
+    for name, shape in (("compression", (1, 28, 28)), ("compression-vgg", (3, 32, 32))):
+        config = read_config([ROOT / "config" / f"{name}.yaml"])
+        network = build(config.experiments["compression"].network, shape, 10)
+        numbers[name] = _compression._count(network)
+    assert list(dict.fromkeys(published.COMPRESSION["weights"])) == list(numbers.values())
 
 
 LENET = "experiments={compression: {network: {layers: [{linear: 300}, {linear: 100}]}}}"

@@ -124,8 +124,8 @@ COMPRESSION = pd.DataFrame(
         (430_500, "LeNet-5-Caffe", "Sparse VD", 1.0, 63, 228),
         (430_500, "LeNet-5-Caffe", "BC-GNJ", 1.0, 108, 361),
         (430_500, "LeNet-5-Caffe", "BC-GHS", 1.0, 156, 419),
-        (None, "VGG", "BC-GNJ", 8.6, 14, 56),
-        (None, "VGG", "BC-GHS", 9.0, 18, 59),
+        (14_977_728, "VGG", "BC-GNJ", 8.6, 14, 56),
+        (14_977_728, "VGG", "BC-GHS", 9.0, 18, 59),
     ],
     columns=["weights", "network", "method", "error", "compression", "low_precision_compression"],
 )
