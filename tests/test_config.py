@@ -143,7 +143,11 @@ BAD = [
     (f"{KL}.init.from", "pretrained", [f"{KL}.init.from: 'pretrained'", "xavier, he, or priors by name"]),
     ("experiments.kl_importance.methods.new", {"init": {"from": "he"}}, ["new.posterior: missing"]),
     ("experiments._kl", BASE["experiments"]["kl_subset"], ["'_kl' is not known", "kl_importance"]),
-    ("source.network", network({"conv": 4}), ["source.network.layers.0", "{conv, kernel, pool} or {linear}"]),
+    (
+        "source.network",
+        network({"conv": 4}),
+        ["source.network.layers.0", "{conv, kernel, pool, padding} or {linear}"],
+    ),
     ("source.network", network(conv(7, konv=4)), ["source.network.layers.0.konv: unknown key"]),
     ("priors.vae.importance_samples", 5, ["priors.vae.importance_samples: unknown key"]),
     ("priors.vae.code_prior", "mixture", ["priors.vae.code_prior: 'mixture'", "standard_normal or vamp"]),

@@ -115,9 +115,10 @@ def run(task: Task[Any, Any]) -> list[dict]:
         rows.append({"step": last, "metric": metric, "value": float(value), "part": part})
 
     record("unpruned_error", _error(model, test, labels))
-    record("weights", _count(dense))
+    total = sum(layer.weight.numel() for _, layer in _weighted(dense))
+    record("weights", total)
     if method.is_bayesian:
-        small = _prune(task, model, data, (test, labels), record)
+        small = _prune(task, model, total, data, (test, labels), record)
     else:
         small = model
         record("error", _error(model, test, labels))
@@ -164,13 +165,17 @@ def _prepared(task: Task[Any, Any], model: nn.Module, examples: int) -> tuple[nn
 def _prune(
     task: Task[Any, Any],
     model: nn.Module,
+    total: int,
     data: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     record: Callable[..., None],
 ) -> nn.Module:
-    """Choose a threshold on training examples, and return the network pruned by it; record its metrics."""
+    """Choose a threshold on training examples, and return the network pruned by it; record its metrics.
+
+    `total` is the number of weights before pruning.
+    """
     checked = (data[0][:CHECKED], data[1][:CHECKED])
-    points = [_point(task, model, value, checked, test) for value in _thresholds(model)]
+    points = [_point(task, model, total, value, checked, test) for value in _thresholds(model)]
     for index, point in enumerate(points):
         record("curve_error", point.error, f"{index:02d}")
         record("curve_compression", point.compression, f"{index:02d}")
@@ -186,7 +191,7 @@ def _prune(
     for name, one in files.precisions(small).items():
         record("bits", one.bits or 32, name)
         bits += (one.bits or 32) * _count(small.get_submodule(name))
-    record("low_precision_compression", 32 * _weights(model) / max(bits, 1))
+    record("low_precision_compression", 32 * total / max(bits, 1))
     with tempfile.TemporaryDirectory() as folder:
         record("file", files.save(small, Path(folder) / "network.safetensors"))
     rounded = copy.deepcopy(small)
@@ -198,6 +203,7 @@ def _prune(
 def _point(
     task: Task[Any, Any],
     model: nn.Module,
+    total: int,
     threshold: float,
     checked: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
@@ -207,7 +213,7 @@ def _point(
     return Point(
         threshold,
         network,
-        _weights(model) / max(_count(network), 1),
+        total / max(_count(network), 1),
         1 - _error(network, *checked) / 100,
         _error(network, *test),
     )
@@ -248,11 +254,6 @@ def _first_layer(task: Task[Any, Any], model: nn.Module) -> Iterator[tuple[str, 
 def _weighted(model: nn.Module) -> list[tuple[str, Any]]:
     kinds = (nn.Conv2d, nn.Linear, BayesianLayer)
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
-
-
-def _weights(model: nn.Module) -> int:
-    """Return the number of weights of a Bayesian network, without biases."""
-    return sum(math.prod(layer.posterior.shape) for layer in named_layers(model).values())
 
 
 def _count(network: nn.Module) -> int:
