@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from experiment_samples import SCHEDULE, XAVIER, dataset
+from PIL import Image
 
 from dwp.errors import InputError
 from dwp.experiments import _compression, base, task
@@ -16,7 +17,8 @@ from dwp.pipeline.paths import ROOT
 from dwp.pipeline.typed import parse
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.standard_normal import StandardNormal
-from dwp.report import figures, published, tables
+from dwp.report import build as build_report
+from dwp.report import catalogue, figures, published, tables
 from dwp.report.figures.plotting import Plot
 from dwp.report.results import ExperimentResults
 from dwp.training.checkpoints import Checkpoint
@@ -157,7 +159,7 @@ def test_times_are_measured_if_asked_for(run):
 
 
 @pytest.mark.parametrize("network", [CONVOLUTIONS, CONNECTED], ids=["convolutions", "connected"])
-def test_figures_and_table(run, network):
+def test_figures_animation_and_table(run, tmp_path, network):
     rows = [row for method in ("dense", "normal_jeffreys") for row in run(method, network, seeds=(0, 1))]
     table = pd.DataFrame(rows)
     table.loc[table["metric"] == "weights", "value"] = 430_500
@@ -168,6 +170,15 @@ def test_figures_and_table(run, network):
     assert len(curve.axes[0].lines) == 2 + 2 * 2
     layer = figures.compression.first_layer(results, Plot())
     assert [ax.get_title() for ax in layer.axes[:3]] == ["step 0", "step 2", "step 4"]
+    frames = figures.compression.first_layer_frames(results, Plot())
+    assert [frame.get_suptitle() for frame in frames] == [f"First layer, step {step}" for step in (0, 2, 4)]
+    item = catalogue.Item("animations/x", "", "", "", "first_layer_frames")
+    for folder in ("a", "b"):
+        frames = figures.compression.first_layer_frames(results, Plot())
+        build_report._write(frames, item, tmp_path / folder, 50)
+    with Image.open(tmp_path / "a/animations/x.webp") as image:
+        assert image.n_frames == 3
+    assert len({(tmp_path / folder / "animations/x.webp").read_bytes() for folder in ("a", "b")}) == 1
     beside = tables.compression(results)
     assert list(beside["method"]) == [
         "dense",

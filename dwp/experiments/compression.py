@@ -132,6 +132,14 @@ EXPERIMENT = Experiment(
             draw="first_layer",
         ),
     ),
+    animations=(
+        Figure(
+            suffix="first_layer",
+            label="first layer in training, animation",
+            caption="compression_first_layer",
+            draw="first_layer_frames",
+        ),
+    ),
     tables=(
         Table(
             suffix="published",

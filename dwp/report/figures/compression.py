@@ -55,33 +55,56 @@ def first_layer(results: ExperimentResults, plot: Plot) -> Figure:
 
     The first seed of the largest setting is shown, at up to `COLUMNS` steps.
     """
-    rows = results.rows[results.rows["metric"] == "first_layer"]
-    rows = rows[rows["setting"] == rows["setting"].max()]
-    methods = list(dict.fromkeys(rows["method"]))
+    rows = _first_layers(results)
     steps = sorted(rows["step"].unique())
     steps = [steps[place] for place in np.unique(np.linspace(0, len(steps) - 1, COLUMNS).round().astype(int))]
-    figure, axes = plot.canvas(max(1, len(methods)), max(1, len(steps)), 1.7, 1.8)
-    for line, method in zip(axes, methods, strict=False):
-        own = rows[(rows["method"] == method) & (rows["seed"] == rows["seed"].min())]
-        limit = own.loc[own["step"] == own["step"].max(), "value"].abs().max() or 1.0
+    methods = list(dict.fromkeys(rows["method"]))
+    figure, axes = plot.canvas(len(methods), len(steps), 1.7, 1.8)
+    for line, method in zip(axes, methods, strict=True):
         for ax, step in zip(line, steps, strict=True):
-            _layer(ax, own[own["step"] == step], plot, limit)
+            _layer(ax, rows[rows["method"] == method], step, plot)
             label = plot.method_name(method) if step == steps[0] else ""
             plot.label(ax, y=label, title=f"step {step:g}" if method == methods[0] else "", frame=False)
-            ax.set_axis_on()
-            ax.set_xticks([])
-            ax.set_yticks([])
     plot.title(figure, f"{results.title}: first layer in training")
     return figure
 
 
-def _layer(ax: Axes, rows: pd.DataFrame, plot: Plot, limit: float) -> None:
-    """Draw the kernels of a first convolution, or the norm of the weights of each pixel, over channels."""
+def first_layer_frames(results: ExperimentResults, plot: Plot) -> list[Figure]:
+    """Show the first layer of each method, as `first_layer` does, in one frame for each evaluated step."""
+    rows = _first_layers(results)
+    methods = list(dict.fromkeys(rows["method"]))
+    frames = []
+    for step in sorted(rows["step"].unique()):
+        figure, axes = plot.canvas(1, len(methods), 2.2, 2.4)
+        for ax, method in zip(axes[0], methods, strict=True):
+            _layer(ax, rows[rows["method"] == method], step, plot)
+            plot.label(ax, title=plot.method_name(method), frame=False)
+        plot.title(figure, f"First layer, step {step:g}")
+        frames.append(figure)
+    return frames
+
+
+def _first_layers(results: ExperimentResults) -> pd.DataFrame:
+    """Return the rows of the first layers of one setting and seed."""
+    rows = results.rows[results.rows["metric"] == "first_layer"]
+    return rows[(rows["setting"] == rows["setting"].max()) & (rows["seed"] == rows["seed"].min())]
+
+
+def _layer(ax: Axes, rows: pd.DataFrame, step: float, plot: Plot) -> None:
+    """Draw the kernels of a first convolution, or the norm of the weights of each pixel, over channels.
+
+    Colours are those of the last step.
+    """
+    limit = rows.loc[rows["step"] == rows["step"].max(), "value"].abs().max() or 1.0
+    rows = rows[rows["step"] == step]
     places = np.array([part.split("-") for part in rows["part"]]).astype(int)
-    weight = np.zeros(places.max(0) + 1 if len(places) else (1, 1, 1), dtype=np.float32)
+    weight = np.zeros(places.max(0) + 1, dtype=np.float32)
     weight[tuple(places.T)] = rows["value"]
     if weight.ndim == 3:
         ax.imshow(np.linalg.norm(weight, axis=0), cmap="magma", vmin=0, vmax=limit)
-        return
-    kernels = torch.from_numpy(weight.reshape(-1, 1, *weight.shape[2:]))
-    plot.mosaic(ax, kernels, int(np.ceil(len(kernels) ** 0.5)), limit)
+    else:
+        kernels = torch.from_numpy(weight.reshape(-1, 1, *weight.shape[2:]))
+        plot.mosaic(ax, kernels, int(np.ceil(len(kernels) ** 0.5)), limit)
+    ax.set_axis_on()
+    ax.set_xticks([])
+    ax.set_yticks([])
