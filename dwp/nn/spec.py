@@ -32,7 +32,7 @@ class Network:
     """A convolutional network; the classifier is added automatically."""
 
     layers: tuple[Conv | Linear, ...] = setting(
-        "convolutions, {conv, kernel, pool}, then linear layers, {linear}", min_length=1
+        "convolutions, {conv, kernel, pool, padding}, then linear layers, {linear}", min_length=1
     )
     batch_norm: bool = setting("batch normalisation after each convolution")
     dropout: float = setting("rate of dropout after each activation", 0.0, ge=0, lt=1)
