@@ -128,8 +128,8 @@ def run(task: Task[Any, Any]) -> list[dict]:
         record("file", 4 * sum(tensor.numel() for tensor in dense.state_dict().values()))
     for name, layer in small.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            record("outputs", layer.weight.any(tuple(range(1, layer.weight.ndim))).sum(), name)
-            record("inputs", layer.weight.transpose(0, 1).flatten(1).any(1).sum(), name)
+            record("outputs", int(layer.weight.flatten(1).any(1).sum()), name)
+            record("inputs", int(layer.weight.transpose(0, 1).flatten(1).any(1).sum()), name)
     if settings.measure_time:
         record("time", _milliseconds(small, test))
         record("dense_time", _milliseconds(dense, test))

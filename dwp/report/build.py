@@ -4,7 +4,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ TEXT = {"tables": tables, "pages": pages}
 FRAME = 400
 """Milliseconds of a frame of an animation."""
 
-Content = Figure | list[Figure] | pd.DataFrame | str
+Content: TypeAlias = Figure | list[Figure] | pd.DataFrame | str
 # Leaves out dates and library versions, which would change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
