@@ -16,7 +16,6 @@ from dwp.bayes import last_layer, last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import HMC
-from dwp.compression.masks import log_dropout
 from dwp.experiments.task import Task
 from dwp.nn.noise import evaluating, stochastic_layers
 from dwp.nn.precision import autocast
@@ -73,11 +72,13 @@ def run(task: Task[Any, Any]) -> list[dict]:
 
 def _channels(models: nn.ModuleList) -> dict[str, float]:
     """Return the number of channels that are not pruned, by convolution with scales; the mean over models."""
-    rates = [log_dropout(model) for model in models]
-    return {
-        name: sum(float((one[name] <= PRUNED).sum()) for one in rates) / len(rates)
-        for name in (rates[0] if rates else ())
-    }
+    kept: dict[str, float] = {}
+    for model in models:
+        for name, layer in model.named_modules():
+            if isinstance(layer, layers.BayesianLayer) and layer.scales is not None:
+                count = float((layer.scales.log_dropout() <= PRUNED).sum())
+                kept[name] = kept.get(name, 0.0) + count / len(models)
+    return kept
 
 
 def _precision(task: Task[Any, Any]) -> str:
