@@ -4,10 +4,12 @@ import pytest
 import torch
 from network_samples import described
 from torch import nn
+from torch.nn import functional
 
 from dwp.bayes.objectives import cross_entropy
 from dwp.errors import InputError
 from dwp.nn.convnet import build, convolutions, kernel_layers, squared_norm
+from dwp.nn.image_vae import ImageVAE
 from dwp.training.loop import fit
 from dwp.training.schedule import Schedule
 
@@ -179,3 +181,21 @@ def test_cropping_changes_nothing_but_the_work(layers, size):
 def test_batch_norm_sees_the_whole_image():
     network = described([{"conv": 3, "kernel": 4, "pool": 2}], batch_norm=True)
     assert not hasattr(build(network, (1, 10, 10), 4), "crop")
+
+
+def test_padding_adds_zeros_on_all_sides():
+    layers = [{"conv": 3, "kernel": 3, "padding": 1, "pool": 2}, {"conv": 2, "kernel": 5, "padding": 1}]
+    network = described(layers)
+    assert network.check((1, 9, 9)) == 2
+    model = build(network, (1, 9, 9), 4).double()
+    x = torch.randn(2, 1, 9, 9, dtype=torch.double)
+    y = x
+    for name in ("conv1", "conv2"):
+        layer = model.get_submodule(name)
+        y = functional.conv2d(functional.pad(y, (1, 1, 1, 1)), layer.weight, layer.bias)
+        y = functional.leaky_relu(functional.max_pool2d(y, 2) if name == "conv1" else y)
+    torch.testing.assert_close(model(x), model.classifier(y.flatten(1)))
+    with pytest.raises(InputError, match="padding, which the decoder does not mirror"):
+        ImageVAE(network, (1, 9, 9), 2)
+    with pytest.raises(InputError, match="kernel 5 does not fit the 4×4 image"):
+        network.check((1, 4, 4))

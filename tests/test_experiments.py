@@ -104,6 +104,7 @@ def test_an_interrupted_experiment_ends_in_the_same_rows(
 
 def test_unknown_experiments_name_the_known_ones():
     with pytest.raises(
-        InputError, match="'fewshot' is not known; use one of convergence, few_shot, image_vae, kl_"
+        InputError,
+        match="'fewshot' is not known; use one of compression, convergence, few_shot, image_vae, kl_",
     ):
         base.find("fewshot")

@@ -19,6 +19,7 @@ from dwp.bayes.layers import bayesian_layers
 from dwp.bayes.sampling import Samples
 from dwp.data import few_shot
 from dwp.errors import InputError
+from dwp.experiments import _few_shot
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 from dwp.training.checkpoints import Checkpoint
@@ -200,3 +201,17 @@ def test_a_fitted_classifier_is_the_mode_for_every_sample(run, dataset, monkeypa
     # The bias has no prior, so at the mode the expected number of each class is the observed one.
     counts = labels.bincount(minlength=probabilities.shape[2]).double()
     torch.testing.assert_close(probabilities.sum(1), counts.expand(len(probabilities), -1), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("prior", ["vae", "standard_normal"])
+def test_scales_of_channels_go_with_any_prior_over_kernels(run, fitted, prior):
+    method = METHODS["few_shot"]["dwp"] | {"prior": prior, "scales": "normal_jeffreys"}
+    rows = run("few_shot", method, [0])
+    ((models, _, _),) = fitted
+    first, second = bayesian_layers(models[0])
+    assert [type(layer.scales).__name__ for layer in (first, second)] == ["NormalJeffreys"] * 2
+    channels = {row["part"]: row["value"] for row in rows if row["metric"] == "channels"}
+    assert channels == {"conv1": 4, "conv2": 4}
+    with torch.no_grad():
+        first.scales.mean[0] = 1e-4
+    assert _few_shot._channels(torch.nn.ModuleList([models[0]])) == {"conv1": 3, "conv2": 4}

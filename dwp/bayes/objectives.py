@@ -27,7 +27,7 @@ def cross_entropy(model: nn.Module, l2: float = 0.0) -> Loss:
 
 
 def elbo(
-    model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator(), weight: float = 1.0
+    model: nn.Module, examples: int, estimator: KLEstimator = KLEstimator(), weight: float | Tensor = 1.0
 ) -> Loss:
     """Return the loss: the negative ELBO per example, mean NLL + weight · KL / examples, in nats.
 
@@ -38,7 +38,7 @@ def elbo(
         model: a Bayesian model that maps images to logits.
         examples: size of the training set.
         estimator: how to estimate the KL, see `Prior.kl`.
-        weight: of the KL; below 1 the posterior is tempered.
+        weight: of the KL; below 1 the posterior is tempered. A tensor may change in training, in place.
     """
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

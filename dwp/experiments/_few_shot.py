@@ -23,6 +23,9 @@ from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 from dwp.priors.standard_normal import StandardNormal
 
+PRUNED = 3.0
+"""Log dropout rate above which a channel counts as pruned."""
+
 
 class Outcome(NamedTuple):
     """Networks after training, or samples of their posterior."""
@@ -35,6 +38,8 @@ class Outcome(NamedTuple):
     """Returns those of other images."""
     differentiate: Callable[[], object]
     """Computes the gradient of one step."""
+    models: nn.ModuleList = nn.ModuleList()
+    """Networks after training, without samples of the posterior."""
 
 
 def run(task: Task[Any, Any]) -> list[dict]:
@@ -58,7 +63,22 @@ def run(task: Task[Any, Any]) -> list[dict]:
             for name in ("confidence", "accuracy", "fraction")
         ),
         *({"step": last, "metric": name, "value": value} for name, value in once.items()),
+        *(
+            {"step": last, "metric": "channels", "part": name, "value": value}
+            for name, value in _channels(outcome.models).items()
+        ),
     ]
+
+
+def _channels(models: nn.ModuleList) -> dict[str, float]:
+    """Return the number of channels that are not pruned, by convolution with scales; the mean over models."""
+    kept: dict[str, float] = {}
+    for model in models:
+        for name, layer in model.named_modules():
+            if isinstance(layer, layers.BayesianLayer) and layer.scales is not None:
+                count = float((layer.scales.log_dropout() <= PRUNED).sum())
+                kept[name] = kept.get(name, 0.0) + count / len(models)
+    return kept
 
 
 def _precision(task: Task[Any, Any]) -> str:
@@ -102,6 +122,7 @@ def _train(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labe
         predicted,
         lambda images: _ensemble(task, models, data, images),
         lambda: loss(*batch)[0].backward(),
+        models,
     )
 
 
@@ -178,7 +199,8 @@ def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> 
     if method.classifier == "fitted":
         precision = _start_classifier(model, data).precision
     if method.is_bayesian:
-        model = layers.make_bayesian(model, task.priors_by_layer(method.prior), method.posterior)
+        priors = task.priors_by_layer(method.prior)
+        model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
         estimator = KLEstimator(
             settings.kernel_subset, settings.posterior_samples, settings.importance_samples
         )

@@ -212,6 +212,7 @@ class Experiment:
         method: class of the settings of a method.
         metrics: metrics in its rows, the most important first.
         figures: figures in the report; by default the first metrics by setting.
+        animations: animated figures; their functions return Matplotlib figures of equal size, the frames.
         tables: tables in the report, in addition to the means over seeds.
         run: computes one method at one setting with one seed, from a `task.Task`; returns rows
             {step, metric, value} and, where a metric has several values, `part`.
@@ -224,6 +225,7 @@ class Experiment:
     method: type[Method]
     metrics: tuple[Metric, ...]
     figures: tuple[Figure, ...] = (Figure(),)
+    animations: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     run: Callable[[Any], list[dict]]
 

@@ -55,6 +55,11 @@ class Method(base.Method):
         1.0,
         ge=0,
     )
+    scales: Literal["normal_jeffreys", "horseshoe"] | None = setting(
+        "prior over multiplicative scales of the output channels of convolutions, of a Bayesian method, in "
+        "addition to the prior over kernels; null: no scales",
+        None,
+    )
     classifier: Literal["random", "fitted"] = setting(
         "start of the classifier: random weights, without a prior; or fitted to the features of the initial "
         "network under a Gaussian prior, which remains in the loss and whose scale is chosen by "
@@ -113,7 +118,8 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
     bin_fraction of each bin (`part`) of `metrics.reliability`; train_flops, and predict_flops of
-    one test image.
+    one test image. With scales, channels of each convolution (`part`) with a log dropout rate of at
+    most 3, the mean over members.
     """
     from dwp.experiments import _few_shot
 
@@ -134,6 +140,7 @@ EXPERIMENT = Experiment(
         Metric("mean_accuracy", "test accuracy of the posterior mean", better="higher"),
         base.TRAIN_NLL,
         Metric("kl", "KL(q‖p)", "nats", role="training"),
+        Metric("channels", "channels of {part} that are not pruned"),
         Metric("acceptance", "acceptance probability of HMC"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),

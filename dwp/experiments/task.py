@@ -56,14 +56,16 @@ class Task(Generic[S, M]):
     label: str = ""
 
     def training_examples(self, count: int | None) -> tuple[Tensor, Tensor]:
-        """Return `count` training images [n, c, h, w] (None: all), drawn by the seed, and their labels [n].
+        """Return `count` training images [n, c, h, w], drawn by the seed, and their labels [n].
+
+        None, or the number of all images, stands for all, whose classes may differ in size.
 
         Raises:
             InputError: a class has too few examples.
         """
         images = self.dataset.images("train", self.device)
         labels = self.dataset.labels("train", self.device)
-        if count is None:
+        if count is None or count == len(labels):
             return images, labels
         chosen = few_shot(labels, count, self.seed).to(self.device)
         return images[chosen], labels[chosen]

@@ -41,7 +41,7 @@ def build(
     for number, layer in enumerate(network.layers, start=1):
         if isinstance(layer, Conv):
             out = max(1, round(layer.conv * width))
-            modules[f"conv{number}"] = Conv2d(channels, out, layer.kernel)
+            modules[f"conv{number}"] = Conv2d(channels, out, layer.kernel, padding=layer.padding)
             if network.batch_norm:
                 modules[f"norm{number}"] = nn.BatchNorm2d(out)
             # Pooling first: the activation is monotone, so the result is the same, with less work.
@@ -62,9 +62,10 @@ def build(
         features = channels * size * size
     modules["classifier"] = nn.Linear(features, classes)
     # Batch statistics include pixels that pooling discards.
-    needed = network.rows_needed(size)
-    if crop and not network.batch_norm and needed < image_shape[1]:
-        modules = {"crop": Crop(needed), **modules}
+    if crop and not network.batch_norm and not network.is_padded:
+        needed = network.rows_needed(size)
+        if needed < image_shape[1]:
+            modules = {"crop": Crop(needed), **modules}
     model = nn.Sequential()
     for name, module in modules.items():
         model.add_module(name, module)

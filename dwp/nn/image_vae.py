@@ -41,6 +41,10 @@ class ImageVAE(nn.Module):
         self, network: Network, image_shape: tuple[int, int, int], latent: int, width: float = 1.0
     ) -> None:
         super().__init__()
+        if network.is_padded:
+            raise InputError(
+                "image_vae: network.layers have padding, which the decoder does not mirror; use 0"
+            )
         self.latent = latent
         self.encoder = build(network, image_shape, 2 * latent, width, crop=False)
         self.decoder = _mirror(self.encoder, image_shape, latent)

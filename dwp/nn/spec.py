@@ -12,11 +12,12 @@ RULES = ("xavier", "he")
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """A convolution without padding, then max-pooling and a leaky ReLU."""
+    """A convolution, then max-pooling and a leaky ReLU."""
 
     conv: int = setting("output channels", ge=1)
     kernel: int = setting("kernel size", ge=1)
     pool: int = setting("size of max-pooling", 1, ge=1)
+    padding: int = setting("rows and columns of zeros on each side of the image", 0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Network:
     """A convolutional network; the classifier is added automatically."""
 
     layers: tuple[Conv | Linear, ...] = setting(
-        "convolutions, {conv, kernel, pool}, then linear layers, {linear}", min_length=1
+        "convolutions, {conv, kernel, pool, padding}, then linear layers, {linear}", min_length=1
     )
     batch_norm: bool = setting("batch normalisation after each convolution")
     dropout: float = setting("rate of dropout after each activation", 0.0, ge=0, lt=1)
@@ -45,6 +46,11 @@ class Network:
     def layer_sizes(self) -> dict[str, int]:
         """Return the kernel size of each convolution, by layer name."""
         return {name: layer.kernel for name, layer in self.convolutions()}
+
+    @property
+    def is_padded(self) -> bool:
+        """Return whether any convolution is padded."""
+        return any(layer.padding for _, layer in self.convolutions())
 
     def kernel_sizes(self) -> list[int]:
         """Return the distinct kernel sizes, in order of their first layer."""
@@ -68,17 +74,21 @@ class Network:
                 continue
             if flat:
                 raise InputError(f"{where}: a convolution cannot follow a linear layer")
-            if layer.kernel > size:
+            padded = size + 2 * layer.padding
+            if layer.kernel > padded:
                 raise InputError(
-                    f"{where}: kernel {layer.kernel} does not fit the {size}×{size} image that reaches it"
+                    f"{where}: kernel {layer.kernel} does not fit the {padded}×{padded} image that reaches it"
                 )
-            size = (size - layer.kernel + 1) // layer.pool
+            size = (padded - layer.kernel + 1) // layer.pool
             if size < 1:
                 raise InputError(f"{where}: pool {layer.pool} leaves nothing of the image")
         return size
 
     def rows_needed(self, size: int) -> int:
-        """Return the number of rows of an image that yield `size` rows after the last pooling."""
+        """Return the number of rows of an image that yield `size` rows after the last pooling.
+
+        It is for a network without padding, whose zeros depend on where the image ends.
+        """
         for _, layer in reversed(list(self.convolutions())):
             size = size * layer.pool + layer.kernel - 1
         return size

@@ -1,12 +1,14 @@
 """Writing of the report: every table, page and figure listed in `dwp.report.catalogue`."""
 
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dwp.errors import InputError
 from dwp.experiments import base
@@ -21,6 +23,10 @@ from dwp.report.results import ExperimentResults, Results
 
 DPI = 150
 TEXT = {"tables": tables, "pages": pages}
+FRAME = 400
+"""Milliseconds of a frame of an animation."""
+
+Content: TypeAlias = Figure | list[Figure] | pd.DataFrame | str
 # Leaves out dates and library versions, which would change the bytes.
 _METADATA = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
 
@@ -131,7 +137,7 @@ def _history(file: str | Path | None) -> pd.DataFrame:
     return aggregation.read(filter(None, [file]), ("step", "metric", "value"))
 
 
-def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame | str:
+def _content(item: Item, results: Results, plot: Plot) -> Content:
     """Return the content of an item, from the results of its experiment or of the whole run."""
     subject: Results | ExperimentResults = results
     if item.experiment:
@@ -139,13 +145,11 @@ def _content(item: Item, results: Results, plot: Plot) -> Figure | pd.DataFrame 
         plot = replace(plot, titles=subject.titles)
     function = item.make
     if isinstance(function, str):
-        function = (
-            figures.find(function) if item.folder == "figures" else getattr(TEXT[item.folder], function)
-        )
-    return function(subject, *([plot] if item.folder == "figures" else []), **item.options)
+        function = figures.find(function) if item.is_drawn else getattr(TEXT[item.folder], function)
+    return function(subject, *([plot] if item.is_drawn else []), **item.options)
 
 
-def _write(content: Figure | pd.DataFrame | str, item: Item, folder: Path, dpi: float) -> None:
+def _write(content: Content, item: Item, folder: Path, dpi: float) -> None:
     for suffix in item.formats:
         with atomic_write(folder / f"{item.name}.{suffix}") as temporary:
             _save(content, temporary, suffix, dpi)
@@ -153,10 +157,22 @@ def _write(content: Figure | pd.DataFrame | str, item: Item, folder: Path, dpi: 
             content.set_layout_engine("none")  # later formats keep the layout, which takes long to compute
 
 
-def _save(content: Figure | pd.DataFrame | str, path: Path, suffix: str, dpi: float) -> None:
+def _save(content: Content, path: Path, suffix: str, dpi: float) -> None:
     if isinstance(content, Figure):
         content.savefig(path, format=suffix, dpi=dpi, metadata=_METADATA[suffix], bbox_inches="tight")
+    elif isinstance(content, list):
+        frames = [_image(frame, dpi) for frame in content]
+        frames[0].save(
+            path, "webp", save_all=True, append_images=frames[1:], duration=FRAME, loop=0, lossless=True
+        )
     elif isinstance(content, pd.DataFrame):
         content.to_csv(path, index=False, lineterminator="\n")
     else:
         path.write_text(content, encoding="utf-8")
+
+
+def _image(figure: Figure, dpi: float) -> Image.Image:
+    """Return a frame; all of an animation have the size of their figures."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB")

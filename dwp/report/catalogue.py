@@ -50,7 +50,8 @@ class Item:
     """A table, page or figure in its formats.
 
     Attributes:
-        name: its path in the report's folder without the suffix: 'figures/…', 'tables/…', 'pages/…'.
+        name: its path in the report's folder without the suffix: 'figures/…', 'animations/…', 'tables/…',
+            'pages/…'.
         category: its heading in the listing.
         label: its label in the listing.
         caption: file in `workflow/report`, without its suffix.
@@ -73,13 +74,23 @@ class Item:
 
     @property
     def folder(self) -> str:
-        """Return 'figures', 'tables' or 'pages'."""
+        """Return 'figures', 'animations', 'tables' or 'pages'."""
         return self.name.partition("/")[0]
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Return the suffixes of its files."""
-        return {"figures": ("png", "pdf"), "tables": ("csv",), "pages": ("html",)}[self.folder]
+        return {
+            "figures": ("png", "pdf"),
+            "animations": ("webp",),
+            "tables": ("csv",),
+            "pages": ("html",),
+        }[self.folder]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Return whether its function is one of `dwp.report.figures`."""
+        return self.folder in ("figures", "animations")
 
     def of(self, options: Mapping[str, Any]) -> "Item":
         """Return the item for one size or prior: `options` complete its name and label, and are kept."""
@@ -204,9 +215,10 @@ def _of_experiment(name: str, switches: Sequence[str], tuned: bool) -> Iterator[
         heading = f"{title}, {label}" if label else title
         return Item(path, "Experiments", heading, caption, make, options=options, experiment=name)
 
-    for figure in experiment.figures:
-        if not figure.requires or figure.requires in switches:
-            yield item("figures", figure.suffix, figure.label, figure.caption, figure.draw, **figure.options)
+    for folder, drawn in (("figures", experiment.figures), ("animations", experiment.animations)):
+        for figure in drawn:
+            if not figure.requires or figure.requires in switches:
+                yield item(folder, figure.suffix, figure.label, figure.caption, figure.draw, **figure.options)
     yield item("pages", "", "table", "experiment_page", "experiment")
     yield item("tables", "", "end of training", "experiment_table", "summary")
     if experiment.trains:

@@ -116,6 +116,25 @@ _CURVES: dict[_Pair, list[tuple[str, str, _Numbers, dict[str, _Numbers]]]] = {
     ],
 }
 
+COMPRESSION = pd.DataFrame(
+    [
+        (430_500, "LeNet-5-Caffe", "DC", 0.7, 6, None),
+        (430_500, "LeNet-5-Caffe", "DNS", 0.9, 55, None),
+        (430_500, "LeNet-5-Caffe", "SWS", 1.0, 100, None),
+        (430_500, "LeNet-5-Caffe", "Sparse VD", 1.0, 63, 228),
+        (430_500, "LeNet-5-Caffe", "BC-GNJ", 1.0, 108, 361),
+        (430_500, "LeNet-5-Caffe", "BC-GHS", 1.0, 156, 419),
+        (14_977_728, "VGG", "BC-GNJ", 8.6, 14, 56),
+        (14_977_728, "VGG", "BC-GHS", 9.0, 18, 59),
+    ],
+    columns=["weights", "network", "method", "error", "compression", "low_precision_compression"],
+)
+"""Published results of compression, from the code release of *Bayesian Compression for Deep Learning*.
+
+`error` is in percent, on MNIST (LeNet-5-Caffe) and CIFAR-10 (VGG). `weights` is the number of weights before
+pruning, by which the network of a run is recognised.
+"""
+
 
 def published(experiment: str, source: str, target: str) -> pd.DataFrame:
     """Return the paper's numbers for an experiment; no rows for other data sets than the paper's.

@@ -6,6 +6,7 @@ import pandas as pd
 from dwp.kernels import store
 from dwp.report import aggregation
 from dwp.report.fitted import draw, kept_step, median_norm
+from dwp.report.published import COMPRESSION
 from dwp.report.results import ExperimentResults, Results
 
 SAMPLES = 4096
@@ -42,6 +43,23 @@ def reliability(results: ExperimentResults) -> pd.DataFrame:
 def tuning(results: ExperimentResults) -> pd.DataFrame:
     """Return the chosen settings of each tuned method and the runner-up; see `aggregation.tuned`."""
     return results.tuned
+
+
+def compression(results: ExperimentResults) -> pd.DataFrame:
+    """Return error and compression of each method, and published ones of the same network.
+
+    Columns method, published, setting (NaN for published results), error, compression and
+    low_precision_compression (means over seeds), n.
+    """
+    own = results.summary[results.summary["part"] == ""]
+    means = own.pivot_table(index=["method", "setting"], columns="metric", values="mean", sort=False)
+    metrics = ["error", "compression", "low_precision_compression"]
+    table = means.reindex(columns=metrics).reset_index().assign(published=False)
+    table["n"] = own.loc[own["metric"] == "error", "n"].max()
+    others = COMPRESSION[COMPRESSION["weights"].isin(own.loc[own["metric"] == "weights", "mean"])]
+    table["method"] = table["method"].map(results.method_name)
+    both = [table, others.assign(published=True)] if len(others) else [table]
+    return pd.concat(both, ignore_index=True)[["method", "published", "setting", *metrics, "n"]]
 
 
 # Tables of the whole run

@@ -34,6 +34,8 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
     if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
         raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
+    if (kind := getattr(method, "scales", None)) and _form(method) in ("none", SAMPLED):
+        raise InputError(f"{where}.scales: {kind!r} does not go with posterior {_form(method)!r}")
     if _form(method) == SAMPLED:
         if not getattr(method, "kl_weight", 1):
             raise InputError(
