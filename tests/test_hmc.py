@@ -143,6 +143,12 @@ def test_a_potential_that_is_not_finite_rejects_the_trajectory():
             assert chain.point["x"] <= 0.5
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_start_without_a_finite_potential_is_refused(value):
+    with pytest.raises(InputError, match=f"the negative log posterior is {value} at the start"):
+        Chain(lambda point: value * point["x"].sum(), {"x": torch.ones(2)})
+
+
 @pytest.mark.parametrize("settings", [{"trajectory": 0}, {"acceptance": 1}, {"step_size": -1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):

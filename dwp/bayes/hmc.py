@@ -49,6 +49,9 @@ class Chain:
         potential: U, a differentiable function from a point to a scalar, in nats.
         start: the first point.
         settings: see `HMC`.
+
+    Raises:
+        InputError: the potential is not finite at the first point.
     """
 
     def __init__(self, potential: Callable[[Point], Tensor], start: Point, settings: HMC = DEFAULTS) -> None:
@@ -58,6 +61,12 @@ class Chain:
         self.gradients = 0
         """Evaluations of the potential's gradient so far."""
         self._move_to(start)
+        if not math.isfinite(self.value):
+            # No trajectory would ever be accepted.
+            raise InputError(
+                f"HMC: the negative log posterior is {self.value} at the start; expected a finite number: "
+                "check the images, and the initial weights of the network"
+            )
 
     def _move_to(self, point: Point) -> None:
         self.point = point
