@@ -18,7 +18,7 @@ from dwp.training.schedule import Schedule
 
 SCHEDULE = {"steps": 6000, "batch": 128, "lr": 0.001}
 # Of the settings of a kind that have no default.
-DEFAULTS: dict[str, dict[str, Any]] = {"vae": {"hidden": 32, "latent": 4}}
+DEFAULTS: dict[str, dict[str, Any]] = {kind: {"hidden": 32, "latent": 4} for kind in ("vae", "whitened_vae")}
 VALIDATION_FRACTION = 0.1
 
 SCORED = 2000
@@ -41,8 +41,8 @@ def fit_prior(
             fitted kind.
         test_fraction: fraction of the kernels to hold out.
         seed: seed of the split and of the training.
-        settings: settings of the kind, in place of these defaults. A kind that is trained (vae, flow) has
-            `schedule`, {"steps": 6000, "batch": 128, "lr": 0.001} with a linear decay to zero, or
+        settings: settings of the kind, in place of these defaults. A kind that is trained (vae, whitened_vae,
+            flow) has `schedule`, {"steps": 6000, "batch": 128, "lr": 0.001} with a linear decay to zero, or
             `epochs` in place of `steps`; and `validation_fraction`, 0.1, of the training kernels, which
             chooses the best epoch. A VAE has `hidden` 32, `latent` 4 and a standard normal prior over its
             codes; a flow 6 affine couplings with 128 hidden units. See `dwp.priors.settings`.

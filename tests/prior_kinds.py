@@ -18,6 +18,7 @@ FITTED = {
     "flow": ("flow", {"hidden": 8, "transforms": 2, "schedule": SCHEDULE}),
     "spline flow": ("flow", {"hidden": 8, "transforms": 2, "coupling": "spline", "schedule": SCHEDULE}),
     "vae": ("vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),
+    "whitened_vae": ("whitened_vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),
     "vamp": ("vae", {"hidden": 4, "latent": 2, "code_prior": "vamp", "schedule": SCHEDULE}),
 }
 ANALYTIC = {

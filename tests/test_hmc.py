@@ -19,6 +19,7 @@ from dwp.priors.log_uniform import LogUniform
 from dwp.priors.mixture import Mixture
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
+from dwp.priors.whitened_vae import WhitenedVAE
 from dwp.training.checkpoints import Checkpoint
 
 
@@ -45,12 +46,22 @@ def vae(**settings):
     return VAE(3, hidden=4, latent=2, **settings).double().requires_grad_(False)
 
 
+def whitened():
+    prior = WhitenedVAE(3, hidden=4, latent=2).double().requires_grad_(False)
+    prior.vae = vae()
+    prior.mean.copy_(torch.linspace(-0.2, 0.3, 9))
+    draws = 0.2 * torch.randn(9, 9, generator=seeded(5), dtype=torch.double)
+    prior.root.copy_(draws @ draws.T + 0.1 * torch.eye(9))
+    return prior
+
+
 PRIORS = {
     "gaussian": gaussian(3),
     "standard_normal": StandardNormal(3, 0.2),
     "mixture": mixture(),
     "vae": vae(),
     "vamp": vae(code_prior="vamp", pseudo_inputs=3),
+    "whitened_vae": whitened(),
 }
 
 
@@ -84,6 +95,15 @@ def test_codes_have_the_joint_density_of_kernel_and_code(name):
     density = Normal(0.0, 1.0).log_prob(x).sum() + (0 if found.exact else found.log_ratio(x))
     constant = 0.0 if found.exact else math.log(2 * math.pi)
     torch.testing.assert_close(joint[0], density + constant)
+
+
+def test_whitened_codes_are_the_codes_of_the_whitened_kernel():
+    prior = PRIORS["whitened_vae"]
+    found, inner = of_prior(prior, prior.sample(1)), of_prior(prior.vae, prior.sample(1))
+    x = torch.randn(4, 2 + 9, dtype=torch.float64, generator=seeded(2))
+    torch.testing.assert_close(prior.whiten(found.kernels(x)), inner.kernels(x))
+    assert found.exact
+    assert found.prior is prior
 
 
 def test_a_prior_without_a_density_or_samples_has_no_coordinates():

@@ -54,6 +54,8 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
     if isinstance(prior, PriorWithCodes):
         return Codes(prior)
+    if prior.kind == "whitened_vae":
+        return Whitened(prior)
     if prior.kind == "gaussian":
         return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
     if isinstance(prior, StandardNormal):
@@ -117,3 +119,23 @@ class Codes:
         """Return the log ratio; see `Coordinates`."""
         codes = x[:, : self.prior.latent]
         return self.prior.code_log_prob(codes).sum() + 0.5 * codes.square().sum()
+
+
+class Whitened:
+    """Codes of a VAE over whitened kernels."""
+
+    def __init__(self, prior: Any) -> None:
+        self.prior, self.codes = prior, Codes(prior.vae)
+        self.exact = self.codes.exact
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the kernels; see `Coordinates`."""
+        return self.prior.colour(self.codes.kernels(x))
+
+    def at(self, kernels: Tensor) -> Tensor:
+        """Return the coordinates, with the means of the codes; see `Coordinates`."""
+        return self.codes.at(self.prior.whiten(kernels))
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Return the log ratio; see `Coordinates`."""
+        return self.codes.log_ratio(x)

@@ -94,6 +94,14 @@ class VAESettings(TrainedPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhitenedVAESettings(VAESettings):
+    """A variational autoencoder over whitened kernels, whose decoder noise has their covariance."""
+
+    kind: ClassVar = "whitened_vae"
+    has_codes: ClassVar = False  # posteriors over codes take the decoder's noise to be independent
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlowSettings(TrainedPriorSettings):
     """A normalising flow over kernels."""
 
