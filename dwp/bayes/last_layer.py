@@ -29,7 +29,9 @@ class LastLayer(NamedTuple):
     """Precision of the Gaussian prior of each weight, m / scale²."""
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, scale: float | None = None) -> LastLayer:
+def fit(
+    features: Tensor, labels: Tensor, classes: int, scale: float | None = None, *, versions: int = 1
+) -> LastLayer:
     """Return the most probable weights of a linear classifier under a Gaussian prior.
 
     The weights have the prior N(0, scale²/m), where m is the mean squared norm of the centred features:
@@ -38,11 +40,14 @@ def fit(features: Tensor, labels: Tensor, classes: int, scale: float | None = No
     problem is solved in at most n dimensions.
 
     Args:
-        features: [n, d].
-        labels: int64 [n], of two classes at least.
+        features: [n, d], or [versions·n, d].
+        labels: int64 [n] or [versions·n], of two classes at least.
         classes: number of classes.
         scale: None chooses it from `SCALES` by cross-validation over the n examples: the highest mean
             log-likelihood of the examples that are left out; `WITHOUT_FOLDS` if a class has only one.
+        versions: number of versions of each example, such as augmented copies; the examples come first,
+            then another version of each, in the same order. The log-likelihood of an example is the mean
+            over its versions. Cross-validation leaves out all of them, and measures the first.
 
     Returns:
         The classifier, in the dtype and on the device of the features.
@@ -65,10 +70,11 @@ def fit(features: Tensor, labels: Tensor, classes: int, scale: float | None = No
         with warnings.catch_warnings():
             # Where it does not converge in `max_iter` steps, the scale is far too large.
             warnings.simplefilter("ignore")
-            return LogisticRegression(C=value**2, max_iter=500, tol=1e-6).fit(inputs[rows], targets[rows])
+            regression = LogisticRegression(C=value**2 / versions, max_iter=500, tol=1e-6)
+            return regression.fit(inputs[rows], targets[rows])
 
     if scale is None:
-        scale = _cross_validated(solve, inputs, targets)
+        scale = _cross_validated(solve, inputs, targets, versions)
     solution = solve(np.arange(len(targets)), scale)
     # Classes without an example have no row in the solution.
     weight = torch.zeros(classes, len(basis), dtype=torch.double)
@@ -80,18 +86,21 @@ def fit(features: Tensor, labels: Tensor, classes: int, scale: float | None = No
     return LastLayer(weight.to(features), (bias - weight @ mean).to(features), scale, precision)
 
 
-def _cross_validated(solve: Any, inputs: np.ndarray, targets: np.ndarray) -> float:
+def _cross_validated(solve: Any, inputs: np.ndarray, targets: np.ndarray, versions: int) -> float:
     """Return the scale with the highest mean log-likelihood of held-out examples."""
     from sklearn.model_selection import StratifiedKFold
 
-    smallest = np.unique(targets, return_counts=True)[1].min()
+    count = len(targets) // versions
+    firsts = np.arange(count)
+    smallest = np.unique(targets[firsts], return_counts=True)[1].min()
     if smallest < 2:
         return WITHOUT_FOLDS
     folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0)
     totals = dict.fromkeys(SCALES, 0.0)
-    for rest, held_out in folds.split(inputs, targets):
+    for rest, held_out in folds.split(firsts, targets[firsts]):
+        rows = (rest + count * np.arange(versions)[:, None]).flatten()
         for scale in SCALES:
-            solution = solve(rest, scale)
+            solution = solve(rows, scale)
             log_probabilities = solution.predict_log_proba(inputs[held_out])
             columns = np.searchsorted(solution.classes_, targets[held_out])
             totals[scale] += log_probabilities[np.arange(len(held_out)), columns].sum()

@@ -43,6 +43,8 @@ class NetworkPosterior:
             the `weight` of `objectives.elbo`.
         others_scale: standard deviation of the parameters without a prior, such as biases, around their
             present values.
+        examples: number of independent examples that the images stand for, if they contain copies; the
+            log-likelihood is scaled to it. None: all.
 
     Raises:
         InputError: see `match_layers`; a prior has no density, or none to draw from.
@@ -58,11 +60,13 @@ class NetworkPosterior:
         default: Default = None,
         weight: float = 1.0,
         others_scale: float = OTHERS_SCALE,
+        examples: int | None = None,
     ) -> None:
         if not weight > 0:
             raise InputError(f"sample_posterior: weight is {weight}; expected a positive number")
         self.model, self.images, self.labels, self.weight = model, images, labels, weight
         self.others_scale = others_scale
+        self.examples = len(labels) if examples is None else examples
         matches, self.report = match_layers(
             model, priors, (nn.Conv2d, nn.Linear), ("weight",), default, computes_else
         )
@@ -101,7 +105,7 @@ class NetworkPosterior:
     def potential(self, point: Point) -> Tensor:
         """Return the negative log posterior relative to a standard normal at a point, in nats, summed."""
         logits = torch.func.functional_call(self.model, self.parameters(point), (self.images,))
-        nll = functional.cross_entropy(at_least_float32(logits), self.labels, reduction="sum")
+        nll = self.examples * functional.cross_entropy(at_least_float32(logits), self.labels)
         ratios = [one.log_ratio(point[name]) for name, one in self.coordinates.items() if not one.exact]
         return nll / self.weight - sum(ratios)
 

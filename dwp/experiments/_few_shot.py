@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import metrics
-from dwp.bayes import last_layer, last_layer_laplace, layers
+from dwp.bayes import last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
+from dwp.data.augmentation import Examples, augmented
+from dwp.experiments import _classifier
 from dwp.experiments.task import Task
-from dwp.nn.noise import evaluating, stochastic_layers
+from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
@@ -44,9 +46,10 @@ class Outcome(NamedTuple):
 
 def run(task: Task[Any, Any]) -> list[dict]:
     """Train one network or a deep ensemble, or sample from the posterior; return rows, see `few_shot.run`."""
-    data, test = task.training_examples(int(task.setting)), task.dataset.images("test", task.device)
-    labels = task.dataset.labels("test", task.device)
-    outcome = (_sample if task.method.posterior == SAMPLED else _train)(task, data, test, labels)
+    images, known = task.training_examples(int(task.setting))
+    examples = augmented(images, known, task.method.augment, task.seed)
+    test, labels = task.dataset.images("test", task.device), task.dataset.labels("test", task.device)
+    outcome = (_sample if task.method.posterior == SAMPLED else _train)(task, examples, test, labels)
     predicted = outcome.predicted
     last = outcome.rows[-1]["step"]
     once: dict[str, float] = {}
@@ -86,12 +89,13 @@ def _precision(task: Task[Any, Any]) -> str:
     return "float32" if task.method.posterior == SAMPLED else task.settings.schedule.precision
 
 
-def _train(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labels: Tensor) -> Outcome:
+def _train(task: Task[Any, Any], examples: Examples, test: Tensor, labels: Tensor) -> Outcome:
     """Train one network or a deep ensemble, with evaluations on the test images."""
     settings, device = task.settings, task.device
+    data = examples.images, examples.labels
     models, losses = nn.ModuleList(), []
     for member in range(task.method.members):
-        model, loss = _network(task, member, data)
+        model, loss = _network(task, member, examples)
         models.append(model)
         losses.append(loss)
     loss = together(losses)
@@ -126,7 +130,7 @@ def _train(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labe
     )
 
 
-def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, labels: Tensor) -> Outcome:
+def _sample(task: Task[Any, Any], examples: Examples, test: Tensor, labels: Tensor) -> Outcome:
     """Sample from the posterior of a network, in one or several chains, and evaluate on the test images."""
     method, settings = task.method, task.settings
     chains: list[Samples] = []
@@ -148,20 +152,26 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
         priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
         refine = None
         if method.classifier == "fitted":
-            fitted = _start_classifier(model, data)
+            fitted = _classifier.fit_(model, examples)
             priors["classifier"] = StandardNormal(1, fitted.precision**-0.5)
-            refine = functools.partial(_refit, model, data, fitted.scale)
+            refine = functools.partial(_classifier.refitted, model, examples, fitted.scale)
 
         def evaluate(samples: Samples) -> dict[str, float]:
             return metrics.summary(predict([*chains, samples], test).mean(0), labels)
 
         posterior = NetworkPosterior(
-            model, priors, *data, default=StandardNormal.kind, weight=method.kl_weight
+            model,
+            priors,
+            examples.images,
+            examples.labels,
+            default=StandardNormal.kind,
+            weight=method.kl_weight,
+            examples=examples.originals,
         )
         last = member == method.members - 1
         samples, rows = sample(
             posterior,
-            settings.schedule.total_steps(len(data[0])),
+            settings.schedule.total_steps(len(examples.labels)),
             seed=derived_seed(member, task.seed),
             refine=refine,
             evaluate=evaluate if last else None,
@@ -179,75 +189,25 @@ def _sample(task: Task[Any, Any], data: tuple[Tensor, Tensor], test: Tensor, lab
     )
 
 
-def _refit(
-    model: nn.Module, data: tuple[Tensor, Tensor], scale: float, parameters: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Replace the sampled classifier by the most probable one for the sampled kernels.
-
-    Its posterior is much wider than that of the kernels' features, so that a mean over few samples of it is
-    noisy.
-    """
-    fitted = _fit_classifier(model, data, parameters, scale)
-    return {**parameters, "classifier.weight": fitted.weight, "classifier.bias": fitted.bias}
-
-
-def _network(task: Task[Any, Any], member: int, data: tuple[Tensor, Tensor]) -> tuple[nn.Module, Loss]:
+def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.Module, Loss]:
     """Return a network before training, and its loss."""
-    method, settings, examples = task.method, task.settings, len(data[0])
+    method, settings = task.method, task.settings
     model = task.build_initialised(width=method.width, member=member)
     precision = 0.0
     if method.classifier == "fitted":
-        precision = _start_classifier(model, data).precision
+        precision = _classifier.fit_(model, examples).precision
     if method.is_bayesian:
         priors = task.priors_by_layer(method.prior)
         model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
         estimator = KLEstimator(
             settings.kernel_subset, settings.posterior_samples, settings.importance_samples
         )
-        loss = elbo(model, examples, estimator, method.kl_weight)
+        loss = elbo(model, examples.originals, estimator, method.kl_weight)
     else:
         loss = cross_entropy(model, method.l2)
     if precision:
-        loss = penalised(loss, _classifier(model), precision / examples)
+        loss = penalised(loss, _classifier.of(model), precision / examples.originals)
     return model, loss
-
-
-def _fit_classifier(
-    model: nn.Module,
-    data: tuple[Tensor, Tensor],
-    parameters: dict[str, Tensor] | None = None,
-    scale: float | None = None,
-) -> last_layer.LastLayer:
-    """Return the classifier that `last_layer.fit` fits to the features of a network.
-
-    Args:
-        model: the network.
-        data: training images and labels.
-        parameters: parameters of the network in place of its own.
-        scale: see `last_layer.fit`.
-    """
-    classifier = _classifier(model)
-    features: list[Tensor] = []
-    hook = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    with evaluating(model), torch.no_grad():
-        torch.func.functional_call(model, parameters or {}, (data[0],))
-    hook.remove()
-    return last_layer.fit(features[0], data[1], classifier.out_features, scale)
-
-
-def _start_classifier(model: nn.Module, data: tuple[Tensor, Tensor]) -> last_layer.LastLayer:
-    """Fit the classifier of a network in place; return it."""
-    fitted = _fit_classifier(model, data)
-    with torch.no_grad():
-        _classifier(model).weight.copy_(fitted.weight)
-        _classifier(model).bias.copy_(fitted.bias)
-    return fitted
-
-
-def _classifier(model: nn.Module) -> nn.Linear:
-    layer = model.get_submodule("classifier")
-    assert isinstance(layer, nn.Linear)
-    return layer
 
 
 def _ensemble(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dwp.bayes.settings import POSTERIORS
+from dwp.data.augmentation import Augmentation
 from dwp.experiments import base
 from dwp.experiments.base import (
     METHODS,
@@ -71,6 +72,11 @@ class Method(base.Method):
         False,
     )
     width: float = setting("factor on the number of channels", 1.0, gt=0)
+    augment: Augmentation | None = setting(
+        "copies of the training images, moved, turned and distorted at random; together they count as one "
+        "example each. null: none",
+        None,
+    )
     override: dict[str, Any] | None = setting(
         "settings of the schedule or the experiment that are different for this method, such as {lr: 0.01}",
         None,

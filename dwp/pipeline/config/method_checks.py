@@ -48,6 +48,8 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
             raise InputError(f"{where}.frozen: true goes with posterior none; here it is {_form(method)!r}")
         if (start := getattr(method, "classifier", "random")) != "fitted":
             raise InputError(f"{where}.frozen: true needs classifier fitted; here it is {start!r}")
+    if getattr(method, "laplace", False) and getattr(method, "augment", None):
+        raise InputError(f"{where}.laplace: true does not go with augment")
     if getattr(method, "laplace", False) and (dropout := getattr(method, "dropout", None)):
         raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
 
