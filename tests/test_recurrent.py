@@ -286,7 +286,7 @@ def test_unusual_networks_are_refused():
         make_recurrent_bayesian(network, StandardNormal(1), groups=["gate"])
     with pytest.raises(InputError, match="use make_recurrent_bayesian first"):
         shrink_recurrent(network)
-    with pytest.raises(InputError, match="is recurrent; use .*shrink_recurrent"):
+    with pytest.raises(InputError, match=r"is recurrent; use .*shrink_recurrent"):
         shrink(bayesian(), 0.0)
 
 

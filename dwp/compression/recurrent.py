@@ -55,9 +55,13 @@ def shrink_recurrent(
     live = ((own != 0).any(1) | (others != 0).any(1)).nonzero().flatten()
     places = torch.full((len(embedding),), -1, device=words.device)
     places[words] = torch.arange(len(words), device=words.device)
-    network.embedding = EmbeddingOfSome(embedding[words][:, inputs], places)
-    network.lstm = CompactLSTM(own[live], others[live], bias[rows], live)
-    network.decoder = _linear(decoder[:, units], network.get_parameter("decoder.bias").detach())
+    smaller = {
+        "embedding": EmbeddingOfSome(embedding[words][:, inputs], places),
+        "lstm": CompactLSTM(own[live], others[live], bias[rows], live),
+        "decoder": _linear(decoder[:, units], network.get_parameter("decoder.bias").detach()),
+    }
+    for name, layer in smaller.items():
+        network.set_submodule(name, layer)
     pairs = {
         "embedding": (embedding, "embedding.weight"),
         "lstm, from inputs": (of_inputs, "lstm.weight_ih"),
