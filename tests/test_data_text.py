@@ -118,7 +118,7 @@ def test_nothing_is_downloaded(tmp_path, name, files):
 def test_text_has_no_images(tmp_path):
     write(tmp_path, OWN)
     for name in ("letters", "python-docs"):
-        with pytest.raises(InputError, match="is text, not images; it can be data.text"):
+        with pytest.raises(InputError, match=r"is text, not images; it can be data.text"):
             data.image_shape(name, data_root=tmp_path)
     assert not data.is_text("digits")
     refused(tmp_path, r"or for text with train\.txt and test\.txt", "lettres")

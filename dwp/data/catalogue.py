@@ -1,8 +1,8 @@
 """Data sets by name: known data sets, and the user's own in folders of `data_root`.
 
 To add a known data set, add a line to SOURCES. A user's data set is a folder of `data_root` with four
-arrays, see `dwp.data.arrays`, or with text in `train.txt` and `test.txt`. It cannot have a known name, so that
-it is not mistaken for a published one.
+arrays, see `dwp.data.arrays`, or with text in `train.txt` and `test.txt`. It cannot have a known name, so
+that it is not mistaken for a published one.
 """
 
 import difflib

@@ -36,14 +36,14 @@ class Text:
                 raise InputError(f"data set {self.name}: {split} is empty; at least one character is needed")
             if (labels or self.train_labels) and len(labels) != len(documents):
                 raise InputError(
-                    f"data set {self.name}: {len(labels)} labels for the {len(documents)} documents of {split}"
+                    f"data set {self.name}: {len(labels)} labels for the {len(documents)} documents of "
+                    f"{split}"
                 )
-        if set(self.train_labels) != set(range(self.classes)) or not {*self.test_labels} <= {
-            *self.train_labels
-        }:
+        classes = {*self.train_labels}
+        if classes != set(range(self.classes)) or not {*self.test_labels} <= classes:
             raise InputError(
-                f"data set {self.name}: labels are {sorted({*self.train_labels, *self.test_labels})}; expected 0 "
-                "to the number of classes - 1, each in train"
+                f"data set {self.name}: labels are {sorted({*classes, *self.test_labels})}; expected 0 to the "
+                "number of classes - 1, each in train"
             )
 
     @property

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -86,8 +87,7 @@ class PythonDocs(TextSource):
 
     def documents(self, folder: Path | None) -> Text:
         """Return one document for each module with docstrings, and one for each topic."""
-        found = ["\n\n".join(_docstrings(ast.parse(read_text(path)))) for path in _modules()]
-        return _every_tenth(self.name, [*filter(None, found), *_topics()])
+        return _every_tenth(self.name, _documentation())
 
 
 class TextFiles(TextSource):
@@ -185,6 +185,12 @@ def _modules() -> list[Path]:
     if len(found) < STRIDE:
         raise InputError(f"{folder}: {len(found)} modules; Python's sources are needed for this data set")
     return found
+
+
+@functools.cache
+def _documentation() -> list[str]:
+    found = ["\n\n".join(_docstrings(ast.parse(read_text(path)))) for path in _modules()]
+    return [*filter(None, found), *_topics()]
 
 
 def _docstrings(module: ast.Module) -> Iterator[str]:

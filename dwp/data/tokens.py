@@ -15,8 +15,8 @@ PATTERNS = {
     "words": re.compile(r"\w+|[^\w\s]|\n"),
     "tokens": re.compile(r"\S+|\n"),
 }
-"""What a token is. Words: also punctuation and ends of lines. Tokens: what is between spaces, for text that is
-already split, such as Penn Treebank; also ends of lines."""
+"""What a token is. Words: also punctuation and ends of lines. Tokens: what is between spaces, for text that
+is already split, such as Penn Treebank; also ends of lines."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, documents: Iterable[str], level: str, size: int | None = None) -> "Vocabulary":
-        """Return the vocabulary of documents: their `size` most frequent tokens, or all, and two special ones."""
+        """Return the vocabulary of documents: two special tokens, and the `size` most frequent ones or all."""
         counts = Counter(itertools.chain.from_iterable(split(one, level) for one in documents))
         for special in (UNKNOWN, PADDING):
             counts.pop(special, None)
