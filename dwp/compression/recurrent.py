@@ -92,8 +92,7 @@ def masked_recurrent(
         )
 
     def weight(layer: BayesianLayer, moments: tuple[Tensor, Tensor], gates: Scales | None = None) -> Tensor:
-        mean, variance = moments
-        kept = variance.log() - (mean.square() + 1e-16).log() <= weight_threshold
+        mean, kept = moments[0], _log_ratio(*moments) <= weight_threshold
         if threshold is not None:
             if layer.scales is not None:
                 kept = kept & layer.by_group(layer.scales.log_dropout() <= threshold)
@@ -118,6 +117,21 @@ def masked_recurrent(
     )
     network.decoder = _linear(weight(decoder, decoder.weight_moments()), decoder.bias)
     return network.train(model.training)
+
+
+@torch.no_grad()
+def log_ratios(model: RecurrentNetwork) -> list[Tensor]:
+    """Return log(variance / mean²) of every weight of a Bayesian recurrent network, scales included."""
+    layers = [model.embedding, model.decoder]
+    moments = [layer.weight_moments() for layer in layers if isinstance(layer, BayesianLayer)]
+    if isinstance(model.lstm, BayesLSTM):
+        moments += model.lstm.weight_moments().values()
+    return [_log_ratio(*one) for one in moments]
+
+
+def _log_ratio(mean: Tensor, variance: Tensor) -> Tensor:
+    # The floor keeps it finite where a mean is zero.
+    return variance.log() - (mean.square() + 1e-16).log()
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

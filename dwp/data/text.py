@@ -42,8 +42,8 @@ class Text:
         classes = {*self.train_labels}
         if classes != set(range(self.classes)) or not {*self.test_labels} <= classes:
             raise InputError(
-                f"data set {self.name}: labels are {sorted({*classes, *self.test_labels})}; expected 0 to the "
-                "number of classes - 1, each in train"
+                f"data set {self.name}: labels are {sorted({*classes, *self.test_labels})}; expected 0 to "
+                "the number of classes - 1, each in train"
             )
 
     @property

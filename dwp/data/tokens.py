@@ -33,7 +33,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, documents: Iterable[str], level: str, size: int | None = None) -> "Vocabulary":
-        """Return the vocabulary of documents: two special tokens, and the `size` most frequent ones or all."""
+        """Return the vocabulary of documents: two special tokens, and the `size` most frequent or all."""
         counts = Counter(itertools.chain.from_iterable(split(one, level) for one in documents))
         for special in (UNKNOWN, PADDING):
             counts.pop(special, None)

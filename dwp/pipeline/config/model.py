@@ -33,12 +33,13 @@ class DataSettings:
     """Data sets by name: embedded, downloaded, or folders of `data_root`."""
 
     source: str = setting("data set that the source networks are trained on")
-    target: str = setting("data set that the experiments are run on")
+    target: str = setting("data set that the experiments on images are run on")
     tuning: str | None = setting(
         "data set that settings are chosen on; null: the test images of the source data set, half of each "
         "class to train on and half to evaluate",
         None,
     )
+    text: str = setting("data set of text that experiments with recurrent networks are run on", "python-docs")
     options: dict[str, dict[str, int | float]] = setting("options of the data sets, by name")
 
 
@@ -156,6 +157,16 @@ class Config:
         return {
             name: trials(f"experiments.{name}", name, settings) for name, settings in self.experiments.items()
         }
+
+    def data_of(self, experiment: str) -> str:
+        """Return the name of the data set that an experiment is run on."""
+        return self.data.text if experiments.find(experiment).reads == "text" else self.data.target
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the name of the data set of text, if an experiment reads it."""
+        reads = (experiments.find(name).reads for name in self.experiments)
+        return [self.data.text] if "text" in reads else []
 
     @property
     def tuning_data(self) -> str:
