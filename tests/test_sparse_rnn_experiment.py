@@ -158,17 +158,21 @@ def test_figures(run, tmp_path):
 OVERLAY = ROOT / "config" / "sparse-rnn.yaml"
 
 
-def test_the_data_set_of_text_is_an_input_of_this_experiment_only():
+def test_a_run_on_text_alone_needs_no_images_and_no_source_networks():
     made = Plan(read_config([OVERLAY]))
-    assert (
-        made.methods["sparse_rnn", "dense"].inputs["dataset"].name == made.config.data.text == "python-docs"
-    )
-    assert made.config.data.text in made.datasets
-    assert plan().config.data.text not in plan().datasets
-    groups = {
-        group for method in made.config.experiments["sparse_rnn"].methods.values() for group in method.groups
-    }
-    assert groups == {"vocabulary", "gates", "neurons"}
+    assert made.methods["sparse_rnn", "dense"].inputs["dataset"].name == "python-docs"
+    assert made.datasets == ["python-docs"]
+    assert not made.config.trains_source
+    stages = {file.split("/")[1] for file in made.files()}
+    assert stages == {"data", "sparse_rnn", "report"}
+    assert not any("norms" in file or "kernels" in file for file in made.files())
+    methods = made.config.experiments["sparse_rnn"].methods.values()
+    assert {group for method in methods for group in method.groups} == {"vocabulary", "gates", "neurons"}
+
+
+def test_a_run_on_images_reads_no_text():
+    assert "python-docs" not in plan().datasets
+    assert plan().datasets[0] == "digits"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ class Artifacts:
         chosen = config.data
         local = {
             name: local_data.dataset(name, config.data_root, chosen.options.get(name))
-            for name in dict.fromkeys((chosen.source, chosen.target, config.tuning_data, *config.texts))
+            for name in dict.fromkeys(
+                (chosen.source, chosen.target, config.tuning_data, *map(config.data_of, config.experiments))
+            )
         }
         check_examples(config, {name: found["train_size"] for name, found in local.items()})
         if chosen.tuning is not None:

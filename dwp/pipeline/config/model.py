@@ -129,8 +129,8 @@ class Config:
 
     @property
     def trains_source(self) -> bool:
-        """Return whether the kernels come from source networks trained by the workflow."""
-        return not self.kernels.files
+        """Return whether the workflow trains source networks: kernels are needed, and none are given."""
+        return not self.kernels.files and bool(self.sizes)
 
     @cached_property
     def kernel_files(self) -> list[str]:
@@ -161,12 +161,6 @@ class Config:
     def data_of(self, experiment: str) -> str:
         """Return the name of the data set that an experiment is run on."""
         return self.data.text if experiments.find(experiment).reads == "text" else self.data.target
-
-    @property
-    def texts(self) -> list[str]:
-        """Return the name of the data set of text, if an experiment reads it."""
-        reads = (experiments.find(name).reads for name in self.experiments)
-        return [self.data.text] if "text" in reads else []
 
     @property
     def tuning_data(self) -> str:
