@@ -9,7 +9,7 @@ from experiment_samples import SCHEDULE, XAVIER, dataset
 from PIL import Image
 
 from dwp.errors import InputError
-from dwp.experiments import _compression, base, task
+from dwp.experiments import _compression, _pruning, base, task
 from dwp.experiments.base import COLUMNS
 from dwp.nn.convnet import build
 from dwp.pipeline.config.files import read_config
@@ -110,13 +110,13 @@ def test_an_interrupted_run_ends_in_the_same_rows(run, tmp_path, monkeypatch):
 
 
 def test_the_weight_of_the_kl_grows_linearly():
-    warmup = _compression.Warmup(4, 0.5)
+    warmup = _pruning.Warmup(4, 0.5)
     weights = []
     for _ in range(6):
         warmup.advance()
         weights.append(warmup.weight.item())
     assert weights == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
-    without = _compression.Warmup(0, 1.0)
+    without = _pruning.Warmup(0, 1.0)
     without.advance()
     assert without.weight.item() == 1
 
@@ -166,7 +166,7 @@ def test_figures_animation_and_table(run, tmp_path, network):
     results = ExperimentResults(
         "compression", base.find("compression"), table, pd.DataFrame({"method": [], "label": []})
     )
-    curve = figures.compression.error_by_compression(results, Plot())
+    curve = figures.compression.by_compression(results, Plot())
     assert len(curve.axes[0].lines) == 2 + 2 * 2
     layer = figures.compression.first_layer(results, Plot())
     assert [ax.get_title() for ax in layer.axes[:3]] == ["step 0", "step 2", "step 4"]

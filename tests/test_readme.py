@@ -32,6 +32,7 @@ def test_the_number_of_blocks_on_each_page():
         "frozen-features": 1,
         "hmc": 1,
         "priors": 1,
+        "sparse-rnn": 1,
         "tuning": 1,
         "tutorial": 5,
         "versions": 1,
@@ -63,6 +64,12 @@ def test_the_page_on_compression_runs():
     # All weights in float32 take 4 bytes each.
     weights = sum(parameter.numel() for parameter in names["small"].parameters())
     assert names["size"] < 2 * weights
+
+
+def test_the_page_on_recurrent_networks_runs():
+    names = run(ROOT / "docs" / "sparse-rnn.md")
+    assert names["logits"].shape == (37, 27, 20)
+    assert names["small"].shrink_report.compression >= 1
 
 
 def test_the_prior_of_the_example_has_the_density_that_it_samples_from():

@@ -38,7 +38,7 @@ class BayesianLayer(Stochastic):
 
     def __init__(
         self,
-        layer: Weighted,
+        layer: Weighted | nn.Embedding,
         prior: Prior,
         form: str = "additive",
         scale_kind: scales.Choice = None,
@@ -50,7 +50,7 @@ class BayesianLayer(Stochastic):
         self.scales = scales.build(scale_kind, layer.weight.shape[self.group_axis], layer.weight)
         if self.scales is not None:
             self.scales.requires_grad_(layer.weight.requires_grad)
-        bias = layer.bias
+        bias = getattr(layer, "bias", None)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
         # Sizes, stride and so on, which models may read.
         for name in layer.__constants__:

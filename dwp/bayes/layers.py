@@ -13,6 +13,7 @@ from dwp.bayes.matching import Match, match_layers
 from dwp.bayes.posteriors import ALL
 from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, title
 from dwp.bayes.scales import Choice as ScaleChoice
+from dwp.bayes.scales import Scales
 from dwp.errors import InputError, unknown
 from dwp.nn.noise import Noise, evaluating, fixed_weight_sample, set_noise, stochastic_layers
 from dwp.nn.seeding import derived_seed, seeded
@@ -144,7 +145,7 @@ def reverse_models(model: nn.Module) -> list[nn.Module]:
 
 
 def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
-    """Return the KL divergence of all Bayesian layers from their priors, in nats, summed.
+    """Return the KL divergence of all Bayesian layers and scales from their priors, in nats, summed.
 
     It is computed in the dtype of each prior, or of the layer if the prior has no tensors, and in
     float32 at least.
@@ -162,7 +163,10 @@ def kl(model: nn.Module, estimator: KLEstimator = ALL) -> Tensor:
             f"kl: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
         )
     first, *others = (layer.kl(estimator) for layer in layers)
-    return sum(others, first)
+    # Scales that several layers share, such as those of gates, belong to none of them.
+    owned = {layer.scales for layer in layers}
+    shared = (one for one in model.modules() if isinstance(one, Scales) and one not in owned)
+    return sum([*others, *(one.kl() for one in shared)], first)
 
 
 @torch.no_grad()

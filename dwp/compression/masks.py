@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dwp.bayes.bayesian_layer import BayesConv2d, BayesianLayer
 from dwp.bayes.posteriors import Factorised
+from dwp.bayes.recurrent import BayesEmbedding, BayesLSTM
 from dwp.compression.channels import Layer
 from dwp.errors import InputError, unknown
 from dwp.kernels.pruning import choose_threshold, histogram
@@ -125,7 +126,7 @@ def mask(
             keeps all single weights. Published results for sparse variational dropout use 3.
 
     Raises:
-        InputError: the model has no Bayesian layer, or no layer has scales and there is no
+        InputError: the model has no Bayesian layer, is recurrent, or no layer has scales and there is no
             `weight_threshold`; or see `thresholds`.
     """
     if isinstance(model, BayesianLayer):
@@ -133,6 +134,10 @@ def mask(
     layers = named_layers(model)
     if not layers:
         raise InputError(f"shrink: a {type(model).__name__} without Bayesian layers; nothing can be pruned")
+    if any(isinstance(module, BayesLSTM | BayesEmbedding) for module in model.modules()):
+        raise InputError(
+            f"shrink: a {type(model).__name__} is recurrent; use dwp.compression.recurrent.shrink_recurrent"
+        )
     if weight_threshold is None and all(layer.scales is None for layer in layers.values()):
         raise InputError(
             "shrink: no layer has scales; convert the model with make_bayesian(…, scales='normal_jeffreys'), "

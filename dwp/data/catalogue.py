@@ -1,7 +1,8 @@
 """Data sets by name: known data sets, and the user's own in folders of `data_root`.
 
 To add a known data set, add a line to SOURCES. A user's data set is a folder of `data_root` with four
-arrays, see `dwp.data.arrays`. It cannot have a known name, so that it is not mistaken for a published one.
+arrays, see `dwp.data.arrays`, or with text in `train.txt` and `test.txt`. It cannot have a known name, so
+that it is not mistaken for a published one.
 """
 
 import difflib
@@ -15,6 +16,8 @@ from dwp.data.digits import Digits
 from dwp.data.downloaded import CifarSet, IdxSet, SvhnSet, notmnist_remotes, torchvision_remotes
 from dwp.data.glyphs import Glyphs
 from dwp.data.options import Option, resolve
+from dwp.data.text import Text
+from dwp.data.text_files import AgNews, Imdb, PythonDocs, PythonSources, TextFiles, TextSource
 from dwp.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ class Source(Protocol):
     def train_size(self, options: dict, folder: Path | None) -> int | None:
         """Return the number of training images, or None if it is unknown before the data set is built."""
 
-    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset":
+    def build(self, options: dict, folder: Path | None, downloads: Path) -> "Dataset | Text":
         """Return the data set."""
 
 
@@ -53,9 +56,16 @@ SOURCES: dict[str, Source] = {
     "cifar10": CifarSet("cifar10", "CIFAR10"),
     "cifar100": CifarSet("cifar100", "CIFAR100"),
     "svhn": SvhnSet("svhn"),
+    "python-sources": PythonSources("python-sources"),
+    "python-docs": PythonDocs("python-docs"),
+    "penn-treebank": TextFiles("penn-treebank", "ptb.train.txt", "ptb.test.txt"),
+    "ag-news": AgNews("ag-news"),
+    "imdb": Imdb("imdb"),
 }
 NAMES = tuple(SOURCES)
-EMBEDDED = ("glyphs", "glyphs-k-t", "digits")
+EMBEDDED = ("glyphs", "glyphs-k-t", "digits", "python-sources", "python-docs")
+OWN_TEXT = ("train.txt", "test.txt")
+"""Files of a text of the user's own."""
 # Allowed names of the user's data sets, which become part of file names.
 _OWN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -66,14 +76,15 @@ def build(
     data_root: str | Path | None = None,
     downloads: str | Path,
     options: Mapping | None = None,
-) -> "Dataset":
+) -> "Dataset | Text":
     """Build a data set: rendered, read from a local folder, or downloaded.
 
     Args:
         name: a known name, or the name of a folder of `data_root` with four arrays (see `dwp.data.arrays`).
         data_root: folder with local copies; `<data_root>/<name>` takes precedence over the download.
             For the MNIST family it contains the four IDX files, gzipped or not, with any number of images;
-            for CIFAR and SVHN the files in the layout of torchvision's `root`.
+            for CIFAR and SVHN the files in the layout of torchvision's `root`; for text see
+            `dwp.data.text_files`.
         downloads: folder for verified downloads, `<downloads>/<name>`, in the same layout.
         options: options of the data set by name; the others have their defaults.
 
@@ -98,6 +109,15 @@ def identity(name: str, *, data_root: str | Path | None = None, options: Mapping
     """
     source, resolved, folder = _resolve(name, data_root, options)
     return {"name": name, "options": resolved, "files": source.checksums(resolved, folder)}
+
+
+def is_text(name: str, *, data_root: str | Path | None = None) -> bool:
+    """Return whether a data set is text.
+
+    Raises:
+        InputError: see `build`.
+    """
+    return isinstance(_find(name, data_root)[0], TextSource)
 
 
 def image_shape(name: str, *, data_root: str | Path | None = None) -> tuple[int, int, int]:
@@ -134,6 +154,8 @@ def _find(name: str, data_root: str | Path | None) -> tuple[Source, Path | None]
     folder = _local_folder(name, data_root) if known or _OWN_NAME.fullmatch(name) else None
     has_arrays = folder is not None and ArraySet.is_in(folder)
     if not known:
+        if folder is not None and (folder / OWN_TEXT[0]).is_file() and not has_arrays:
+            return TextFiles(name, *OWN_TEXT), folder
         if folder is None or not has_arrays:
             raise _unknown(name, data_root)
         return ArraySet.of(folder), folder
@@ -156,7 +178,7 @@ def _unknown(name: str, data_root: str | Path | None) -> InputError:
     return InputError(
         f"unknown data set {name!r}; known: {', '.join(known)}{meant}; one of your own is a folder "
         f"{data_root or '<data_root>'}/<name> with {', '.join(f'{field}.npy' for field in FIELDS)}, "
-        "its name of letters, digits, _ and -"
+        f"or for text with {' and '.join(OWN_TEXT)}, its name of letters, digits, _ and -"
     )
 
 

@@ -4,7 +4,6 @@ A task's settings and method are those of `compression`, which imports this modu
 """
 
 import copy
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from dwp.bayes.prior_choice import Default
 from dwp.compression import files
 from dwp.compression.masks import log_dropout, named_layers
 from dwp.compression.shrinking import shrink
+from dwp.experiments._pruning import Warmup, thresholds
 from dwp.experiments.task import Task
 from dwp.nn.noise import evaluating
 from dwp.nn.precision import at_least_float32, autocast
@@ -30,9 +30,6 @@ from dwp.priors.ard import ARD
 from dwp.priors.hierarchical_ard import HierarchicalARD
 from dwp.priors.log_uniform import LogUniform
 
-THRESHOLDS = 30
-"""Thresholds of the curve, at geometric shares of the groups or weights that stay."""
-SMALLEST_SHARE = 1 / 1000
 CHECKED = 5000
 """Training examples on which thresholds are compared."""
 BATCH, REPEATS = 256, 20
@@ -44,30 +41,6 @@ _LINEAR: dict[str, Callable[[], Default]] = {
     "ard": lambda: ARD(1),
     "hierarchical_ard": lambda: HierarchicalARD(1, shape=0.5),
 }
-
-
-class Warmup(nn.Module):
-    """Weight of the KL divergence that grows linearly from zero; a module, so that checkpoints have it.
-
-    Args:
-        steps: number of steps of the growth.
-        largest: the weight afterwards.
-    """
-
-    step: Tensor
-    weight: Tensor
-
-    def __init__(self, steps: int, largest: float) -> None:
-        super().__init__()
-        self.steps, self.largest = steps, largest
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def advance(self) -> None:
-        """Set the weight of the next step."""
-        self.step += 1
-        share = (self.step / self.steps).clamp_max(1) if self.steps else torch.ones(())
-        self.weight.copy_(self.largest * share)
 
 
 class Point(NamedTuple):
@@ -175,7 +148,7 @@ def _prune(
     `total` is the number of weights before pruning.
     """
     checked = (data[0][:CHECKED], data[1][:CHECKED])
-    points = [_point(task, model, total, value, checked, test) for value in _thresholds(model)]
+    points = [_point(task, model, total, value, checked, test) for value in thresholds(_rates(model))]
     for index, point in enumerate(points):
         record("curve_error", point.error, f"{index:02d}")
         record("curve_compression", point.compression, f"{index:02d}")
@@ -217,14 +190,6 @@ def _point(
         1 - _error(network, *checked) / 100,
         _error(network, *test),
     )
-
-
-def _thresholds(model: nn.Module) -> list[float]:
-    """Return thresholds at geometric shares of what stays, the mildest first."""
-    rates = torch.cat([one.flatten() for one in _rates(model)]).sort().values
-    shares = torch.logspace(0, math.log10(SMALLEST_SHARE), THRESHOLDS, dtype=torch.double)
-    places = (shares * len(rates)).ceil().long().clamp(1, len(rates)) - 1
-    return list(dict.fromkeys(rates[places.to(rates.device)].tolist()))
 
 
 @torch.no_grad()

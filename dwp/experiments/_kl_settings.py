@@ -13,7 +13,7 @@ KL = Metric("kl", "KL(q‖p)", "nats per {part} kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
+class Method(base.KernelMethod):
     """Posterior, prior and initialisation of the kernels."""
 
     posterior: Literal[GAUSSIAN] = setting(  # type: ignore[valid-type]  # names from one place

@@ -1,8 +1,8 @@
 """Declaration of experiments: settings, methods, metrics and figures.
 
-An experiment compares methods on the target data set. It is a module `dwp/experiments/<name>.py`
-that defines `EXPERIMENT`; no other file changes. Declarations import neither PyTorch nor pandas, so
-that a run can be planned without them; `run` imports what it needs.
+An experiment compares methods on the target data set, or on a data set of text. It is a module
+`dwp/experiments/<name>.py` that defines `EXPERIMENT`; no other file changes. Declarations import neither
+PyTorch nor pandas, so that a run can be planned without them; `run` imports what it needs.
 """
 
 import importlib
@@ -67,12 +67,18 @@ class Init:
 class Method:
     """Settings common to all methods."""
 
-    pretrained: ClassVar[bool] = True
-    """Whether a method may start from a source network."""
-
     title: str | None = setting(
         "display name in figures and on pages; null: its key, with spaces for underscores", None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelMethod(Method):
+    """Settings common to all methods with convolutional networks."""
+
+    pretrained: ClassVar[bool] = True
+    """Whether a method may start from a source network."""
+
     init: Init = setting("initial kernels of the network")
 
     @property
@@ -214,6 +220,7 @@ class Experiment:
         figures: figures in the report; by default the first metrics by setting.
         animations: animated figures; their functions return Matplotlib figures of equal size, the frames.
         tables: tables in the report, in addition to the means over seeds.
+        reads: what its data set is: `data.target`, images, or `data.text`.
         run: computes one method at one setting with one seed, from a `task.Task`; returns rows
             {step, metric, value} and, where a metric has several values, `part`.
     """
@@ -227,6 +234,7 @@ class Experiment:
     figures: tuple[Figure, ...] = (Figure(),)
     animations: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    reads: Literal["target", "text"] = "target"
     run: Callable[[Any], list[dict]]
 
     @property

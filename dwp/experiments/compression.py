@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
+class Method(base.KernelMethod):
     """Settings of a method of compression."""
 
     pretrained: ClassVar[bool] = False  # source networks have been trained on other classes
@@ -123,7 +123,7 @@ EXPERIMENT = Experiment(
             suffix="curve",
             label="error by compression",
             caption="compression_curve",
-            draw="error_by_compression",
+            draw="by_compression",
         ),
         Figure(
             suffix="first_layer",

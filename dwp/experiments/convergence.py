@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwp.experiments import base
-from dwp.experiments.base import METHODS, Experiment, Factor, Figure, Method, TrainingSettings
+from dwp.experiments.base import METHODS, Experiment, Factor, Figure, KernelMethod, TrainingSettings
 from dwp.settings import setting
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ class Settings(TrainingSettings):
         "factors on the channels of every convolution", min_length=1, unique=True
     )
     examples: int | None = setting("training examples; null: all", ge=1)
-    methods: dict[str, Method] = setting(METHODS, min_length=1, counts=True)
+    methods: dict[str, KernelMethod] = setting(METHODS, min_length=1, counts=True)
 
 
-def run(task: "Task[Settings, Method]") -> list[dict]:
+def run(task: "Task[Settings, KernelMethod]") -> list[dict]:
     """Train one network; return its test accuracy and nll by step, and its train_nll."""
     from dwp.experiments import _initialised
 
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
     axis="width",
     axis_label="width factor",
     settings=Settings,
-    method=Method,
+    method=KernelMethod,
     metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
     figures=(
         Figure(

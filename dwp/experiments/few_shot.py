@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
+class Method(base.KernelMethod):
     """Settings of a method of few-shot classification."""
 
     posterior: Literal[(*POSTERIORS, "none")] = setting(  # type: ignore[valid-type]  # names from one place

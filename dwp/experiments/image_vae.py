@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
+class Method(base.KernelMethod):
     """Initialisation of the convolutions of encoder and decoder."""
 
     pretrained: ClassVar[bool] = False  # no source network is a VAE

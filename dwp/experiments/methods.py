@@ -7,7 +7,7 @@ sizes (`5x5`) to names, in which layers take precedence.
 from collections.abc import Iterable
 
 from dwp.errors import InputError
-from dwp.experiments.base import Method, Names
+from dwp.experiments.base import KernelMethod, Method, Names
 from dwp.nn.spec import RULES, Network, size_label
 
 PRIOR = "prior"
@@ -38,6 +38,8 @@ def by_layer(choice: Names, network: Network) -> dict[str, str]:
 
 def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     """Return name and kernel size of each prior that a method uses, in its KL or its initialisation."""
+    if not isinstance(method, KernelMethod):
+        return []
     chosen = [by_layer(getattr(method, PRIOR), network)] if method.is_bayesian else []
     chosen.append(by_layer(method.init.origin, network))
     sizes = network.layer_sizes()
@@ -47,6 +49,8 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
 
 def names_used(method: Method) -> set[str]:
     """Return the names in a method's prior and initialisation, without an initialisation under a control."""
+    if not isinstance(method, KernelMethod):
+        return set()
     # A method whose prior is among the values to try in tuning may have none.
     chosen = [prior] if method.is_bayesian and (prior := getattr(method, PRIOR)) else []
     if method.init.control == "none":
@@ -56,7 +60,7 @@ def names_used(method: Method) -> set[str]:
 
 def is_pretrained(method: Method) -> bool:
     """Return whether a method starts from source networks."""
-    return method.init.origin == PRETRAINED
+    return isinstance(method, KernelMethod) and method.init.origin == PRETRAINED
 
 
 def source_nets(members: int, seeds: Iterable[int]) -> set[int]:

@@ -6,14 +6,14 @@ Methods differ in the initialisation. The axis is the width of the network.
 from typing import TYPE_CHECKING
 
 from dwp.experiments import base
-from dwp.experiments.base import Experiment, Figure, Method
+from dwp.experiments.base import Experiment, Figure, KernelMethod
 from dwp.experiments.convergence import Settings
 
 if TYPE_CHECKING:
     from dwp.experiments.task import Task
 
 
-def run(task: "Task[Settings, Method]") -> list[dict]:
+def run(task: "Task[Settings, KernelMethod]") -> list[dict]:
     """Train classifier and batch norm; return test accuracy and nll by step, and train_nll."""
     from dwp.experiments import _initialised
 
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
     axis="width",
     axis_label="width factor",
     settings=Settings,
-    method=Method,
+    method=KernelMethod,
     metrics=(base.ACCURACY, base.NLL, base.TRAIN_NLL),
     figures=(
         Figure(

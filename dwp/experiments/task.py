@@ -33,7 +33,7 @@ class Task(Generic[S, M]):
         seed: seed of all random numbers.
         settings: settings of the experiment; `seeds`, `shard` and `methods` have no effect here.
         method: settings of the method.
-        dataset: the target data set.
+        dataset: the target data set, or a `dwp.data.text.Text` if the experiment reads text.
         priors: priors of the method, by name and kernel size.
         device: device to compute on.
         outliers: the source data set, if the setting `outliers` is on.
@@ -80,7 +80,8 @@ class Task(Generic[S, M]):
             member: index in an ensemble; members share no random numbers.
             build: as in `initialisation.build_initialised`.
         """
-        network, init = self.settings.network, self.method.init
+        method: Any = self.method
+        network, init = self.settings.network, method.init
         dropout = getattr(self.method, "dropout", None)
         model = build_initialised(
             network if dropout is None else replace(network, dropout=dropout),

@@ -1,4 +1,4 @@
-"""Description of a network by its layers, checked without PyTorch; `convnet.build` builds the network."""
+"""Descriptions of networks, checked without PyTorch; `convnet.build` builds a convolutional one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,6 +92,22 @@ class Network:
         for _, layer in reversed(list(self.convolutions())):
             size = size * layer.pool + layer.kernel - 1
         return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent:
+    """A recurrent network over tokens: an embedding, an LSTM and a linear layer."""
+
+    embedding: int = setting("size of the embedding of a token", ge=1)
+    hidden: int = setting("units of the LSTM", ge=1)
+
+    def layer_sizes(self) -> dict[str, int]:
+        """Return the kernel size of each convolution: there are none."""
+        return {}
+
+    def kernel_sizes(self) -> list[int]:
+        """Return the distinct kernel sizes: there are none."""
+        return []
 
 
 def size_label(size: int) -> str:

@@ -42,9 +42,11 @@ class Artifacts:
         chosen = config.data
         local = {
             name: local_data.dataset(name, config.data_root, chosen.options.get(name))
-            for name in dict.fromkeys((chosen.source, chosen.target, config.tuning_data))
+            for name in dict.fromkeys(
+                (chosen.source, chosen.target, config.tuning_data, *map(config.data_of, config.experiments))
+            )
         }
-        check_examples(config, local[chosen.target]["train_size"])
+        check_examples(config, {name: found["train_size"] for name, found in local.items()})
         if chosen.tuning is not None:
             check_tuning_examples(config, local[chosen.tuning]["train_size"])
         self._datasets = {
@@ -146,7 +148,7 @@ class Artifacts:
 
     def _method(self, experiment: str, name: str) -> Artifact:
         settings = overridden(experiment, experiment, self.config.experiments[experiment], name)
-        inputs = {"dataset": self.dataset(self.config.data.target)}
+        inputs = {"dataset": self.dataset(self.config.data_of(experiment))}
         if getattr(settings, "outliers", False):
             inputs["outliers"] = self.dataset(self.config.data.source)
         used = [settings.methods[name]]

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,4 +41,5 @@ def dataset(name: str, data_root: str | None, options: Mapping[str, Any] | None)
 
 
 def _versions() -> list[str]:
-    return [importlib.metadata.version(package) for package in PACKAGES]
+    # Python itself provides text.
+    return [sys.version, *(importlib.metadata.version(package) for package in PACKAGES)]

@@ -101,7 +101,10 @@ class Plan(Artifacts):
         """Return the names of the data sets that this configuration reads."""
         chosen = self.config.data
         reads_source = self.config.trains_source or self.with_outliers
-        names = [chosen.target, *([chosen.source] if reads_source else [])]
+        names = [
+            *map(self.config.data_of, self.config.experiments),
+            *([chosen.source] if reads_source else []),
+        ]
         return list(dict.fromkeys([*names, *([self.config.tuning_data] if self.tunings else [])]))
 
     def dataset_file(self, name: str) -> str:

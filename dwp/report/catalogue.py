@@ -57,8 +57,8 @@ class Item:
         caption: file in `workflow/report`, without its suffix.
         make: a function, or the name of one in `dwp.report.figures`, `.tables` or `.pages`,
             according to the folder; see `dwp.report.build`.
-        each: '' for one item; 'size' or 'latent prior' for one item each; 'priors', 'scores' or 'nets'
-            for one item if the report has any.
+        each: '' for one item; 'size' or 'latent prior' for one item each; 'sizes', 'priors', 'scores' or
+            'nets' for one item if the report has any.
         options: further arguments of the function.
         experiment: name of the experiment whose results it shows; '' for the whole run.
     """
@@ -134,8 +134,8 @@ ITEMS = (
     Item("figures/scores", "Priors", _SCORES, "scores", "scores", "scores"),
     Item("pages/scores", "Priors", f"{_SCORES}, table", "scores", "scores", "scores"),
     Item("tables/scores", "Priors", _SCORES, "scores_table", "scores", "scores"),
-    Item("figures/norms", "Source kernels", "Norms and pruning", "norms", "norms"),
-    Item("tables/kernels", "Source kernels", "Pruning", "kernels_table", "kernels"),
+    Item("figures/norms", "Source kernels", "Norms and pruning", "norms", "norms", "sizes"),
+    Item("tables/kernels", "Source kernels", "Pruning", "kernels_table", "kernels", "sizes"),
     Item(
         "figures/source_nets",
         "Source kernels",

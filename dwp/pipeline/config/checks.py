@@ -1,7 +1,7 @@
 """Checks across the sections of a configuration, and of the files that it names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,14 +40,19 @@ def check(config: Config) -> None:
         raise InputError(f"config: {error}") from None
 
 
-def check_examples(config: Config, available: int | None) -> None:
-    """Refuse experiments with more examples than the target data set has, if its size is known.
+def check_examples(config: Config, available: Mapping[str, int | None]) -> None:
+    """Refuse experiments with more examples than their data set has, if its size is known.
+
+    Args:
+        config: the configuration.
+        available: number of training examples of each data set, by name.
 
     Raises:
         InputError: names the experiment's path.
     """
     for name, settings in config.experiments.items():
-        _check_count(f"experiments.{name}", settings, available, config.data.target)
+        dataset = config.data_of(name)
+        _check_count(f"experiments.{name}", settings, available[dataset], dataset)
 
 
 def check_tuning_examples(config: Config, available: int | None) -> None:
@@ -92,6 +97,9 @@ def _check(config: Config) -> None:
                 raise InputError(f"priors.{name}: {error}") from None
     for experiment, settings in config.experiments.items():
         where = f"experiments.{experiment}"
+        if experiments.find(experiment).reads == "text":
+            _check_text(where, config)
+            continue
         _check_network(where, settings.network, config.data.target, shapes["target"])
         _check_sizes(where, settings.network, config)
         if getattr(settings, "outliers", False):
@@ -126,6 +134,16 @@ def _cases(
     for trial in trials:
         case = replace(trial.settings, seeds=max(settings.seeds, trial.settings.seeds))
         yield f"{where} (trial: {describe(trial.chosen)})", case
+
+
+def _check_text(where: str, config: Config) -> None:
+    name = config.data.text
+    try:
+        is_text = data.is_text(name, data_root=config.data_root)
+    except InputError as error:
+        raise InputError(f"data.text: {error}") from None
+    if not is_text:
+        raise InputError(f"data.text: {name!r} is a set of images; {where} reads text, such as python-docs")
 
 
 def _check_tuning_data(config: Config) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dwp.bayes.settings import POSTERIORS, SAMPLED
 from dwp.errors import InputError
-from dwp.experiments.base import ExperimentSettings, Method, Names
+from dwp.experiments.base import ExperimentSettings, KernelMethod, Names
 from dwp.experiments.methods import ORIGINS, PRETRAINED, by_layer, is_pretrained
 from dwp.nn.spec import RULES, size_label
 from dwp.pipeline.config.model import Config, PriorChoice
@@ -13,7 +13,7 @@ from dwp.pipeline.config.model import Config, PriorChoice
 Priors = Mapping[str, PriorChoice]
 
 
-def check(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+def check(where: str, method: KernelMethod, settings: ExperimentSettings, config: Config) -> None:
     """Refuse settings of a method that do not go together.
 
     Args:
@@ -54,11 +54,11 @@ def check(where: str, method: Method, settings: ExperimentSettings, config: Conf
         raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
 
 
-def _form(method: Method) -> str:
+def _form(method: KernelMethod) -> str:
     return getattr(method, "posterior", "none")
 
 
-def _check_prior(where: str, method: Method, settings: ExperimentSettings, priors: Priors) -> None:
+def _check_prior(where: str, method: KernelMethod, settings: ExperimentSettings, priors: Priors) -> None:
     prior, form = getattr(method, "prior", None), _form(method)
     if not method.is_bayesian:
         if prior is not None:
@@ -81,7 +81,7 @@ def _check_prior(where: str, method: Method, settings: ExperimentSettings, prior
             raise InputError(f"{where}.posterior: {form!r} with prior {name!r}: {error}") from None
 
 
-def _check_origin(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+def _check_origin(where: str, method: KernelMethod, settings: ExperimentSettings, config: Config) -> None:
     origins = ORIGINS if method.pretrained else RULES
     for name, size in _chosen(where, method.init.origin, settings):
         if name in ORIGINS and (control := method.init.control) != "none":
@@ -118,7 +118,7 @@ def _check_known(where: str, name: str, priors: Priors, size: int, others: tuple
         )
 
 
-def _check_pretrained(where: str, method: Method, settings: ExperimentSettings, config: Config) -> None:
+def _check_pretrained(where: str, method: KernelMethod, settings: ExperimentSettings, config: Config) -> None:
     """Refuse a method that cannot start from source networks; `where` ends in 'pretrained'."""
     if not method.pretrained:
         raise InputError(f"{where} is not allowed; expected {', '.join(RULES)}, or priors by name")

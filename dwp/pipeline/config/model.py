@@ -33,12 +33,13 @@ class DataSettings:
     """Data sets by name: embedded, downloaded, or folders of `data_root`."""
 
     source: str = setting("data set that the source networks are trained on")
-    target: str = setting("data set that the experiments are run on")
+    target: str = setting("data set that the experiments on images are run on")
     tuning: str | None = setting(
         "data set that settings are chosen on; null: the test images of the source data set, half of each "
         "class to train on and half to evaluate",
         None,
     )
+    text: str = setting("data set of text that experiments with recurrent networks are run on", "python-docs")
     options: dict[str, dict[str, int | float]] = setting("options of the data sets, by name")
 
 
@@ -128,8 +129,8 @@ class Config:
 
     @property
     def trains_source(self) -> bool:
-        """Return whether the kernels come from source networks trained by the workflow."""
-        return not self.kernels.files
+        """Return whether the workflow trains source networks: kernels are needed, and none are given."""
+        return not self.kernels.files and bool(self.sizes)
 
     @cached_property
     def kernel_files(self) -> list[str]:
@@ -156,6 +157,10 @@ class Config:
         return {
             name: trials(f"experiments.{name}", name, settings) for name, settings in self.experiments.items()
         }
+
+    def data_of(self, experiment: str) -> str:
+        """Return the name of the data set that an experiment is run on."""
+        return self.data.text if experiments.find(experiment).reads == "text" else self.data.target
 
     @property
     def tuning_data(self) -> str:

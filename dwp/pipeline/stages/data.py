@@ -1,6 +1,6 @@
 """Build one data set: embedded, downloaded, or from the user's folder."""
 
-from dwp.data import build, save
+from dwp.data import build, save, text
 from dwp.pipeline import paths
 from dwp.pipeline.job import Job
 
@@ -13,4 +13,7 @@ def main(job: Job) -> None:
         downloads=paths.DOWNLOADS,
         options=job.params["options"],
     )
-    save(dataset, job.output.dataset)
+    if isinstance(dataset, text.Text):
+        text.save(dataset, job.output.dataset)
+    else:
+        save(dataset, job.output.dataset)

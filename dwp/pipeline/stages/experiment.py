@@ -4,10 +4,12 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from dwp.data.dataset import load
+from dwp.data import dataset as images
+from dwp.data import text
 from dwp.data.splits import halved_test_set
 from dwp.experiments import _tuning as tuning
 from dwp.experiments import base, methods
@@ -39,7 +41,8 @@ def main(job: Job) -> None:
     if declared.trains:
         cell[declared.axis] = [json.loads(wildcards.setting)]
     settings = parse(declared.settings, own | cell)
-    method, dataset = settings.methods[wildcards.method], load(files.dataset)
+    method = settings.methods[wildcards.method]
+    dataset: Any = (text if declared.reads == "text" else images).load(files.dataset)
     # The chosen trial may need none of the source networks that others need.
     pretrained = files.get("pretrained", []) if methods.is_pretrained(method) else []
     nets = methods.source_nets(getattr(method, "members", 1), seeds)
@@ -53,7 +56,7 @@ def main(job: Job) -> None:
             settings.network.kernel_sizes(),
         ),
         "device": job.device,
-        "outliers": load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
+        "outliers": images.load(files.outliers) if "outliers" in files.keys() else None,  # noqa: SIM118
         "pretrained": load_nets(pretrained, nets),
         "checkpoint": job.checkpoint(),
     }

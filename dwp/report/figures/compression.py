@@ -1,4 +1,4 @@
-"""Figures of the compression of networks: error by compression, and first layers in training."""
+"""Figures of the compression of networks: errors or losses by compression, and first layers in training."""
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,15 @@ COLUMNS = 6
 """Maximum number of steps at which a first layer is shown."""
 
 
-def error_by_compression(results: ExperimentResults, plot: Plot) -> Figure:
-    """Plot the test error by the compression of each threshold, a line for each seed.
+def by_compression(results: ExperimentResults, plot: Plot, *, metric: str = "error") -> Figure:
+    """Plot a metric by the compression of each threshold, a line for each seed.
 
     The chosen threshold is filled. Methods that are not pruned are dotted lines. Each setting has a panel.
+
+    Args:
+        metric: its values at the thresholds are those of `curve_<metric>`.
     """
+    at_thresholds = f"curve_{metric}"
     rows = results.rows
     settings = sorted(rows["setting"].unique())
     look = plot.looks(rows["method"])
@@ -29,23 +33,23 @@ def error_by_compression(results: ExperimentResults, plot: Plot) -> Figure:
             style = look[method]
             curve = own.pivot_table(index="part", columns="metric", values="value", sort=False)
             chosen = curve.loc[""]
-            if "curve_error" not in curve:
-                ax.axhline(chosen["error"], color=style["color"], linestyle=":", linewidth=1)
-                shown.append(pd.Series([chosen["error"]]))
+            if at_thresholds not in curve:
+                ax.axhline(chosen[metric], color=style["color"], linestyle=":", linewidth=1)
+                shown.append(pd.Series([chosen[metric]]))
                 continue
-            curve = curve.dropna(subset=["curve_error"]).sort_values("curve_compression")
+            curve = curve.dropna(subset=[at_thresholds]).sort_values("curve_compression")
             ax.plot(
-                curve["curve_compression"], curve["curve_error"], color=style["color"], linewidth=1, alpha=0.7
+                curve["curve_compression"], curve[at_thresholds], color=style["color"], linewidth=1, alpha=0.7
             )
-            ax.plot(chosen["compression"], chosen["error"], color=style["color"], marker=style["marker"])
+            ax.plot(chosen["compression"], chosen[metric], color=style["color"], marker=style["marker"])
             # Networks without enough weights are at chance, which would compress the rest of the axis.
-            shown.append(curve.loc[curve["curve_error"] <= 10 * chosen["error"] + 1, "curve_error"])
+            shown.append(curve.loc[curve[at_thresholds] <= 10 * chosen[metric] + 1, at_thresholds])
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         plot.limit(ax, shown)
         title = f"{results.axis_label} = {plot.number(setting)}" if len(settings) > 1 else ""
-        plot.label(ax, x=results.metric_title("compression"), y="test error [%]", title=title)
-    plot.title(figure, f"{results.title}: error by compression")
+        plot.label(ax, x=results.metric_title("compression"), y=results.metric_title(metric), title=title)
+    plot.title(figure, f"{results.title}: {metric} by compression")
     plot.legend(figure, look, results.published)
     return figure
 
