@@ -324,9 +324,15 @@ def test_good_configurations_are_not_refused(path, value):
         (FLOW, True),
         (FLOW | {"coupling": "spline", "transforms": 4, "sizes": {"7x7": {}, "5x5": {"hidden": 32}}}, True),
         (BASE["priors"]["vae"] | {"code_prior": "vamp", "pseudo_inputs": 20}, True),
+        ({"kind": "gaussian_mixture", "sizes": {"7x7": {"components": 8}, "5x5": {}}}, True),
+        (FLOW_MATCHING, True),
+        ({"kind": "structured_gaussian", "inputs": 32}, False),
         ({"kind": "ard"}, False),
     ],
-    ids=["gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "ard"],
+    ids=[
+        *("gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "gaussian_mixture"),
+        *("flow_matching", "structured_gaussian", "ard"),
+    ],
 )
 def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
     start = {"from": "mine", "draw": "sample"} if drawn else {"from": "xavier"}

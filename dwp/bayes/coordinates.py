@@ -54,7 +54,7 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
     if isinstance(prior, PriorWithCodes):
         return Codes(prior)
-    if prior.kind == "gaussian":
+    if prior.kind in ("gaussian", "structured_gaussian"):
         return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
     if isinstance(prior, StandardNormal):
         identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
