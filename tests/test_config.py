@@ -71,6 +71,7 @@ def test_null_removes_entries():
 KL = "experiments.kl_importance.methods.dwp"
 
 FLOW = {"kind": "flow", "schedule": BASE["priors"]["vae"]["schedule"]}
+FLOW_MATCHING = FLOW | {"kind": "flow_matching", "hidden": 32}
 
 BAD = [
     # Unknown keys

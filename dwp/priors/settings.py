@@ -210,8 +210,10 @@ class StructuredGaussianSettings(LearningFreeSettings):
 
     kind: ClassVar = "structured_gaussian"
 
-    width: float = setting("standard deviation of the bumps in the covariance, in kernel sizes", 0.3, gt=0)
-    noise: float = setting("fraction of the variance that is independent noise in each weight", 0.05, gt=0, lt=1)
+    width: float = setting("standard deviation of the bumps in the covariance, in kernel sizes", 0.3, ge=0.05)
+    noise: float = setting(
+        "fraction of the variance that is independent noise in each weight", 0.05, gt=0, lt=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ class StructuredGaussian(Gaussian):
 
     It follows the construction of Trockman, Willmott & Kolter ("Understanding the Covariance Structure of
     Convolutional Filters", ICLR 2023, section 4) for the filters of depthwise convolutions. With
-    z_p = exp(-‖p‖² / 2σ²) for the position p of a weight from the centre, the covariance of weights p and q is
+    z_p = exp(-‖p‖² / 2σ²) for a weight at position p from the centre, the covariance of weights p and q is
 
         Σ_pq ∝ √(z_p z_q) · exp(-‖p - q‖² / 2σ²) - ½ z_p z_q,
 
