@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture as Reference
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from dwp.errors import InputError
+from dwp.priors import gaussian_mixture
 from dwp.priors.base import load_prior, save_prior
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.gaussian_mixture import TOLERANCE, GaussianMixture
@@ -95,9 +96,8 @@ def test_a_fit_finds_the_clusters_and_their_number():
     train, component = clusters(2000, 0)
     test, _ = clusters(1000, 7)
     prior, (row,) = GaussianMixture.fit(train, test, {})
-    # Three clusters need at least four components, the next power of two; eight may find them sooner.
-    assert prior.settings["components"] == len(prior.mean)
-    assert prior.settings["components"] in (4, 8)
+    # Three clusters need at least four components, the next power of two; more may find them sooner.
+    assert prior.settings["components"] == len(prior.mean) >= 4
     assert row["value"] == pytest.approx(prior.log_prob(test).mean().item())
     shares = [(component == c).double().mean().item() for c in range(3)]
     covariances = torch.stack([torch.cov(train[component == c].flatten(1).T) for c in range(3)])
@@ -130,13 +130,16 @@ def test_no_iteration_lowers_the_objective():
     assert prior.log_weights.exp().sum().item() == pytest.approx(1)
 
 
-def test_without_shrinkage_it_is_the_maximum_likelihood_of_scikit_learn():
+def test_without_shrinkage_it_is_the_maximum_likelihood_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(gaussian_mixture, "TOLERANCE", 1e-7)
     w, _ = clusters(2000, 0)
     prior = GaussianMixture(2, components=3, shrinkage=1e-6).double()
     prior.maximise(w)
     x = w.flatten(1).numpy()
-    found = Reference(3, means_init=prior.mean.numpy(), reg_covar=1e-12, tol=1e-6).fit(x).score(x)
-    assert prior.log_prob(w).mean().item() == pytest.approx(found, abs=5 * TOLERANCE)
+    precisions = torch.cholesky_inverse(prior.factor).numpy()
+    start = {"means_init": prior.mean.numpy(), "precisions_init": precisions}
+    found = Reference(3, reg_covar=1e-12, tol=1e-9, max_iter=1000, **start).fit(x).score(x)
+    assert prior.log_prob(w).mean().item() == pytest.approx(found, abs=2e-3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 6])

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
+from torch.nn import functional
 
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior, register
@@ -84,7 +85,7 @@ class GaussianMixture(Prior):
         return prior, [{"step": 0, "metric": name, "value": value} for name, value in metrics.items()]
 
     def maximise(self, w: Tensor) -> list[float]:
-        """Set all parameters; return the objective before each iteration and after the last.
+        """Set all parameters; return the objective after each iteration.
 
         The objective is, in nats per kernel, with the common covariance Σ and κ = shrinkage·k²,
 
@@ -102,14 +103,20 @@ class GaussianMixture(Prior):
         common = Gaussian.fit(w, w[:1], {})[0]
         covariance = common.factor @ common.factor.T
         strength = self.shrinkage * dimensions
-        # Kernels as means, since components with a common mean would stay alike.
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        self.mean.copy_(x[order[torch.arange(components) % n]])
-        self.factor.copy_(common.factor.expand_as(self.factor))
-        self.log_weights.fill_(-math.log(components))
+        # Shells with equal numbers of kernels, since kernels differ in scale before all else.
+        shell = common.squared_distance(w).argsort().argsort() * components // n
+        share = functional.one_hot(shell, components).double()
 
         history: list[float] = []
         while True:
+            counts = share.sum(0)
+            self.mean.copy_(share.T @ x / counts.clamp_min(1e-9)[:, None])
+            for c in range(components):
+                centred = x - self.mean[c]
+                scatter = (share[:, c, None] * centred).T @ centred + strength * covariance
+                self.factor[c] = torch.linalg.cholesky(scatter / (counts[c] + strength))
+            self.log_weights.copy_(((counts + 1) / (n + components)).log())
+
             joint = self._joint(x)
             log_density = torch.logsumexp(joint, 1)
             traces = torch.cholesky_solve(covariance.expand_as(self.factor), self.factor)
@@ -119,13 +126,6 @@ class GaussianMixture(Prior):
             if len(history) > ITERATIONS or (len(history) > 1 and history[-1] - history[-2] < TOLERANCE):
                 return history
             share = (joint - log_density[:, None]).exp()
-            counts = share.sum(0)
-            self.mean.copy_(share.T @ x / counts.clamp_min(1e-9)[:, None])
-            for c in range(components):
-                centred = x - self.mean[c]
-                scatter = (share[:, c, None] * centred).T @ centred + strength * covariance
-                self.factor[c] = torch.linalg.cholesky(scatter / (counts[c] + strength))
-            self.log_weights.copy_(((counts + 1) / (n + components)).log())
 
     def _joint(self, x: Tensor) -> Tensor:
         """Return log p(w, c) of flattened kernels [n, k²], [n, C], one component at a time."""

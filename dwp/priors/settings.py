@@ -154,7 +154,7 @@ class GaussianMixtureSettings(PriorSettings):
         "largest number of components; held-out kernels choose it from the powers of two up to this", 16, ge=1
     )
     shrinkage: float = setting(
-        "weight of the common covariance in that of a component, as a number of kernels per weight", 2.0, gt=0
+        "weight of the common covariance in that of a component, as a number of kernels per weight", 0.5, gt=0
     )
 
 
