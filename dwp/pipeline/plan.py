@@ -229,7 +229,8 @@ class Plan(Artifacts):
     def report_inputs(self) -> dict[str, list[str]]:
         """Return the report's inputs.
 
-        They are `cells`, `stores`, `priors` and `histories`, perhaps `scores` and `samples`, `nets` and `tunings`.
+        They are `cells`, `stores`, `priors` and `histories`, perhaps `scores` with `samples`, `nets` and
+        `tunings`.
         """
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {

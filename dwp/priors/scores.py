@@ -159,10 +159,11 @@ def energy_test(
         for w in (x, y)
     ]
     both = torch.cat(parts)
-    distances = torch.cdist(both, both)
+    # Without matrix products, which would round the distances of near kernels.
+    distances = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist")
     n, m = map(len, parts)
     # With weights 1/n and -1/m, the energy is minus a quadratic form.
-    weights = torch.cat([torch.full((n,), 1 / n), torch.full((m,), -1 / m)]).double()
+    weights = torch.cat([both.new_full((n,), 1 / n), both.new_full((m,), -1 / m)])
     orders = torch.stack([torch.randperm(n + m, generator=generator) for _ in range(permutations)], 1)
     weights = torch.cat([weights[:, None], weights[orders]], 1)
     energy = -(weights * (distances @ weights)).sum(0)

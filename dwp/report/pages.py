@@ -160,9 +160,10 @@ def scores_table(results: Results) -> Table:
 
 def samples_tables(results: Results) -> list[Table]:
     """Return a table for each kernel size: samples of each prior beside held-out kernels."""
+    rows = results.samples
+    sizes = dict.fromkeys(rows["size"]) if len(rows) else ()
     return [
-        _samples_table(rows, f"Samples of each prior, {size}×{size}")
-        for size, rows in results.samples.groupby("size", sort=False)
+        _samples_table(rows[rows["size"] == size], f"Samples of each prior, {size}×{size}") for size in sizes
     ]
 
 
