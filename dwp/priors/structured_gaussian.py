@@ -14,15 +14,16 @@ from dwp.priors.settings import StructuredGaussianSettings
 class StructuredGaussian(Gaussian):
     """N(0, Σ) with the covariance of smooth filters around a centre; it is not fitted.
 
-    It follows the construction of Trockman, Willmott & Kolter ("Understanding the Covariance Structure of
-    Convolutional Filters", ICLR 2023, section 4) for the filters of depthwise convolutions. With
+    After Trockman, Willmott & Kolter ("Understanding the Covariance Structure of Convolutional Filters",
+    ICLR 2023), who build the covariance of the filters of depthwise convolutions from Gaussian bumps. It is
+    a variant of their construction and not a copy: its constants were chosen here. With
     z_p = exp(-‖p‖² / 2σ²) for a weight at position p from the centre, the covariance of weights p and q is
 
         Σ_pq ∝ √(z_p z_q) · exp(-‖p - q‖² / 2σ²) - ½ z_p z_q,
 
     a mask times a bump that moves with the weight (their dynamic component), less one that stays in the
     centre (their static component). Adapted here: the mask is the geometric mean of the two weights', in
-    place of symmetrising the product, which makes Σ positive definite for every k and σ; bumps do not wrap
+    place of symmetrising the product, which with the factor ½ makes Σ positive definite for every k and σ; bumps do not wrap
     around the kernel; a share of white noise bounds the condition number; σ is a setting in place of a
     schedule over the depth of the network; and the scale is that of He's initialisation,
     E‖w‖² = tr Σ = 2 / inputs.
