@@ -23,9 +23,9 @@ class StructuredGaussian(Gaussian):
 
     a mask times a bump that moves with the weight (their dynamic component), less one that stays in the
     centre (their static component). Adapted here: the mask is the geometric mean of the two weights', in
-    place of symmetrising the product, which with the factor ½ makes Σ positive definite for every k and σ; bumps do not wrap
-    around the kernel; a share of white noise bounds the condition number; σ is a setting in place of a
-    schedule over the depth of the network; and the scale is that of He's initialisation,
+    place of symmetrising the product, which with the factor ½ makes Σ positive definite for every k and σ;
+    bumps do not wrap around the kernel; a share of white noise bounds the condition number; σ is a setting
+    in place of a schedule over the depth of the network; and the scale is that of He's initialisation,
     E‖w‖² = tr Σ = 2 / inputs.
 
     Args:
