@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     files = "checkpoints (.safetensors, .pt, .onnx), arrays (.npy, .h5), or folders of them"
     added.add_argument("paths", metavar="PATH", nargs="+", help=files)
     added.add_argument("--size", type=int, required=True, help="kernel size k of the k×k kernels")
-    kinds = "vae, flow, gaussian, student_t or empirical (default: vae)"
+    kinds = (
+        "vae, flow, flow_matching, mixture, gaussian, gaussian_mixture, student_t or empirical (default: vae)"
+    )
     added.add_argument("--kind", default="vae", help=kinds)
     added.add_argument("--out", metavar="FILE", required=True, help="file of the prior")
     threshold = "norm below which kernels are dropped (0 keeps all), or otsu or valley (default: otsu)"

@@ -55,6 +55,26 @@ def _part(metric: str | tuple[str, str]) -> tuple[str, str]:
     return (metric, "") if isinstance(metric, str) else metric
 
 
+def sampled(size: int) -> pd.DataFrame:
+    """Return samples of a VAE, with and without noise, and of learned filters, beside held-out kernels."""
+    cells = [
+        ("", "", "held_out"),
+        ("vae", "vae", "sample"),
+        ("vae", "vae", "mean"),
+        ("filters", "empirical", "sample"),
+    ]
+    costs = {"fit_seconds": np.nan, "sample_seconds": np.nan}
+    rows = []
+    for number, names in enumerate(cells):
+        row = dict.fromkeys(scores.SAMPLES, number / 10) | {"size": size, "kernels": 100} | costs
+        rows.append(
+            row
+            | dict(zip(("prior", "kind", "draw"), names, strict=True))
+            | {"bytes": 1000 * number or np.nan}
+        )
+    return pd.DataFrame(rows)
+
+
 def scored(size: int) -> pd.DataFrame:
     """Return scores of a VAE, a Gaussian, and a standard normal far below both."""
     cells = [("vae", "vae", False, count, 48 + count / 10) for count in (1, 5)]

@@ -71,6 +71,7 @@ def test_null_removes_entries():
 KL = "experiments.kl_importance.methods.dwp"
 
 FLOW = {"kind": "flow", "schedule": BASE["priors"]["vae"]["schedule"]}
+FLOW_MATCHING = FLOW | {"kind": "flow_matching", "hidden": 32}
 
 BAD = [
     # Unknown keys
@@ -98,7 +99,7 @@ BAD = [
     ("data.source", "imagenet", ["data.source: unknown data set 'imagenet'", "glyphs", "train_images.npy"]),
     ("data.target", "digit", ["data.target: unknown data set 'digit'", "did you mean 'digits'?"]),
     ("data.target", "../digits", ["data.target: unknown data set '../digits'", "<data_root>/<name>"]),
-    ("data.target", 5, ["data.target: 5", "data set that the experiments are run on"]),
+    ("data.target", 5, ["data.target: 5", "data set that the experiments on images are run on"]),
     ("data.options", {"mine": {"train": 5}}, ["data.options: 'mine'", "a set of your own has no options"]),
     ("kernels.threshold", "mean", ["kernels.threshold: 'mean'", "otsu, valley, a number from 0"]),
     ("kernels.threshold", {"7x5": 1}, ["kernels.threshold", "7x5"]),
@@ -324,9 +325,15 @@ def test_good_configurations_are_not_refused(path, value):
         (FLOW, True),
         (FLOW | {"coupling": "spline", "transforms": 4, "sizes": {"7x7": {}, "5x5": {"hidden": 32}}}, True),
         (BASE["priors"]["vae"] | {"code_prior": "vamp", "pseudo_inputs": 20}, True),
+        ({"kind": "gaussian_mixture", "sizes": {"7x7": {"components": 8}, "5x5": {}}}, True),
+        (FLOW_MATCHING, True),
+        ({"kind": "structured_gaussian", "inputs": 32}, False),
         ({"kind": "ard"}, False),
     ],
-    ids=["gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "ard"],
+    ids=[
+        *("gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "gaussian_mixture"),
+        *("flow_matching", "structured_gaussian", "ard"),
+    ],
 )
 def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
     start = {"from": "mine", "draw": "sample"} if drawn else {"from": "xavier"}

@@ -17,9 +17,11 @@ KERNELS = torch.randn(200, 1, 3, 3, generator=seeded(0))
 QUICK = {"schedule": {"steps": 3}}
 
 
-@pytest.mark.parametrize("kind", ["vae", "flow", "gaussian", "student_t", "empirical"])
+@pytest.mark.parametrize(
+    "kind", ["vae", "flow", "flow_matching", "gaussian", "gaussian_mixture", "student_t", "empirical"]
+)
 def test_every_fitted_kind_is_fitted_saved_and_loaded(kind, tmp_path):
-    quick = QUICK if kind in ("vae", "flow") else {}
+    quick = QUICK if kind in ("vae", "flow", "flow_matching") else {}
     prior = dwp.fit_prior(KERNELS, kind, **quick)
     assert (prior.kind, prior.kernel_size) == (kind, 3)
     assert not any(parameter.requires_grad for parameter in prior.parameters())

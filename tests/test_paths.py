@@ -24,7 +24,7 @@ FIELDS = {
 }
 PATTERNS = {name: getattr(paths, name) for name in ("DATA", "NETS", "KERNELS", "PRIOR", "SCORES", "CELL")}
 SUFFIXES = st.sampled_from(
-    ["csv", "h5", "safetensors", "seconds.tsv", paths.MANIFEST, "log", "benchmark.tsv"]
+    ["csv", "h5", "safetensors", "samples.csv", "seconds.tsv", paths.MANIFEST, "log", "benchmark.tsv"]
 )
 
 

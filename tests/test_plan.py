@@ -169,9 +169,10 @@ def test_files_lie_under_their_versions():
         "priors": [made.prior_file("vae", 7), made.prior_file("vae", 5)],
     }
     assert made.cell_inputs(made.methods["few_shot", "log_uniform"].version, "000-001")["priors"] == []
-    priors = [made.prior_file(name, 7) for name in ("vae", "gaussian")]
+    priors = [made.prior_file(name, 7) for name in ("vae", "filters", "gaussian")]
     assert made.score_inputs(7) == {"kernels": made.kernels_file(7), "priors": priors}
-    assert f"results/scores/{made.scores[7].version}/scores-7x7.csv" in made.files()
+    for suffix in ("csv", "samples.csv", "manifest.json"):
+        assert f"results/scores/{made.scores[7].version}/scores-7x7.{suffix}" in made.files()
 
 
 def test_without_a_density_there_are_no_scores():

@@ -42,7 +42,7 @@ def test_priors_of_a_run_are_added_with_numbers_from_its_results(smoke_run, fold
     cards = {card.name: card for card in dwp.list_priors()}
     facts = cards["glyphs-5x5-vae"].facts
     results = smoke_run / "results" / "latest"
-    (scores,) = results.glob("scores/5x5/*.csv")
+    (scores,) = results.glob("scores/5x5/scores-5x5.csv")
     rows = pd.read_csv(scores)
     row = rows[(rows["prior"] == "vae") & (rows["samples"] == 5)].iloc[0]
     assert facts["held_out"] == {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from prior_helpers import ERRORS, posterior, seeded, vae
-from prior_kinds import KINDS, make
+from prior_kinds import KINDS, PAID, make
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
 from dwp.errors import InputError
@@ -17,9 +17,8 @@ from dwp.priors.distributions import GaussianPosterior, PointMass
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.standard_normal import StandardNormal
 
-WITHOUT_DENSITY = ("log_uniform", "ard", "hierarchical_ard", "empirical")
+WITHOUT_DENSITY = ("log_uniform", "ard", "hierarchical_ard", "empirical", "gabor")
 WITH_DENSITY = [kind for kind in KINDS if kind not in WITHOUT_DENSITY]
-WITH_KL = [kind for kind in KINDS if kind != "empirical"]
 
 
 def weights(o=4, i=3, k=5, dtype=torch.float32):
@@ -59,7 +58,7 @@ def test_other_shapes_are_refused(kind):
             prior.log_prob(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("kind", WITH_KL)
+@pytest.mark.parametrize("kind", PAID)
 @pytest.mark.parametrize("wrap", [lambda q: q, lambda q: Independent(q, 4), lambda q: Independent(q, 1)])
 def test_kl_takes_normals(kind, wrap):
     prior, q = make(kind), normal()

@@ -231,6 +231,26 @@ def test_many_codes_go_part_by_part_and_give_the_same_gradients(samples, kernels
 
 
 @pytest.mark.parametrize("code_prior", CODES)
+def test_the_density_of_samples_lies_between_bounds_that_close_with_their_codes(code_prior):
+    prior = exact(code_prior)
+    gaps = []
+    for samples in (1, 10, 100):
+        lower, upper = prior.sandwich(1000, samples, seeded())
+        # The same samples: the code and the noise of each are drawn first.
+        codes = prior.sample_codes(1000, generator := seeded())
+        mean, variance = prior.decode(codes)
+        w = mean + variance.sqrt() * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+        density = torch.cat([log_marginal(prior, part) for part in w.split(500)])
+        for difference in (density - lower, upper - density):
+            error = difference.std().item() / math.sqrt(len(difference))
+            assert difference.mean().item() > -ERRORS * error
+        gaps.append((upper - lower).mean().item())
+        assert_mean(lower - density, (prior.log_prob(w, samples) - density).mean(), error)
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    assert gaps[2] < 0.05
+
+
+@pytest.mark.parametrize("code_prior", CODES)
 @pytest.mark.parametrize("samples", [1, 5])
 def test_kl_from_a_subset_is_unbiased(code_prior, samples):
     prior, q = exact(code_prior, latent=2), posterior(n=16)

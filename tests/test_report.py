@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from report_samples import scored, synthetic
+from report_samples import sampled, scored, synthetic
 from safetensors.torch import save_file
 
 import dwp.experiments
@@ -63,6 +63,7 @@ def inputs(tmp_path_factory) -> dict:
     nets.to_csv(folder / "nets.csv", index=False)
     for size in (7, 5):
         scored(size).to_csv(folder / f"scores-{size}x{size}.csv", index=False)
+        sampled(size).to_csv(folder / f"scores-{size}x{size}.samples.csv", index=False)
     return {
         "experiments": {name: [folder / f"{name}.csv"] for name in experiments},
         "stores": stores,
@@ -70,6 +71,7 @@ def inputs(tmp_path_factory) -> dict:
         "histories": histories,
         "nets": [folder / "nets.csv"],
         "scored": [folder / f"scores-{size}x{size}.csv" for size in (7, 5)],
+        "sampled": [folder / f"scores-{size}x{size}.samples.csv" for size in (7, 5)],
         "switches": {"few_shot": ["outliers"]},
         "style": {"dpi": 40},
     }
@@ -132,6 +134,8 @@ def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     assert table["elbo"].notna().tolist() == [True, True, False, False]
     table = pd.read_csv(tmp_path / "a" / "tables" / "scores.csv")
     pd.testing.assert_frame_equal(table, pd.concat([scored(7), scored(5)], ignore_index=True))
+    table = pd.read_csv(tmp_path / "a" / "tables" / "samples.csv")
+    assert table["nearest"].tolist() == sampled(7)["nearest"].tolist() * 2
     page = made["pages/report.html"].decode()
     assert declared[0].path == "pages/report.html"
     assert declared[0].category == min(output.category for output in declared)
@@ -167,6 +171,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
     given = inputs | {
         "nets": (),
         "scored": (),
+        "sampled": (),
         "priors": {"filters": inputs["priors"]["filters"]},
         "histories": {},
     }
@@ -174,7 +179,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
     given |= {"experiments": {"few_shot": inputs["experiments"]["few_shot"]}, "switches": {}}
     outputs = build.make(tmp_path / "report", **given, source="glyphs", target="digits")
     assert sorted(files(tmp_path / "report")) == sorted(output.path for output in outputs)
-    without = ("source_nets", "latent", "scores", "outliers")
+    without = ("source_nets", "latent", "scores", "samples", "outliers")
     assert not any(name in output.path for output in outputs for name in without)
     assert any("few_shot_reliability" in output.path for output in outputs)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from report_samples import results, rows, run_results, scored, synthetic
+from report_samples import results, rows, run_results, sampled, scored, synthetic
 
 from dwp.experiments import base
 from dwp.kernels import store
@@ -41,6 +41,20 @@ def test_bounds_are_marked_as_bounds():
     assert [text.get_text() for text in ax.texts] == ["≥ 48.1 → 48.5", "46.5", "-45.9"]
     # The others would be a dot if the axis reached down to it.
     assert ax.get_xlim()[0] > 40
+
+
+def test_samples_are_shown_beside_held_out_kernels():
+    table, other = pages.samples_tables(run_results(samples=pd.concat([sampled(7), sampled(5)])))
+    assert (table.heading, other.heading) == ("Samples of each prior, 7×7", "Samples of each prior, 5×5")
+    # Times were not measured.
+    assert table.columns == ["nearest", "energy", "p", "norm", "low frequencies", "bytes"]
+    assert [name for name, _ in table.rows] == ["held-out kernels", "vae", "vae, without noise", "filters"]
+    assert [cell.text for cell in table.rows[0][1]][-1] == "–"
+    assert [cell.text for cell in table.rows[2][1]] == ["0.2", "0.200", "0.200", "0.2", "0.20", "2,000"]
+    timed = sampled(7).assign(fit_seconds=1234.5)
+    (table,) = pages.samples_tables(run_results(samples=timed))
+    assert table.columns[-1] == "fit [s]"
+    assert table.rows[1][1][-1].text == "1,234.5"
 
 
 def test_page_shows_the_paper_in_brackets():

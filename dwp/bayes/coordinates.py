@@ -56,7 +56,7 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
         return Codes(prior)
     if prior.kind == "whitened_vae":
         return Whitened(prior)
-    if prior.kind == "gaussian":
+    if prior.kind in ("gaussian", "structured_gaussian"):
         return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
     if isinstance(prior, StandardNormal):
         identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)

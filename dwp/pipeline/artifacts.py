@@ -104,12 +104,19 @@ class Artifacts:
 
     @cached_property
     def scores(self) -> dict[int, Artifact]:
-        """Return the scores of all priors with a density, by kernel size; sizes without one are left out."""
-        scored = {name: prior for name, prior in self.config.priors.items() if prior.facts.has_density}
+        """Return the scores of all priors with a density or samples, by kernel size.
+
+        Sizes without a density are left out.
+        """
+        scored = {
+            name: prior
+            for name, prior in self.config.priors.items()
+            if prior.facts.has_density or prior.facts.has_samples
+        }
         artifacts = {}
         for size in self.config.sizes:
             names = [name for name, prior in scored.items() if prior.is_for(size)]
-            if not names:
+            if not any(scored[name].facts.has_density for name in names):
                 continue
             inputs = {f"{name}-{size}": self.priors[name][size] for name in names if name in self.priors}
             analytic = {name: self._prior_params(name, size) for name in names if name not in self.priors}

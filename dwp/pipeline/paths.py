@@ -86,7 +86,7 @@ CHECKPOINTS = "checkpoints"
 
 MANIFEST = "manifest.json"
 LOGS = (".log", ".benchmark.tsv")
-SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".csv", ".json", ".h5")
+SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".samples.csv", ".csv", ".json", ".h5")
 
 
 def label(path: str | Path) -> str:

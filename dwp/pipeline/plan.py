@@ -133,9 +133,9 @@ class Plan(Artifacts):
         """Return the file of a fitted prior; with suffix 'csv', its training history."""
         return paths.PRIOR.file(suffix, version=self.priors[name][size].version, name=name, size=size)
 
-    def scores_file(self, size: int) -> str:
-        """Return the scores of all priors of a size."""
-        return paths.SCORES.file("csv", version=self.scores[size].version, size=size)
+    def scores_file(self, size: int, suffix: str = "csv") -> str:
+        """Return the log densities of all priors of a size; with suffix 'samples.csv', their samples."""
+        return paths.SCORES.file(suffix, version=self.scores[size].version, size=size)
 
     def score_inputs(self, size: int) -> dict[str, list[str] | str]:
         """Return the inputs of the scores of a size: `kernels` and fitted `priors`."""
@@ -232,7 +232,8 @@ class Plan(Artifacts):
     def report_inputs(self) -> dict[str, list[str]]:
         """Return the report's inputs.
 
-        They are `cells`, `stores`, `priors` and `histories`, perhaps `scores`, `nets` and `tunings`.
+        They are `cells`, `stores`, `priors` and `histories`, perhaps `scores` with `samples`, `nets` and
+        `tunings`.
         """
         fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
@@ -243,6 +244,7 @@ class Plan(Artifacts):
         }
         if self.scores:
             files["scores"] = [self.scores_file(size) for size in self.scores]
+            files["samples"] = [self.scores_file(size, "samples.csv") for size in self.scores]
         if self.tunings:
             files["tunings"] = [self.tuning_file(*key) for key in self.tunings]
         return files | ({"nets": self.source_files("csv")} if self.config.trains_source else {})

@@ -31,13 +31,14 @@ class Elliptical(Prior):
 
     Args:
         kernel_size: k.
+        settings: see `Prior`.
     """
 
     mean: Tensor
     factor: Tensor
 
-    def __init__(self, kernel_size: int) -> None:
-        super().__init__(kernel_size)
+    def __init__(self, kernel_size: int, **settings: Any) -> None:
+        super().__init__(kernel_size, **settings)
         self.register_buffer("mean", torch.zeros(kernel_size**2))
         self.register_buffer("factor", torch.eye(kernel_size**2))
         """Lower Cholesky factor of Σ, [k², k²]."""

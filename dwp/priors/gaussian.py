@@ -1,5 +1,7 @@
 """A Gaussian over kernels with a full covariance."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -8,7 +10,7 @@ from dwp.nn.precision import at_least_float32
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import KLEstimator, register
 from dwp.priors.distributions import GaussianPosterior
-from dwp.priors.settings import GaussianSettings
+from dwp.priors.settings import GaussianSettings, PriorSettings
 
 
 @register
@@ -23,7 +25,7 @@ class Gaussian(Elliptical):
         kernel_size: k.
     """
 
-    settings_class = GaussianSettings
+    settings_class: ClassVar[type[PriorSettings]] = GaussianSettings
 
     def maximise(self, w: Tensor, strength: float) -> None:
         """Set mean and covariance; see `Elliptical.maximise`."""

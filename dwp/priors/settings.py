@@ -116,6 +116,16 @@ class FlowSettings(TrainedPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowMatchingSettings(TrainedPriorSettings):
+    """A continuous normalising flow over kernels, trained by flow matching."""
+
+    kind: ClassVar = "flow_matching"
+
+    hidden: int = setting("units of each of the two hidden layers of the velocity field", 128, ge=1)
+    ode_steps: int = setting("Runge-Kutta steps of a sample and of a density", 20, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmpiricalSettings(PriorSettings):
     """The learned filters themselves."""
 
@@ -139,6 +149,21 @@ class StudentTSettings(PriorSettings):
 
     kind: ClassVar = "student_t"
     fitted: ClassVar = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianMixtureSettings(PriorSettings):
+    """A mixture of Gaussians with full covariances, fitted to the learned filters."""
+
+    kind: ClassVar = "gaussian_mixture"
+    fitted: ClassVar = True
+
+    components: int = setting(
+        "largest number of components; held-out kernels choose it from the powers of two up to this", 16, ge=1
+    )
+    shrinkage: float = setting(
+        "weight of the common covariance in that of a component, as a number of kernels per weight", 0.5, gt=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +198,42 @@ class StandardNormalSettings(PriorSettings):
     kind: ClassVar = "standard_normal"
 
     scale: float = setting("standard deviation of every weight", 1.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningFreeSettings(PriorSettings):
+    """Base class of the settings of a prior with the structure of learned filters, without learning."""
+
+    inputs: int = setting(
+        "input channels of the layers; the mean squared norm of a kernel is 2 / inputs, as for He's "
+        "initialisation",
+        1,
+        ge=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredGaussianSettings(LearningFreeSettings):
+    """A zero-mean Gaussian with a closed-form covariance like that of learned filters."""
+
+    kind: ClassVar = "structured_gaussian"
+
+    width: float = setting("standard deviation of the bumps in the covariance, in kernel sizes", 0.3, ge=0.05)
+    noise: float = setting(
+        "fraction of the variance that is independent noise in each weight", 0.05, gt=0, lt=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaborSettings(LearningFreeSettings):
+    """Random Gabor filters and differences of Gaussians; samples only."""
+
+    kind: ClassVar = "gabor"
+    has_density: ClassVar = False
+    has_kl: ClassVar = False
+    smallest_size: ClassVar = 2  # a single weight has neither a frequency nor an orientation
+
+    blobs: float = setting("fraction of differences of Gaussians", 0.25, ge=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)

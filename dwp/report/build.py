@@ -40,6 +40,7 @@ def make(
     histories: Mapping[str, Mapping[int, str | Path]],
     nets: Sequence[str | Path] = (),
     scored: Sequence[str | Path] = (),
+    sampled: Sequence[str | Path] = (),
     tunings: Mapping[str, Sequence[str | Path]] | None = None,
     switches: Mapping[str, Sequence[str]] | None = None,
     source: str = "",
@@ -59,6 +60,7 @@ def make(
         histories: CSV files (step, metric, value) by name and size; optional for priors without training.
         nets: CSV files of source networks (net, seed, accuracy, nll); empty if none were trained.
         scored: CSV files of `dwp.priors.scores.COLUMNS`, by size; empty if no prior has a density.
+        sampled: CSV files of `dwp.priors.scores.SAMPLES`, one for each of `scored`.
         tunings: CSV files of the trials of each tuned method (columns `aggregation.TRIALS`) by experiment.
         switches: names of the boolean settings that are true, by experiment.
         source: name of the data set of the kernels.
@@ -99,6 +101,7 @@ def make(
         published=published.published("priors", source, target),
         nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
         scores=aggregation.read(scored, scores.COLUMNS),
+        samples=aggregation.read(sampled, scores.SAMPLES),
         source=source,
         target=target,
     )

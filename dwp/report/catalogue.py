@@ -134,6 +134,7 @@ ITEMS = (
     Item("figures/scores", "Priors", _SCORES, "scores", "scores", "scores"),
     Item("pages/scores", "Priors", f"{_SCORES}, table", "scores", "scores", "scores"),
     Item("tables/scores", "Priors", _SCORES, "scores_table", "scores", "scores"),
+    Item("tables/samples", "Priors", "Samples of each prior", "samples_table", "samples", "scores"),
     Item("figures/norms", "Source kernels", "Norms and pruning", "norms", "norms", "sizes"),
     Item("tables/kernels", "Source kernels", "Pruning", "kernels_table", "kernels", "sizes"),
     Item(

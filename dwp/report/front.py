@@ -98,7 +98,7 @@ def _kernels(results: Results, drawn: Sequence[Item], pictures: Mapping[str, Pic
         parts.append(Part("figure", pictures[item.name]))
     note = ""
     if len(results.scores):
-        parts.append(Part("tables", [pages.scores_table(results)]))
+        parts.append(Part("tables", [pages.scores_table(results), *pages.samples_tables(results)]))
         note = pages.scores_footnote(results)
     return Section("kernels", "Kernels and priors", parts, note)
 

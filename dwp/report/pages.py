@@ -132,9 +132,10 @@ def _with_error(mean: float, error: float) -> str:
 
 
 def scores(results: Results) -> str:
-    """Return a page with the mean log density of held-out kernels: priors and K by kernel size."""
+    """Return a page with the log density of held-out kernels under each prior, and with its samples."""
     table, note = scores_table(results), scores_footnote(results)
-    return tables_page(title=table.heading, tables=[replace(table, heading="")], footnote=note)
+    tables = [replace(table, heading=""), *samples_tables(results)]
+    return tables_page(title=table.heading, tables=tables, footnote=note)
 
 
 def scores_table(results: Results) -> Table:
@@ -157,12 +158,51 @@ def scores_table(results: Results) -> Table:
     )
 
 
+def samples_tables(results: Results) -> list[Table]:
+    """Return a table for each kernel size: samples of each prior beside held-out kernels."""
+    rows = results.samples
+    sizes = dict.fromkeys(rows["size"]) if len(rows) else ()
+    return [
+        _samples_table(rows[rows["size"] == size], f"Samples of each prior, {size}×{size}") for size in sizes
+    ]
+
+
+def _samples_table(rows: pd.DataFrame, heading: str) -> Table:
+    columns = {
+        "nearest": ("nearest", ".3g"),
+        "energy": ("energy", ".3f"),
+        "p_value": ("p", ".3f"),
+        "norm_50": ("norm", ".3g"),
+        "low_frequencies": ("low frequencies", ".2f"),
+        "bytes": ("bytes", ",.0f"),
+        "fit_seconds": ("fit [s]", ",.1f"),
+        "sample_seconds": ("4,096 samples [s]", ".2g"),
+    }
+    columns = {name: column for name, column in columns.items() if rows[name].notna().any()}
+    cells = []
+    for row in rows.to_dict("records"):
+        name = row["prior"].replace("_", " ") if row["draw"] != "held_out" else "held-out kernels"
+        name += ", without noise" if row["draw"] == "mean" else ""
+        texts = [NONE if np.isnan(row[key]) else f"{row[key]:{form}}" for key, (_, form) in columns.items()]
+        cells.append((name, [Cell(text) for text in texts]))
+    titles = [title for title, _ in columns.values()]
+    return Table(titles, cells, heading, "as close to held-out kernels as possible is best")
+
+
 def scores_footnote(results: Results) -> str:
-    """Return the explanation of the table of scores."""
+    """Return the explanation of the tables of scores."""
     counts = results.scores.groupby("size")["kernels"].first().items()
     kernels = ", ".join(f"{count:,} of {size}×{size}" for size, count in counts)
     return (
         f"log p(w) in nats per kernel, mean ± standard error over the same held-out kernels ({kernels}). "
         "≥ marks lower bounds, importance-weighted with K samples, which grow with K towards log p(w). "
         "Bold: the highest value or bound."
+        + (
+            " Samples: median distance to the nearest training kernel (below that of held-out kernels, a "
+            "prior repeats them), energy coefficient against held-out kernels (0 to 1) with the p-value of a "
+            "permutation test, median norm, and share of power at up to 1/4 cycle per pixel (white noise: "
+            "0.20); of held-out kernels, against training kernels."
+            if len(results.samples)
+            else ""
+        )
     )

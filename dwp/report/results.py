@@ -95,6 +95,7 @@ class Results:
         published: the paper's numbers on priors; see `published.published`.
         nets: source networks, columns net, seed, accuracy, nll; empty if none were trained.
         scores: rows of `dwp.priors.scores.score`; empty if no prior has a density.
+        samples: rows of `dwp.priors.scores.compare_samples`; empty if there are no scores.
         source: name of the data set of the kernels; '' if unknown.
         target: name of the data set of the experiments; '' if unknown.
     """
@@ -106,6 +107,7 @@ class Results:
     published: pd.DataFrame
     nets: pd.DataFrame = field(default_factory=pd.DataFrame)
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
     source: str = ""
     target: str = ""
 

@@ -78,6 +78,12 @@ def scores(results: Results) -> pd.DataFrame:
     return results.scores
 
 
+def samples(results: Results) -> pd.DataFrame:
+    """Return the samples of each prior beside held-out kernels, `dwp.priors.scores.SAMPLES`."""
+    assert results.samples is not None
+    return results.samples
+
+
 def kernels(results: Results) -> pd.DataFrame:
     """Return one row for each kernel size: modes of the norms, numbers of pruned and kept kernels."""
     rows = []

@@ -1,4 +1,4 @@
-# Scores: log density of the same held-out kernels under each prior of one kernel size.
+# Scores: log density of the same held-out kernels under each prior of one kernel size, and samples beside them.
 
 
 rule scores:
@@ -6,6 +6,7 @@ rule scores:
         unpack(lambda wildcards: plan.score_inputs(int(wildcards.size))),
     output:
         scores=f"{paths.SCORES}.csv",
+        samples=f"{paths.SCORES}.samples.csv",
         manifest=f"{paths.SCORES}.manifest.json",
     log:
         f"{paths.SCORES}.log",

@@ -24,6 +24,7 @@ def main(job: Job) -> None:
         histories=paths.priors_by_name(job.input.histories),
         nets=job.input.get("nets", []),
         scored=job.input.get("scores", []),
+        sampled=job.input.get("samples", []),
         tunings=tunings,
         switches=params["switches"],
         source=params["source"],
