@@ -3,11 +3,11 @@
     python -m benchmarks.activation_variance --output activation-variance
 
 Variance: the 3×3 convolutions of architectures of torchvision are drawn from a prior of the collection;
-everything else is initialised by He's rule (for "images, all layers": drawn by default and calibrated too). The
-figure is the variance of each layer's outputs, over that with He's rule in all layers, at initialisation and
-without the effect of batch normalisation. Two controls of fan-in tell what makes the difference: with random
-signs, kernels are zero on average; with random signs of their weights they are not smooth either. Training: the
-source networks of the prior, in several widths, on 200 digits or glyphs, by initialisation.
+everything else is initialised by He's rule (for "images, all layers": drawn by default and calibrated too).
+The figure is the variance of each layer's outputs, over that with He's rule in all layers, at initialisation and
+without the effect of batch normalisation. Two controls of fan-in tell what makes the difference: with
+random signs, kernels are zero on average; with random signs of their weights they are not smooth either.
+Training: the source networks of the prior, in several widths, on 200 digits or glyphs, by initialisation.
 """
 
 import argparse
@@ -57,10 +57,12 @@ def main(words: list[str] | None = None) -> None:
         "--output", default="activation-variance", help="files <output>.json and <output>.png"
     )
     parser.add_argument("--prior", default="glyphs-3x3", help="over 3×3 kernels (default: glyphs-3x3)")
-    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), help="none: no variance")
     parser.add_argument("--side", type=int, default=32, help="of the images for the variance (default: 32)")
     parser.add_argument("--draws", type=int, default=3, help="of the weights for the variance (default: 3)")
-    parser.add_argument("--seeds", type=int, default=10, help="of the training comparison (default: 10)")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="of the training comparison (default: 10; 0: none)"
+    )
     parser.add_argument("--steps", type=int, default=100, help="of each training run (default: 100)")
     arguments = parser.parse_args(words)
     glyphs = catalogue.build("glyphs", downloads=".", options={"train": 200, "test": 1000})
@@ -81,7 +83,8 @@ def main(words: list[str] | None = None) -> None:
     }
     Path(f"{arguments.output}.json").write_text(json.dumps(found, indent=1))
     print("\n".join(tables(found)))
-    draw(found["variance"], Path(f"{arguments.output}.png"))
+    if found["variance"]:
+        draw(found["variance"], Path(f"{arguments.output}.png"))
 
 
 def draw_(model: nn.Module, prior: Prior, gain: str, images: Tensor, seed: int) -> None:
@@ -216,6 +219,8 @@ def tables(found: dict) -> Iterator[str]:
     yield (
         "\n| data | width | initialisation | accuracy | against He | NLL | against He |\n" + "|---" * 7 + "|"
     )
+    if not found["training"]:
+        return
     training = pd.DataFrame(found["training"])
     means = summarise(training).set_index(["experiment", "setting", "method", "metric"])
     against = paired(training, METRICS, "he").set_index(["experiment", "setting", "method", "metric"])
