@@ -4,8 +4,8 @@
 
 Variance: the 3×3 convolutions of architectures of torchvision are drawn from a prior of the collection;
 everything else is initialised by He's rule (for "images, all layers": drawn by default and calibrated too).
-The figure is the variance of each layer's outputs, over that with He's rule in all layers, at initialisation and
-without the effect of batch normalisation. Two controls of fan-in tell what makes the difference: with
+The figure is the variance of each layer's outputs, over that with He's rule in all layers, at initialisation
+and without the effect of batch normalisation. Two controls of fan-in tell what makes the difference: with
 random signs, kernels are zero on average; with random signs of their weights they are not smooth either.
 Training: the source networks of the prior, in several widths, on 200 digits or glyphs, by initialisation.
 """
