@@ -133,13 +133,13 @@ def test_a_gain_keeps_every_layer_within_a_factor_of_two_of_he(name, monkeypatch
 
 def mean_squares(model, layers, x):
     """Return the mean square of the outputs of each layer that the model calls, at its first use."""
-    found = {}
-    handles = [
-        layer.register_forward_hook(
-            lambda layer, x, y, row=row: found.setdefault(row, y.double().square().mean().item()) and None
-        )
-        for row, layer in layers.items()
-    ]
+    found, handles = {}, []
+    for row, layer in layers.items():
+
+        def record(layer, x, y, row=row):
+            found.setdefault(row, y.double().square().mean().item())
+
+        handles.append(layer.register_forward_hook(record))
     model(x)
     for handle in handles:
         handle.remove()
