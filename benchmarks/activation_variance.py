@@ -2,47 +2,49 @@
 
     python -m benchmarks.activation_variance --output activation-variance
 
-Gaussian priors are fitted to the kernels of small networks with 3×3 kernels that are trained on the glyphs.
-Variance: the 3×3 convolutions of architectures of torchvision are drawn from the prior, everything else is
-initialised by He's rule (for "images, all layers": drawn by default and calibrated too); the figure is the
-variance of each layer's outputs, over that with He's rule in all layers, at initialisation and without the
-effect of batch normalisation. Training: a network of 3×3 convolutions on 200 digits or glyphs, by
-initialisation, as wide as the source networks or a quarter of it.
+Variance: the 3×3 convolutions of architectures of torchvision are drawn from a prior of the collection;
+everything else is initialised by He's rule (for "images, all layers": drawn by default and calibrated too).
+The figure is the variance of each layer's outputs, over that with He's rule in all layers, at initialisation
+and without the effect of batch normalisation. Two controls of fan-in tell what makes the difference: with
+random signs, kernels are zero on average; with random signs of their weights they are not smooth either.
+Training: the source networks of the prior, in several widths, on 200 digits or glyphs, by initialisation.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dwp import init_, metrics, predict
+from dwp import init_, load_prior, metrics, predict
 from dwp.bayes.objectives import cross_entropy
 from dwp.bayes.prior_choice import fan_in
 from dwp.data import catalogue
 from dwp.data.dataset import Dataset
 from dwp.initialisation import build_initialised
-from dwp.nn import convnet
 from dwp.nn.spec import Conv, Network
 from dwp.priors.base import Prior
-from dwp.priors.gaussian import Gaussian
+from dwp.report.aggregation import paired, summarise
 from dwp.torchvision_import import torchvision_datasets
 from dwp.training.loop import fit
 from dwp.training.schedule import Schedule
 
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
 GAINS = ("as drawn", "fan-in", "images", "images, all layers")
-TRAIN = 4_000  # glyphs for the source networks
+CONTROLS = {"fan-in, signs of kernels": (1, 1), "fan-in, signs of weights": (3, 3)}
 SIZE = 3
-WIDTHS = (1.0, 0.25)  # of the networks of the training comparison, relative to the source networks
+METRICS = ("accuracy", "nll")
+WIDTHS = (0.25, 1.0, 2.0)  # relative to the source networks of the prior glyphs-3x3
 NETWORK = Network(
     layers=(
+        Conv(conv=16, kernel=SIZE, pool=2),
         Conv(conv=32, kernel=SIZE, pool=2),
-        Conv(conv=64, kernel=SIZE, pool=2),
-        Conv(conv=64, kernel=SIZE),
+        Conv(conv=32, kernel=SIZE, pool=2),
     ),
     batch_norm=False,
 )
@@ -54,17 +56,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--output", default="activation-variance", help="files <output>.json and <output>.png"
     )
-    parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--prior", default="glyphs-3x3", help="over 3×3 kernels (default: glyphs-3x3)")
+    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), help="none: no variance")
     parser.add_argument("--side", type=int, default=32, help="of the images for the variance (default: 32)")
     parser.add_argument("--draws", type=int, default=3, help="of the weights for the variance (default: 3)")
-    parser.add_argument("--nets", type=int, default=3, help="source networks (default: 3)")
-    parser.add_argument("--source-steps", type=int, default=378, help="of each (default: 378)")
-    parser.add_argument("--seeds", type=int, default=5, help="of the training comparison (default: 5)")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="of the training comparison (default: 10; 0: none)"
+    )
     parser.add_argument("--steps", type=int, default=100, help="of each training run (default: 100)")
     arguments = parser.parse_args(words)
-    glyphs = catalogue.build("glyphs", downloads=".", options={"train": TRAIN, "test": 1000})
+    glyphs = catalogue.build("glyphs", downloads=".", options={"train": 200, "test": 1000})
     digits = catalogue.build("digits", downloads=".")
-    prior = fit_prior(glyphs, arguments.nets, arguments.source_steps)
+    prior = load_prior(arguments.prior)
     found = {
         "variance": [
             row
@@ -80,39 +83,21 @@ def main(words: list[str] | None = None) -> None:
     }
     Path(f"{arguments.output}.json").write_text(json.dumps(found, indent=1))
     print("\n".join(tables(found)))
-    draw(found["variance"], Path(f"{arguments.output}.png"))
-
-
-def fit_prior(dataset: Dataset, nets: int, steps: int) -> Prior:
-    """Return a Gaussian fitted to the kernels of networks trained on a data set."""
-    kernels = []
-    for seed in range(nets):
-        model = train(
-            build_initialised(NETWORK, dataset.image_shape, dataset.classes, seed), dataset, 2e-3, steps, seed
-        )
-        kernels += [
-            layer.weight.detach().reshape(-1, 1, SIZE, SIZE) for _, layer in convnet.convolutions(model)
-        ]
-    pooled = torch.cat(kernels)
-    shuffled = pooled[torch.randperm(len(pooled), generator=torch.Generator().manual_seed(0))]
-    return Gaussian.fit(shuffled, shuffled[:1000], {}, seed=0)[0]
-
-
-def train(
-    model: nn.Module, dataset: Dataset, lr: float, steps: int, seed: int, examples: int = 4000
-) -> nn.Module:
-    """Train a classifier on the first examples of a data set; return it."""
-    data = dataset.images("train")[:examples], dataset.labels("train")[:examples]
-    schedule = Schedule(lr=lr, steps=steps, batch=64, precision="float32")
-    fit(model, cross_entropy(model, 3e-4), data, schedule, seed=seed)
-    return model
+    if found["variance"]:
+        draw(found["variance"], Path(f"{arguments.output}.png"))
 
 
 def draw_(model: nn.Module, prior: Prior, gain: str, images: Tensor, seed: int) -> None:
-    """Draw the 3×3 convolutions of a model from the prior, with one of the gains."""
-    given = {"as drawn": None, "fan-in": "fan_in"}.get(gain, images)
+    """Draw the 3×3 convolutions of a model from the prior, with one of the gains or controls."""
+    given = {"as drawn": None, "images": images, "images, all layers": images}.get(gain, "fan_in")
     default = "standard_normal" if gain == "images, all layers" else None
-    init_(model, prior, default=default, gain=given, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    report = init_(model, prior, default=default, gain=given, generator=generator)
+    if gain in CONTROLS:
+        for name in report.changed:
+            weight = model.get_parameter(f"{name}.weight").data
+            signs = torch.randint(2, (*weight.shape[:2], *CONTROLS[gain]), generator=generator)
+            weight.mul_(2 * signs - 1)
 
 
 # Variance by depth
@@ -169,7 +154,7 @@ def variances(name: str, prior: Prior, side: int, draws: int) -> Iterator[dict]:
         "smooth": smooth_images(8, side, 0),
     }
     for kind, images in inputs.items():
-        logs: dict[str, list[Tensor]] = {"He": [], **{gain: [] for gain in GAINS}}
+        logs: dict[str, list[Tensor]] = {"He": [], **{gain: [] for gain in (*GAINS, *CONTROLS)}}
         for seed in range(draws):
             for gain in logs:
                 he_(model, seed)
@@ -177,7 +162,7 @@ def variances(name: str, prior: Prior, side: int, draws: int) -> Iterator[dict]:
                     draw_(model, prior, gain, images, seed)
                 logs[gain].append(trace(model, images).log())
         reference = torch.stack(logs["He"]).mean(0)
-        for gain in GAINS:
+        for gain in (*GAINS, *CONTROLS):
             ratios = (torch.stack(logs[gain]).mean(0) - reference).exp()
             yield {"architecture": name, "images": kind, "gain": gain, "ratio": ratios.tolist()}
         spread = torch.stack(logs["He"]).std(0, correction=0).exp().max().item()
@@ -196,8 +181,8 @@ def variances(name: str, prior: Prior, side: int, draws: int) -> Iterator[dict]:
 def training(
     name: str, dataset: Dataset, prior: Prior, width: float, seeds: int, steps: int
 ) -> Iterator[dict]:
-    """Yield the test accuracy and NLL of each seed and initialisation, trained on 200 examples."""
-    images = dataset.images("train")[:64]
+    """Yield tidy rows: test accuracy and NLL of each seed and initialisation, trained on 200 examples."""
+    data = dataset.images("train")[:200], dataset.labels("train")[:200]
     for seed in range(seeds):
         for start in ("xavier", "he", *GAINS[:3]):
             rule = start if start in ("xavier", "he") else "he"
@@ -205,17 +190,15 @@ def training(
             described = NETWORK, dataset.image_shape, dataset.classes, seed
             model = build_initialised(*described, width=width, origins=origins)
             if start in GAINS:
-                draw_(model, prior, start, images, seed)
-            train(model, dataset, 1e-3, steps, seed, examples=200)
+                draw_(model, prior, start, data[0][:64], seed)
+            schedule = Schedule(lr=1e-3, steps=steps, batch=64, precision="float32")
+            fit(model, cross_entropy(model, 3e-4), data, schedule, seed=seed)
             probabilities = predict(model, dataset.images("test"), 0)[0]
             labels = dataset.labels("test")
-            yield {
-                "data": f"{name}, width {width:g}",
-                "seed": seed,
-                "start": start,
-                "accuracy": metrics.accuracy(probabilities, labels),
-                "nll": metrics.nll(probabilities, labels),
-            }
+            for metric in METRICS:
+                value = getattr(metrics, metric)(probabilities, labels)
+                cell = {"experiment": name, "setting": width, "method": start, "metric": metric, "part": 0}
+                yield cell | {"seed": seed, "step": steps, "value": value}
 
 
 # Tables and figure
@@ -223,28 +206,36 @@ def training(
 
 def tables(found: dict) -> Iterator[str]:
     """Yield the lines of both tables."""
-    yield "| architecture | images | scale | smallest | largest | last layer |\n|---|---|---|---|---|---|"
+    rows = [row for row in found["variance"] if row["gain"] != "He"]
+    yield f"| architecture | images | {' | '.join((*GAINS, *CONTROLS))} |"
+    yield "|---" * (2 + len(GAINS) + len(CONTROLS)) + "|"
+    for (name, images), group in itertools.groupby(rows, lambda row: (row["architecture"], row["images"])):
+        ranges = [f"{min(row['ratio']):.2g} – {max(row['ratio']):.2g}" for row in group]
+        yield f"| {name} | {images} | {' | '.join(ranges)} |"
     for row in found["variance"]:
-        if row["gain"] != "He":
-            ratio = row["ratio"]
-            numbers = " | ".join(f"{value:.2g}" for value in (min(ratio), max(ratio), ratio[-1]))
-            yield f"| {row['architecture']} | {row['images']} | {row['gain']} | {numbers} |"
-    yield "\n| data | initialisation | accuracy | NLL |\n|---|---|---|---|"
-    for data in dict.fromkeys(row["data"] for row in found["training"]):
-        for start in dict.fromkeys(row["start"] for row in found["training"]):
-            rows = [row for row in found["training"] if (row["data"], row["start"]) == (data, start)]
-            texts = []
-            for metric in ("accuracy", "nll"):
-                values = torch.tensor([row[metric] for row in rows], dtype=torch.float64)
-                error = (
-                    values.std(correction=1) / len(values) ** 0.5 if len(values) > 1 else torch.tensor(0.0)
-                )
-                texts.append(f"{values.mean():.3f} ± {error:.3f}")
-            yield f"| {data} | {start} | {' | '.join(texts)} |"
+        if row["gain"] == "He":
+            spread = f"standard deviation of the log variance, He, at most: factor {row['spread']:.2g}"
+            yield f"{row['architecture']}, {row['images']}: {spread}"
+    yield (
+        "\n| data | width | initialisation | accuracy | against He | NLL | against He |\n" + "|---" * 7 + "|"
+    )
+    if not found["training"]:
+        return
+    training = pd.DataFrame(found["training"])
+    means = summarise(training).set_index(["experiment", "setting", "method", "metric"])
+    against = paired(training, METRICS, "he").set_index(["experiment", "setting", "method", "metric"])
+    for cell in dict.fromkeys(key[:3] for key in means.index):
+        texts = []
+        for metric in METRICS:
+            one = means.loc[(*cell, metric)]
+            texts.append(f"{one['mean']:.3f} ± {one['std'] / one['n'] ** 0.5:.3f}")
+            pair = against.loc[(*cell, metric)] if cell[2] != "he" else None
+            texts.append("" if pair is None else f"{pair['difference']:+.3f} ± {pair['half_width']:.3f}")
+        yield f"| {cell[0]} | {cell[1]:g} | {cell[2]} | {' | '.join(texts)} |"
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Draw the variance of the layers over He's, by depth."""
+    """Draw the variance of the layers over He's, by depth, for smooth images."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -252,18 +243,22 @@ def draw(rows: list[dict], path: Path) -> None:
 
     names = list(dict.fromkeys(row["architecture"] for row in rows))
     figure, axes = pyplot.subplots(
-        2, (len(names) + 1) // 2, figsize=(11, 6), squeeze=False, layout="constrained"
+        2, (len(names) + 1) // 2, figsize=(11, 6.5), sharey=True, squeeze=False, layout="constrained"
     )
+    lines = {gain: {"color": f"C{number}"} for number, gain in enumerate(GAINS)}
+    # The colour of the gain that they are controls of, with other lines.
+    lines |= {gain: {"color": "C1", "ls": ls} for gain, ls in zip(CONTROLS, ("--", ":"), strict=True)}
     for axis, name in zip(axes.flat, names, strict=False):
-        for row in rows:
-            if row["architecture"] == name and row["gain"] != "He":
-                style = "-" if row["images"] == "smooth" else ":"
-                label = f"{row['gain']}, {row['images']}"
-                axis.semilogy(row["ratio"], style, color=f"C{GAINS.index(row['gain'])}", label=label)
         axis.axhspan(0.5, 2, color="0.85")
-        axis.set(title=name, xlabel="layer", ylabel="variance / He's")
-        axis.set_ylim(1e-6, 1e6)
-    axes.flat[0].legend(fontsize=7)
+        for row in rows:
+            if row["architecture"] == name and row["images"] == "smooth" and row["gain"] != "He":
+                axis.semilogy(row["ratio"], label=row["gain"], **lines[row["gain"]])
+        axis.set(title=name, xlabel="layer", ylim=(1e-6, 1e6))
+        axis.label_outer()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("variance / that with He's rule")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=100)
 
 

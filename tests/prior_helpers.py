@@ -5,6 +5,7 @@ import math
 import torch
 
 from dwp.priors.distributions import GaussianPosterior
+from dwp.priors.gaussian import Gaussian
 from dwp.priors.vae import VAE
 
 ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss
@@ -44,3 +45,12 @@ def gaussian_kernels(n, seed, spread=0.1):
     w = code * direction + spread * torch.randn(n, 1, 3, 3, generator=seeded(seed + 1))
     covariance = direction.flatten()[:, None] * direction.flatten() + spread**2 * torch.eye(9)
     return w, 0.5 * torch.logdet(2 * math.pi * math.e * covariance.double()).item()
+
+
+def smooth(scale=1.0, size=3):
+    """A prior over kernels that are positive and smooth on average."""
+    prior = Gaussian(size)
+    common = torch.randn(500, 1, 1, 1, generator=seeded())
+    own = torch.randn(500, 1, size, size, generator=seeded(1))
+    prior.maximise(scale * (0.3 + common + 0.5 * own), 0.01)
+    return prior.requires_grad_(False)

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from architectures import TIMM, TORCHVISION, build, images
-from prior_helpers import seeded
+from prior_helpers import seeded, smooth
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from dwp import Noise, init_, make_bayesian, set_noise
+from dwp import Noise, init_, initialisation, make_bayesian, set_noise
 from dwp.bayes.layers import BayesianLayer
+from dwp.bayes.prior_choice import computes_else, fan_in
 from dwp.priors.standard_normal import StandardNormal
 
 PRIORS = [StandardNormal(size, scale=0.05) for size in (3, 5, 7, 11)]
@@ -96,3 +97,50 @@ def check_initialised(report, before, model):
     for row in report:
         weight = model.get_parameter(f"{row.name}.weight" if row.prior else row.name)
         assert row.after == pytest.approx(weight.square().mean().sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*SMALL, *TIMM])
+@torch.no_grad()
+def test_a_gain_keeps_every_layer_within_a_factor_of_two_of_he(name, monkeypatch):
+    monkeypatch.setattr(initialisation, "_HE_DRAWS", 2)
+    model, priors = build(name), [smooth(size=size) for size in (3, 5, 7, 11)]
+    x = images(name, model)
+
+    def initialise(gain):
+        return init_(model, priors, default="standard_normal", gain=gain, generator=seeded())
+
+    report = initialise("fan_in")
+    layers = {row: model.get_submodule(row) for row in report.changed}
+    for row in report:
+        if row.prior:
+            assert row.after == pytest.approx((2 / fan_in(layers[row.name])) ** 0.5, rel=1e-3)
+    layers = {row: layer for row, layer in layers.items() if not computes_else(layer)}
+    for layer in layers.values():
+        if layer.bias is not None:
+            layer.bias.zero_()
+    by_he, generator = [], torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for layer in layers.values():
+            noise = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.copy_((2 / fan_in(layer)) ** 0.5 * noise)
+        by_he.append(mean_squares(model, layers, x))
+    initialise(x)
+    found = mean_squares(model, layers, x)
+    for row in found:
+        reference = math.prod(one[row] for one in by_he) ** 0.5
+        assert 0.5 * reference <= found[row] <= 2 * reference, row
+
+
+def mean_squares(model, layers, x):
+    """Return the mean square of the outputs of each layer that the model calls, at its first use."""
+    found, handles = {}, []
+    for row, layer in layers.items():
+
+        def record(layer, x, y, row=row):
+            found.setdefault(row, y.double().square().mean().item())
+
+        handles.append(layer.register_forward_hook(record))
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return found

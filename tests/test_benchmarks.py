@@ -195,26 +195,20 @@ def test_the_kernels_of_the_memory_benchmark_are_read_and_pruned(tmp_path):
     assert len(dwp.collect(path, 3, most=100)) == 100
 
 
-def test_activation_variance_prints_every_row_and_draws_a_figure(capsys, tmp_path, monkeypatch):
+def test_activation_variance_prints_every_row_and_draws_a_figure(capsys, tmp_path):
     torchvision_datasets()
-    monkeypatch.setattr(activation_variance, "TRAIN", 300)
-    words = [
-        "--architectures",
-        "squeezenet1_1",
-        "--nets",
-        "1",
-        "--source-steps",
-        "2",
-        "--seeds",
-        "2",
-        "--steps",
-        "2",
-    ]
+    words = ["--architectures", "squeezenet1_1", "--draws", "1", "--seeds", "2", "--steps", "2"]
     activation_variance.main([*words, "--output", str(tmp_path / "found")])
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
-    assert printed.count("| squeezenet1_1 |") == 2 * len(activation_variance.GAINS)
-    assert printed.count("±") == 2 * 2 * 2 * 5  # metrics, data sets, widths, initialisations
+    assert printed.count("| squeezenet1_1 |") == 2
+    assert {row["gain"] for row in found["variance"]} == {
+        "He",
+        *activation_variance.GAINS,
+        *activation_variance.CONTROLS,
+    }
+    cells = 2 * 2 * 3  # metrics, data sets, widths
+    assert printed.count("±") == cells * (5 + 4)  # initialisations, and differences from one of them
     assert {len(row["ratio"]) for row in found["variance"]} == {26}
-    assert len(found["training"]) == 2 * 2 * 2 * 5
+    assert len(found["training"]) == cells * 5 * 2
     assert (tmp_path / "found.png").stat().st_size > 10_000

@@ -73,6 +73,15 @@ def test_every_page_of_docs_is_reached_from_the_readme():
     assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} - stand_in <= reached
 
 
+CONCEPTS = [page for page in PAGES if page.parent.name == "concepts" and page.name != "index.md"]
+
+
+@pytest.mark.parametrize("page", CONCEPTS, ids=lambda page: page.stem)
+def test_every_concept_has_a_formula_and_a_figure(page):
+    assert "$$" in prose(page)
+    assert any(link.endswith((".png", ".svg")) for link in links(page))
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from dwp import data
 from dwp.bayes import last_layer_laplace
 from dwp.errors import InputError, extra
 from dwp.kernels.readers import read
@@ -66,6 +67,14 @@ def test_of_files_of_kernels_only_hdf5_needs_h5py(absent, tmp_path):
         list(read(tmp_path / "kernels.h5", 3))
     torch.save({"conv.weight": torch.zeros(2, 1, 3, 3)}, tmp_path / "net.pt")
     assert len(list(read(tmp_path / "net.pt", 3))) == 1
+
+
+@pytest.mark.parametrize(("name", "package"), [("glyphs", "PIL"), ("digits", "sklearn")])
+def test_a_data_set_is_refused_in_one_line(absent, tmp_path, name, package):
+    absent(package)
+    line = rf"^data set {name}: it needs {package}; pip install 'dwp\[workflow\]'$"
+    with pytest.raises(InputError, match=line):
+        data.build(name, downloads=tmp_path)
 
 
 def test_last_layer_laplace_is_refused_in_one_line(absent):

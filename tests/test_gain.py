@@ -4,30 +4,16 @@ import copy
 
 import pytest
 import torch
-from prior_helpers import seeded, vae
+from prior_helpers import seeded, smooth, vae
 from torch import nn
 
 from dwp import InputError, init_
 from dwp.bayes.prior_choice import fan_in
 from dwp.initialisation import build_initialised
 from dwp.nn.spec import Conv, Network
-from dwp.priors.gaussian import Gaussian
 from dwp.priors.standard_normal import StandardNormal
 
 GAINS = pytest.mark.parametrize("gain", ["fan_in", "inputs"])
-
-
-def smooth(scale=1.0):
-    """A prior over kernels that are positive and smooth on average."""
-    prior = Gaussian(3)
-    kernels = scale * (
-        0.3
-        + torch.randn(500, 1, 1, 1, generator=seeded()).add(
-            0.5 * torch.randn(500, 1, 3, 3, generator=seeded(1))
-        )
-    )
-    prior.maximise(kernels, 0.01)
-    return prior.requires_grad_(False)
 
 
 def deep(depth=8):

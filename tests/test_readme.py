@@ -9,6 +9,9 @@ from torch import nn
 import dwp
 from dwp.priors import base, settings
 from dwp.priors.base import load_prior, save_prior
+from dwp.torchvision_import import torchvision_datasets
+
+torchvision_datasets()  # before a page imports timm
 
 README, LIBRARY = ROOT / "README.md", ROOT / "docs" / "library.md"
 OTHERS = sorted(page for page in (ROOT / "docs").rglob("*.md") if page != LIBRARY and blocks(page))
@@ -26,6 +29,7 @@ def away(tmp_path, monkeypatch):
 def test_the_number_of_blocks_on_each_page():
     assert [len(blocks(page)) for page in (README, LIBRARY)] == [2, 14]
     assert {page.stem: len(blocks(page)) for page in OTHERS} == {
+        "any-network": 1,
         "compression": 2,
         "deep-weight-prior": 1,
         "elbo": 3,
@@ -54,6 +58,14 @@ def test_every_block_of_the_other_pages_runs(page):
     for name, value in run(page).items():
         if name in ("loss", "probabilities", "bound"):
             assert value.isfinite().all(), name
+
+
+def test_three_lines_initialise_a_network_of_timm(capsys):
+    page = ROOT / "docs" / "any-network.md"
+    (block,) = blocks(page)
+    assert len(block.splitlines()) == 3
+    run(page)
+    assert "16 of 21 layers have a prior" in capsys.readouterr().out
 
 
 def test_the_page_on_compression_runs():

@@ -18,7 +18,7 @@ from dwp.data.glyphs import Glyphs
 from dwp.data.options import Option, resolve
 from dwp.data.text import Text
 from dwp.data.text_files import AgNews, Imdb, PythonDocs, PythonSources, TextFiles, TextSource
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 
 if TYPE_CHECKING:
     from dwp.data.dataset import Dataset
@@ -91,10 +91,12 @@ def build(
     Raises:
         InputError: the name or an option is unknown, a local file is missing, damaged or of the wrong
             format, a known data set has a local folder that it does not read (one with arrays, or any
-            folder if it is embedded), or a download failed.
+            folder if it is embedded), a package of the extra `workflow` is not installed, or a download
+            failed.
     """
     source, resolved, folder = _resolve(name, data_root, options)
-    return source.build(resolved, folder, Path(downloads))
+    with extra("workflow", f"data set {name}"):
+        return source.build(resolved, folder, Path(downloads))
 
 
 def identity(name: str, *, data_root: str | Path | None = None, options: Mapping | None = None) -> dict:
@@ -108,7 +110,8 @@ def identity(name: str, *, data_root: str | Path | None = None, options: Mapping
         InputError: see `build`; local files are checked.
     """
     source, resolved, folder = _resolve(name, data_root, options)
-    return {"name": name, "options": resolved, "files": source.checksums(resolved, folder)}
+    with extra("workflow", f"data set {name}"):
+        return {"name": name, "options": resolved, "files": source.checksums(resolved, folder)}
 
 
 def is_text(name: str, *, data_root: str | Path | None = None) -> bool:
