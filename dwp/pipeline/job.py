@@ -85,7 +85,7 @@ class Job:
         except InputError as error:
             self._refuse(error)
         stage, version = self.spec["stage"], self.spec["version"]
-        logger.info("%s/%s, %d threads", stage, version, torch.get_num_threads())
+        logger.info("%s, %d threads", paths.short(f"{stage}/{version}"), torch.get_num_threads())
         signals.on_sigterm()  # not earlier: until here there is no progress to save
         return self
 

@@ -41,6 +41,7 @@ def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
     if workflow.execution_settings and workflow.is_main_process and not workflow.dryrun:
         by_manifest = RerunTrigger.PARAMS in workflow.rerun_triggers
         lock(files, lambda files: by_manifest and bool(plan.stale(files)))
+        plan.refuse_collisions()  # with what the run that ended has made
         # The run that ended removed the folder.
         Path(workflow.persistence.path, "locks").mkdir(exist_ok=True)
     return files
