@@ -46,7 +46,7 @@ class Version:
 
     @property
     def spec(self) -> dict:
-        """Return `params`, `inputs` as labels, and `code` from a manifest; empty before the first job ends."""
+        """Return `params`, `inputs` (labels) and `code` from a manifest; empty before the first job ends."""
         manifest = next(filter(None, self.manifests.values()), None)
         if manifest is None:
             return {}

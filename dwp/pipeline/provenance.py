@@ -114,7 +114,7 @@ def _collision(artifact: Artifact, other: str) -> InputError:
 
 
 def code_digest(roots: Iterable[str]) -> str:
-    """Return a digest, 32 hexadecimal digits, of the syntax trees of modules and of everything that they import from this package.
+    """Return a digest of the syntax trees of modules and of everything that they import from this package.
 
     Comments, docstrings, descriptions of settings and formatting do not count. A package's
     `__init__` counts if something is imported from the package itself.
