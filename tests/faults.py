@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIED, LOST = 9, 99  # exit statuses
 CONFIGS = (ROOT / "config" / "smoke.yaml", ROOT / "tests" / "faults.yaml")
 KINDS = ("error", "death", "power failure")
+INPUTS = ("data", "source", "kernels", "priors")  # stages that others read
 RECORDS = (".log", ".benchmark.tsv", ".seconds.tsv", "manifest.json")
 
 
@@ -314,7 +315,8 @@ def survive(point: Point, root: Path, record: dict) -> dict:
     if before:  # it is never started again, so temporary files and a checkpoint may stay
         left = [file for file in left if not paths.is_byproduct(file)]
     return {
-        "job": str(manifest),
+        "stage": record["stage"],
+        "job": paths.stem(manifest),
         "point": point.number,
         "kind": point.kind,
         "status": status,
@@ -397,28 +399,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", type=Path, help="where to write a row for each point, as CSV")
     parser.add_argument("--run", type=Path, help="a folder for the run (default: a temporary one)")
+    parser.add_argument("--stages", nargs="+", help="jobs of these only (default: of all)")
     parser.add_argument("--most", type=int, default=60, help="points of one job (60)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         root = (options.run or Path(name)).resolve()
-        rows, count = [], Counter()
+        rows, count = 0, Counter()
         with contextlib.chdir(root):
             for manifest, record in planned(Plan(read_config(CONFIGS))):
-                if not manifest.exists() and run(manifest, record):
+                needed = not options.stages or record["stage"] in {*INPUTS, *options.stages}
+                if needed and not manifest.exists() and run(manifest, record):
                     raise RuntimeError(paths.logs(manifest)[0].read_text())
-            found = jobs(root)
+            found = {
+                manifest: record
+                for manifest, record in jobs(root).items()
+                if not options.stages or record["stage"] in options.stages
+            }
             for point in points(root, found, options.most):
-                rows.append(row := survive(point, root, found[point.manifest]))
-                count[point.manifest.parts[1], point.kind, sound(row)] += 1
+                row = survive(point, root, found[point.manifest])
+                count[row["stage"], point.kind, sound(row)] += 1
+                rows += 1
                 if not sound(row):
                     print(json.dumps(row), flush=True)
                 if options.table:
-                    pd.DataFrame(rows).to_csv(options.table, index=False)
+                    pd.DataFrame([row]).to_csv(options.table, mode="a", header=rows == 1, index=False)
     for (stage, kind, good), number in sorted(count.items()):
         print(f"{stage:16} {kind:14} {number:5} {'sound' if good else 'HARMED'}")
-    bad = sum(not sound(row) for row in rows)
-    print(f"{len(rows)} points of {len(found)} jobs, {bad} with harm")
+    bad = sum(number for (_, _, good), number in count.items() if not good)
+    print(f"{rows} points of {len(found)} jobs, {bad} with harm")
     return int(bad > 0)
 
 

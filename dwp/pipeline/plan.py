@@ -277,10 +277,13 @@ class Plan(Artifacts):
         return [
             file
             for file in files
-            if file.endswith(paths.MANIFEST)
-            and os.path.exists(file)
-            and not self.artifacts[paths.version(file)].made(file)
+            if file.endswith(paths.MANIFEST) and os.path.exists(file) and not self.is_current(file)
         ]
+
+    def is_current(self, manifest: str) -> bool:
+        """Return whether a manifest can be read and has the parameters, inputs and code of its artifact."""
+        artifact = self.artifacts.get(paths.version(manifest))
+        return artifact is not None and artifact.made(manifest)
 
     def _learned(self, experiment: str) -> list[str]:
         """Return the methods of an experiment with a fitted prior, as prior or as initialisation.
