@@ -34,6 +34,7 @@ import torch
 
 from dwp.errors import InputError
 from dwp.files import sha256
+from dwp.pipeline import manifest as manifests
 from dwp.pipeline import paths
 from dwp.pipeline.challenge import run_again
 from dwp.pipeline.config.files import read_config
@@ -247,6 +248,7 @@ def run(manifest: Path, record: dict, disk: Disk | None = None, calls: int | Non
     """
 
     def work() -> int:
+        manifests._git_state = dict  # three processes, which take longer than most of these jobs
         if disk:
             disk.patch()
         status = 1
