@@ -25,8 +25,8 @@ from dwp.pipeline.paths import ROOT
 
 STAGES = "dwp.pipeline.stages"
 TIMES = ".seconds.tsv"
-# The largest difference, see `difference`, that two machines may make. Not in the modules of the stages, whose
-# code is part of what makes a result.
+# The largest difference, see `difference`, that two machines may make. Not in the modules of the stages,
+# whose code is part of what makes a result.
 TOLERANCES = {
     "data": 0.0,  # everything is made from it
     "source": 1e-2,  # rounding grows in training

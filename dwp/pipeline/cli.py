@@ -29,7 +29,7 @@ WITHOUT_DEFAULTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 if `verify` or `challenge` finds faults, 2 for InputError."""
+    """Run a command; return its exit status: 0, 1 if a check finds faults, 2 for an InputError."""
     options = _parser().parse_args(arguments)
     try:
         # Relative to the current directory, as with snakemake.
