@@ -17,6 +17,7 @@ import argparse
 import builtins
 import contextlib
 import errno
+import gc
 import io
 import json
 import os
@@ -248,7 +249,8 @@ def run(manifest: Path, record: dict, disk: Disk | None = None, calls: int | Non
     """
 
     def work() -> int:
-        manifests._git_state = dict  # three processes, which take longer than most of these jobs
+        # Git and the versions of libraries take longer than most of these jobs.
+        manifests._git_state, manifests._libraries = dict, dict
         if disk:
             disk.patch()
         status = 1
@@ -405,6 +407,8 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=60, help="points of one job (60)")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    gc.freeze()  # so that forks share their memory
+    gc.disable()
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         root = (options.run or Path(name)).resolve()
         rows, count = 0, Counter()
