@@ -181,7 +181,7 @@ class Disk:
 
     def open_file(self, file: object, mode: str = "r", *arguments: object, **options: object) -> io.IOBase:
         writes = set(mode) & set("wax+")
-        if not writes or not self.has(file):
+        if not writes or not self.has(file) or options.get("opener"):  # a temporary file without a name
             return self.real_open(file, mode, *arguments, **options)
         self.point()
         made = not os.path.exists(file)

@@ -18,7 +18,7 @@ from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.pipeline.artifact_store import Version
+from dwp.pipeline.artifact_store import FIRST, LAST, Version
 from dwp.pipeline.job import Job
 from dwp.pipeline.manifest import checked_sha256
 from dwp.pipeline.paths import ROOT
@@ -69,8 +69,17 @@ class Files(list):
 
 
 def stage_module(stage: str) -> Any:
-    """Return the module whose `main` runs the jobs of a stage, as in `Artifact.stage`."""
-    name = "experiment" if stage in experiments.known() else {"priors": "prior"}.get(stage, stage)
+    """Return the module whose `main` runs the jobs of a stage, as in `Artifact.stage`.
+
+    Raises:
+        InputError: there is no such stage.
+    """
+    if stage in experiments.known():
+        name = "experiment"
+    elif stage in (*FIRST, *LAST):
+        name = {"priors": "prior"}.get(stage, stage)
+    else:
+        raise InputError(f"there is no stage {stage!r}, so nothing makes it again")
     return importlib.import_module(f"{STAGES}.{name}")
 
 
@@ -160,7 +169,8 @@ def challenge(version: Version, **settings: Any) -> list[dict[str, Any]]:
 def _check(manifest: Path, content: Mapping[str, Any] | None) -> None:
     if content is None:
         raise InputError(f"{manifest} is damaged; delete it and run the workflow")
-    if "job" not in content:
+    stage_module(content["stage"])
+    if not {"job", "read"} <= content.keys():
         raise InputError(
             f"{manifest} was written by an earlier release, which did not record its job's files"
         )

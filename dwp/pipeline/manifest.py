@@ -74,7 +74,7 @@ def read_manifest(path: str | Path) -> dict:
     if not isinstance(manifest, dict):
         raise InputError(f"{path} is no manifest: it holds {reprlib.repr(manifest)}")
     for key, (is_valid, expected) in _FORM.items():
-        if not is_valid(manifest.get(key)):
+        if not is_valid(manifest.get(key)) and (key in manifest or key not in _OPTIONAL):
             found = reprlib.repr(manifest.get(key))
             raise InputError(f"{path} is no manifest: {key} is {found}; expected {expected}")
     inputs = {role: label.rpartition("/")[2] for role, label in manifest["inputs"].items()}
@@ -123,6 +123,20 @@ def _maps(is_key: Callable, is_value: Callable) -> Callable[[object], bool]:
     return is_valid
 
 
+def _is_job(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_maps(_is_string, is_valid)(value.get(key)) for key, is_valid in _JOB.items())
+        and type(value.get("threads")) is int
+        and value["threads"] > 0
+    )
+
+
+def _is_string_or_list(value: object) -> bool:
+    return all(map(_is_string, value)) if isinstance(value, list) else _is_string(value)
+
+
+_JOB = {"input": _is_string_or_list, "output": _is_file, "wildcards": _is_string}
 _FORM = {
     "stage": (_is_string, "a name"),
     "version": (_is_string, "a version"),
@@ -131,7 +145,13 @@ _FORM = {
     "code": (_is_string, "a digest"),
     "finished": (_is_time, "a time in ISO 8601, with its zone"),
     "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
+    "read": (_maps(_is_string, _is_digest), "a mapping of files to their SHA-256"),
+    "job": (_is_job, "the named files, wildcards and threads of a job"),
 }
+
+
+# What jobs record of themselves; earlier releases did not.
+_OPTIONAL = ("read", "job")
 
 
 def checked_sha256(file: str | Path) -> str:
