@@ -119,10 +119,16 @@ def test_what_cannot_be_made_again_is_one_line(run, capsys):
     assert "which its job reads; run the workflow" in refusal()
     prior.write_bytes(content)
     job = json.loads(text)["job"]
-    for output in ("../../../outside.csv", "/tmp/outside.csv", "other.csv"):
+    for output, reason in {
+        "../../../outside.csv": "is damaged",
+        "/tmp/outside.csv": "is damaged",
+        "other.csv": "that it does not list",
+    }.items():
         changed = {**json.loads(text), "job": {**job, "output": {**job["output"], "scores": output}}}
         manifest.write_text(json.dumps(changed))
-        assert "that it does not list" in refusal()
+        assert reason in refusal()
+    manifest.write_text(json.dumps({**json.loads(text), "job": {**job, "wildcards": {}}}))
+    assert "could not be made again: AttributeError" in refusal()
     manifest.write_text(json.dumps({key: value for key, value in json.loads(text).items() if key != "job"}))
     assert "by an earlier release" in refusal()
     manifest.write_text("{")

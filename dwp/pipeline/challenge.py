@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,8 +116,12 @@ def run_again(
         threads=threads or job["threads"],
         scriptdir=str(ROOT / "workflow" / "scripts"),
     )
-    with Job(snakemake) as made:
-        stage_module(manifest["stage"]).main(made)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with Job(snakemake) as made:
+            stage_module(manifest["stage"]).main(made)
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # a job has its own until its process ends
 
 
 class _Wildcards(SimpleNamespace):
@@ -149,6 +154,8 @@ def challenge(version: Version, **settings: Any) -> list[dict[str, Any]]:
                 run_again(content, folder, **settings)
             except SystemExit:
                 raise InputError(f"{version.label} could not be made again, see above") from None
+            except Exception as error:  # whatever a manifest from elsewhere leads to
+                raise InputError(f"{version.label} could not be made again: {error!r}") from error
             for file, digest in content["files"].items():
                 if file.endswith(TIMES):
                     continue
