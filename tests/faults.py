@@ -391,9 +391,8 @@ def points(root: Path, found: dict[Path, dict], most: int) -> Iterator[Point]:
     """Yield each point of each job with each kind, or `most` points of a job that has more."""
     for manifest, record in found.items():
         calls = calls_of(manifest, record, root)
-        for number in sorted(
-            {1 + step * (calls - 1) // max(1, most - 1) for step in range(min(most, calls))}
-        ):
+        count = min(most, calls)
+        for number in (1 + step * (calls - 1) // max(1, count - 1) for step in range(count)):
             for kind in KINDS:
                 yield Point(manifest, number, kind)
 
