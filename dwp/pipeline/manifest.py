@@ -98,6 +98,10 @@ def _is_string(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_printable(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_file(value: object) -> bool:
     """Return whether a value is a path that stays in its folder."""
     if not isinstance(value, str) or not value.isprintable():
@@ -145,7 +149,7 @@ _FORM = {
     "code": (_is_string, "a digest"),
     "finished": (_is_time, "a time in ISO 8601, with its zone"),
     "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
-    "read": (_maps(_is_string, _is_digest), "a mapping of files to their SHA-256"),
+    "read": (_maps(_is_printable, _is_digest), "a mapping of files to their SHA-256"),
     "job": (_is_job, "the named files, wildcards and threads of a job"),
 }
 
