@@ -88,7 +88,7 @@ def _sound_files(manifest: Path, spec: Mapping, read: Mapping[str, str]) -> dict
     """Return the files of a manifest by suffix; none if the job differs or a checksum does not match."""
     try:
         content = read_manifest(manifest)
-        same = all(content[key] == value for key, value in json.loads(json.dumps(dict(spec))).items())
+        same = all(content.get(key) == value for key, value in json.loads(json.dumps(dict(spec))).items())
         # Without the paths of the files, in which there are names too.
         if not same or sorted(content.get("read", {}).values()) != sorted(read.values()):
             return {}
