@@ -18,6 +18,7 @@ WORKFLOW = {
     "versions": "list versions: what made them, size, age, who uses them",
     "diff": "say why two versions differ",
     "verify": "recompute checksums; name what is missing or damaged",
+    "challenge": "make a version again and compare it, file by file",
     "prune": "show, and with --yes delete, what no configuration needs",
 }
 
@@ -31,16 +32,17 @@ examples:
   dwp versions --config data_root=/my/data       values as with snakemake --config
   dwp diff 1a2b priors/vae-7x7                   why two versions differ
   dwp verify                                     is every file as it was written?
+  dwp challenge priors/vae-7x7                   does this machine make the same?
   dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
   dwp prune --configfile config/smoke.yaml --yes … and delete it
 
-exit status: 0 all well, 1 files are missing, damaged or in no manifest, 2 the command could not be
+exit status: 0 all well, 1 files are missing, damaged, different or in no manifest, 2 the command could not be
 carried out
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 for faults found by `verify`, 2 for an error."""
+    """Run a command; return its exit status: 0, 1 if `verify` or `challenge` finds faults, 2 for an error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] in WORKFLOW:

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,13 +29,14 @@ ADVICE = {
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
-    Readers see either the old file or the complete new one: the temporary
-    file is flushed to disk before it is renamed, and removed on an error.
+    Readers see either the old file or the complete new one, also after a power failure: the temporary
+    file is flushed to disk before it is renamed, and its folder afterwards. It is removed on an error.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
     path = Path(path)
+    new_folders = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -50,7 +52,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        move(temporary, path)
+        for folder in new_folders:
+            flush_folder(folder.parent)
     except Exception as error:
         # Libraries report a full disk in different ways; writing to it gives the system's error.
         refusal = error if isinstance(error, OSError) and error.errno in ADVICE else _refusal(temporary)
@@ -60,6 +64,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file to another name in its folder for good: a power failure does not undo it."""
+    source.replace(target)
+    flush_folder(target.parent)
+
+
+def copy(source: str | Path, target: str | Path) -> None:
+    """Copy the content of a file atomically.
+
+    Raises:
+        StorageError: see `atomic_write`.
+    """
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def flush_folder(folder: str | Path) -> None:
+    """Flush the names in a folder to disk: files that were made in it, moved into it or deleted from it."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that flush no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def reserve(file: Path, size: int) -> None:

@@ -11,6 +11,9 @@ import pytest
 from conftest import ROOT
 
 from dwp.files import atomic_write, sha256
+from dwp.pipeline.latest_links import link_latest
+from dwp.pipeline.provenance import Artifact
+from dwp.training.checkpoints import Checkpoint
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
@@ -91,3 +94,62 @@ def test_readers_see_the_old_or_the_new_file(tmp_path):
     reader.join()
     assert seen <= {(size, 1) for size in sizes}
     assert seen
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return a list that grows with each rename, by its target, and each flush, by its file or folder."""
+    found, replace, fsync = [], os.replace, os.fsync
+
+    def replaced(source, target, **options):
+        replace(source, target, **options)
+        found.append(("rename", os.path.realpath(os.path.dirname(target)), os.path.basename(target)))
+
+    def flushed(descriptor):
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if os.path.isdir(path):
+            found.append(("flush", path, ""))
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", flushed)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_folder_is_flushed_after_a_file_was_moved_into_it(tmp_path, monkeypatch, calls):
+    folder = str(tmp_path / "a" / "b")
+    with atomic_write(tmp_path / "a" / "b" / "f") as temporary:
+        temporary.write_text("new")
+    # The folders that were made are new names as well.
+    expected = [("rename", folder, "f"), *(("flush", str(f), "") for f in (folder, tmp_path / "a", tmp_path))]
+    assert calls == expected
+    calls.clear()
+    with atomic_write(tmp_path / "a" / "b" / "f") as temporary:
+        temporary.write_text("newer")
+    assert calls == expected[:2]
+
+    calls.clear()
+    checkpoint = Checkpoint(tmp_path / "c.pt", "one")
+    checkpoint.save({})
+    assert Checkpoint(tmp_path / "c.pt", "another").load() is None
+    here = str(tmp_path)
+    assert calls == [
+        ("rename", here, "c.pt"),
+        ("flush", here, ""),
+        ("rename", here, "c.aside"),
+        ("flush", here, ""),
+    ]
+    calls.clear()
+    checkpoint.save({})
+    calls.clear()
+    checkpoint.remove()
+    assert calls == [("flush", here, "")]
+
+    calls.clear()
+    monkeypatch.chdir(tmp_path)
+    artifact = Artifact("source", {})
+    (tmp_path / artifact.folder).mkdir(parents=True)
+    link_latest([artifact])
+    latest = str(tmp_path / "results" / "latest")
+    assert calls[:2] == [("rename", latest, "source"), ("flush", latest, "")]

@@ -142,6 +142,13 @@ CONFIGURATIONS = [
         {"few_shot/l2_dwp": 2} | REPORT,
     ),
     (
+        # These jobs copy its rows, see `test_shards.test_a_renamed_method_trains_nothing`.
+        "the name of a method",
+        "{experiments: {few_shot: {methods: {l2_dwp: null,"
+        " plain: {posterior: none, l2: 0.001, init: {from: vae, draw: mean}}}}}}",
+        {"few_shot/plain": 2} | REPORT,
+    ),
+    (
         "the learning rate of few_shot",
         "{experiments: {few_shot: {schedule: {lr: 0.002}}}}",
         without_dwp(FEW_SHOT) | TUNED_L2 | REPORT,

@@ -3,9 +3,11 @@
 The long form: pytest --hypothesis-profile long tests/test_malformed.py
 """
 
+import contextlib
 import copy
 import gzip
 import io
+import json
 from pathlib import Path
 
 import h5py
@@ -22,8 +24,14 @@ from test_data_files import NAMES, idx_bytes
 from dwp.data import idx
 from dwp.errors import InputError
 from dwp.kernels import store as kernel_store
+from dwp.pipeline import artifact_store, shards
+from dwp.pipeline.challenge import challenge
 from dwp.pipeline.config.model import read
+from dwp.pipeline.manifest import read_manifest, version_of
 from dwp.pipeline.plan import Plan
+from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.times import settle
+from dwp.pipeline.version_diff import diff
 from dwp.priors.base import find, load_prior, save_prior
 
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -164,7 +172,7 @@ def test_damaged_idx_files(tmp_path_factory, packed, damage, name):
             assert found[0][field].tobytes() == expected[header:]
 
 
-# Configurations
+# Values
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=6) | st.just("7x7"),
@@ -181,19 +189,11 @@ def places(config: object, path: tuple = ()) -> list[tuple]:
     return found
 
 
-PLACES = places(BASE)
-
-
-@given(
-    place=st.sampled_from(PLACES),
-    kind=st.sampled_from(["change", "drop", "add"]),
-    value=values,
-    key=st.text(),
-)
-def test_malformed_configurations(place, kind, value, key):
-    config = copy.deepcopy(BASE)
+def changed(content: dict, place: tuple, kind: str, value: object, key: str) -> dict:
+    """Return a copy of nested mappings and lists with a value changed, dropped or added at a place."""
+    content = copy.deepcopy(content)
     *parents, last = place
-    where = config
+    where = content
     for parent in parents:
         where = where[parent]
     if kind == "drop":
@@ -202,6 +202,19 @@ def test_malformed_configurations(place, kind, value, key):
         where[last][key] = value
     else:
         where[last] = value
+    return content
+
+
+kinds = st.sampled_from(["change", "drop", "add"])
+
+# Configurations
+
+PLACES = places(BASE)
+
+
+@given(place=st.sampled_from(PLACES), kind=kinds, value=values, key=st.text())
+def test_malformed_configurations(place, kind, value, key):
+    config = changed(BASE, place, kind, value, key)
 
     def use() -> None:
         Plan(read(config)).files()
@@ -209,3 +222,59 @@ def test_malformed_configurations(place, kind, value, key):
     before = sorted(Path("results").rglob("*"))
     refused(use)
     assert sorted(Path("results").rglob("*")) == before
+
+
+# Manifests
+
+
+def _manifest() -> dict:
+    """Return the content of a manifest, as a job writes it."""
+    made = Artifact("priors", {"kind": "vae", "steps": 60}, {"kernels": Artifact("kernels", {"size": 7})})
+    job = {"input": {"kernels": "results/kernels/89abcdef/kernels-7x7.h5"}, "wildcards": {"name": "vae"}}
+    job |= {"output": {"history": "vae-7x7.csv", "manifest": "vae-7x7.manifest.json"}, "threads": 1}
+    return {
+        **made.spec,
+        "finished": "2026-11-20T12:00:00+00:00",
+        "files": {"vae-7x7.csv": "0" * 64},
+        "read": {job["input"]["kernels"]: "1" * 64},
+        "job": job,
+    }
+
+
+MANIFEST = _manifest()
+# Paths that leave the folder, and the like.
+hostile = st.sampled_from(["../../x", "/etc/passwd", "..", "a/../../b", "", "\0", "~", "a\nb", "file:///x"])
+
+
+@given(
+    place=st.sampled_from(places(MANIFEST)),
+    kind=kinds,
+    value=values | hostile,
+    key=st.text() | hostile,
+    again=st.booleans(),
+)
+def test_malformed_manifests(tmp_path_factory, place, kind, value, key, again):
+    content = changed(MANIFEST, place, kind, value, key)
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        if again:  # a version that agrees with what was changed, as an enemy would write
+            inputs = {role: label.rpartition("/")[2] for role, label in content["inputs"].items()}
+            content["version"] = version_of(content["stage"], content["params"], inputs)
+    folder = tmp_path_factory.getbasetemp() / "manifests"
+    version = MANIFEST["version"][:8]
+    file = folder / "results" / "priors" / version / "vae-7x7.manifest.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    before = sorted(folder.rglob("*"))
+    with contextlib.chdir(folder):
+        found = []
+        refused(lambda: found.append(read_manifest(file)))
+        # What reads manifests takes a refused one for none.
+        (known,) = artifact_store.read()
+        artifact_store.verify([known])
+        assert known.size > 0
+        assert diff(known, known, [known])["changes"] == [] if known.spec else True
+        assert shards.same_prior(file.with_name("dwp-7x7.manifest.json"), MANIFEST, {}) == {}
+        assert settle([str(file)], lambda manifest: not refused(lambda: read_manifest(manifest))) == []
+        assert refused(lambda: challenge(known))
+    assert all(name.startswith("vae") or ".." not in name for one in found for name in one["files"])
+    assert sorted(folder.rglob("*")) == before

@@ -51,7 +51,7 @@ def test_every_stage_left_its_results_with_manifests(smoke_run):
         for path in manifests:
             manifest = json.loads(path.read_text())
             assert manifest["stage"] == stage
-            assert manifest["version"] == path.parent.name
+            assert manifest["version"][:8] == path.parent.name
             assert manifest["files"]
             for name, digest in manifest["files"].items():
                 assert sha256(path.parent / name) == digest

@@ -14,7 +14,8 @@ from dwp.data import Dataset, save
 from dwp.files import sha256
 from dwp.pipeline import paths, shards
 from dwp.pipeline.manifest import write_manifest
-from dwp.pipeline.stages import experiment, source
+from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.stages import experiment, prior, source
 
 CPU = torch.device("cpu")
 SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
@@ -23,7 +24,8 @@ NETS = {"network": NETWORK, "l2": 0.01, "schedule": SCHEDULE}
 FEW_SHOT = {"network": NETWORK, "schedule": SCHEDULE, "every": 1, "ensemble": 2, "kernel_subset": None}
 FEW_SHOT |= {"posterior_samples": 1, "importance_samples": 1, "train_reverse_model": False, "outliers": False}
 L2 = {"posterior": "none", "l2": 0.001, "init": {"from": "xavier"}}
-SPEC = {"stage": "source", "version": "0123abcd", "params": {"l2": 0.01}, "inputs": {}, "code": "aaaaaaaa"}
+SOURCE = Artifact("source", {"l2": 0.01})
+VERSION, SPEC = SOURCE.version, SOURCE.spec | {"code": "a" * 32}
 READ = {"results/data/89abcdef/noise.safetensors": "0" * 64}
 
 
@@ -44,7 +46,7 @@ class Job:
 
     def __init__(self, folder: Path, pattern: paths.Pattern, params: dict, inputs: dict, **fields: str):
         def file(suffix):
-            return str(folder / pattern.file(suffix, version=SPEC["version"], **fields))
+            return str(folder / pattern.file(suffix, version=VERSION, **fields))
 
         outputs = {"nets": "safetensors", "table": "csv", "seconds": "seconds.tsv"}
         outputs = outputs if pattern == paths.NETS else {"rows": "csv"}
@@ -67,7 +69,7 @@ class Job:
         return [number for part in self.found for number in part.numbers]
 
 
-FOLDER = Path("results", "source", SPEC["version"])
+FOLDER = Path("results", "source", VERSION)
 
 
 def make_nets(folder: Path, shard: str, dataset: Path) -> list[int]:
@@ -143,8 +145,8 @@ def test_only_what_is_asked_for_is_taken_over_and_once(shard):
     assert [numbers for numbers, _ in taken(shard, "000-009")] == [(0, 1, 2), (3, 4)]
 
 
-def test_seeds_of_another_setting_or_method_are_not_taken_over(tmp_path):
-    cell = {"experiment": "few_shot", "version": SPEC["version"], "method": "l2", "axis": "examples"}
+def test_seeds_of_another_setting_are_not_taken_over_but_under_another_name(tmp_path):
+    cell = {"experiment": "few_shot", "version": VERSION, "method": "l2", "axis": "examples"}
     for name, fields in {"own": {}, "setting": {"setting": "50"}, "method": {"method": "l2_dwp"}}.items():
         fields = cell | {"setting": "20", "shard": "000-001"} | fields
         file = tmp_path / name / paths.CELL.file("csv", **fields)
@@ -153,11 +155,61 @@ def test_seeds_of_another_setting_or_method_are_not_taken_over(tmp_path):
         write_manifest(paths.manifest(file), SPEC, [file], read=READ)
         own = tmp_path / name / paths.CELL.file(paths.MANIFEST, setting="20", shard="000-002", **cell)
         numbers = [part.numbers for part in shards.completed(own, SPEC, READ)]
-        assert numbers == ([(0, 1)] if name == "own" else [])
+        # A version is of one method, whatever it is called.
+        assert numbers == ([] if name == "setting" else [(0, 1)])
+
+
+def test_a_renamed_method_trains_nothing(tmp_path, dataset):
+    params = {"settings": FEW_SHOT, "method": L2, "priors": {}}
+    cell = {"experiment": "few_shot", "axis": "examples", "setting": "9", "shard": "000-001"}
+
+    def make(name: str) -> list[int]:
+        job = Job(tmp_path, paths.CELL, params, {"dataset": dataset}, method=name, **cell)
+        return job.run(experiment.main)
+
+    assert make("l2") == []
+    assert make("plain") == [0, 1]
+    old, new = (next(tmp_path.rglob(f"{name}_*.csv")).read_text() for name in ("l2", "plain"))
+    assert new == old.replace(",l2,", ",plain,") != old
+
+
+def test_a_renamed_prior_is_not_fitted_again(tmp_path, monkeypatch):
+    made = Artifact("priors", {"kind": "vae"})
+    folder = tmp_path / made.folder
+    folder.mkdir(parents=True)
+    old = [folder / f"vae-7x7.{suffix}" for suffix in ("safetensors", "csv")]
+    for file in old:
+        file.write_text(f"the {file.suffix}")
+
+    class Prior:
+        params, output = (
+            made.params,
+            SimpleNamespace(prior=folder / "dwp-7x7.safetensors", history=folder / "dwp-7x7.csv"),
+        )
+        found = None
+
+        def same_prior_elsewhere(self):
+            manifest = folder / f"dwp-7x7.{paths.MANIFEST}"
+            self.found = shards.same_prior(manifest, self.spec, {"results/kernels/89abcdef/k.h5": "0" * 64})
+            return self.found
+
+    job = Prior()
+    job.spec = made.spec
+    write_manifest(folder / f"vae-7x7.{paths.MANIFEST}", job.spec, old, read={"results/other/k.h5": "0" * 64})
+    prior.main(job)
+    assert [file.read_text() for file in vars(job.output).values()] == ["the .safetensors", "the .csv"]
+    # Nor by other code, from other bytes, of another size, or once it is damaged.
+    job.spec = made.spec | {"code": "b" * 32}
+    assert job.same_prior_elsewhere() == {}
+    job.spec = made.spec
+    assert shards.same_prior(folder / f"dwp-7x7.{paths.MANIFEST}", made.spec, {"k.h5": "1" * 64}) == {}
+    assert shards.same_prior(folder / f"dwp-5x5.{paths.MANIFEST}", made.spec, {"k.h5": "0" * 64}) == {}
+    old[0].write_text("damaged")
+    assert job.same_prior_elsewhere() == {}
 
 
 def test_what_other_code_made_or_from_other_bytes_is_not_taken_over(shard):
-    assert taken(shard, spec=SPEC | {"code": "bbbbbbbb"}) == []
+    assert taken(shard, spec=SPEC | {"code": "b" * 32}) == []
     assert taken(shard, spec=SPEC | {"params": {"l2": 0.02}}) == []
     # The version of an input does not tell which code made it; its bytes do.
     assert taken(shard, read=dict.fromkeys(READ, "1" * 64)) == []

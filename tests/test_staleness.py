@@ -1,5 +1,8 @@
-"""Manifests determine what is stale, with or without Snakemake's own metadata."""
+"""Manifests determine what is stale, with or without Snakemake's own metadata, whatever the times are."""
 
+import json
+import os
+import random
 import re
 import shutil
 from pathlib import Path
@@ -7,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, snakemake
 from dry_runs import CODE, DWP, NOTHING, REPORT, SCORES, TUNED_DWP, VAE, VAES, dry_run, edited, named
+
+from dwp.files import sha256
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,65 @@ def test_what_runs_again_is_finished_then_for_this_code_only(copied, checkout, t
     # With the old files back, the manifests agree, and Snakemake's record of the other code does not count.
     shutil.copytree(copied / "results" / "priors", run / "results" / "priors", dirs_exist_ok=True)
     assert dry_run(checkout, run) == NOTHING
+
+
+# Times
+
+
+def copied_as_by_cp(run: Path, to: Path, names: list[str]) -> Path:
+    """Copy folders of a run as `cp -r` does, with new times, in any order."""
+    files = [
+        path for name in names for path in (run / name).rglob("*") if path.is_file() and not path.is_symlink()
+    ]
+    random.Random(0).shuffle(files)
+    for number, file in enumerate(files):
+        new = to / file.relative_to(run)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, new)
+        os.utime(new, (1e9 + number, 1e9 + number))  # long before the scripts of the workflow were written
+    return to
+
+
+@pytest.mark.parametrize("names", [["results"], ["results", ".snakemake"]], ids=["without records", "with"])
+def test_a_copy_with_other_times_runs_nothing(smoke_run, tmp_path, names):
+    run = copied_as_by_cp(smoke_run, tmp_path, names)
+    assert dry_run(ROOT, run, words=["--rerun-triggers", "mtime", "code"]) != NOTHING
+    assert dry_run(ROOT, run) == NOTHING
+
+
+@pytest.fixture(scope="module")
+def touched(copied, tmp_path_factory):
+    return shutil.copytree(copied, tmp_path_factory.mktemp("touched") / "run", symlinks=True)
+
+
+@pytest.mark.parametrize("pattern", ["data/*/glyphs.safetensors", "source/*/*", "priors/*/vae-7x7.*"])
+def test_a_touch_runs_nothing(touched, pattern):
+    for path in (touched / "results").glob(pattern):
+        path.touch()
+    assert dry_run(ROOT, touched) == NOTHING
+
+
+def test_other_bytes_run_what_was_made_from_them_whatever_the_times_say(touched):
+    """Bytes made anew, by the same code, with a manifest, and times that are older."""
+    (prior,) = (touched / "results").glob("priors/*/vae-7x7.safetensors")
+    manifest = prior.with_name("vae-7x7.manifest.json")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (prior, manifest)}
+    try:
+        prior.write_bytes(before[prior][0] + b" ")
+        content = json.loads(before[manifest][0])
+        content["files"][prior.name] = sha256(prior)
+        manifest.write_text(json.dumps(content))
+        for path, (_, time) in before.items():
+            os.utime(path, ns=(time, time))
+        assert dry_run(ROOT, touched) == {"scores/7x7": 1} | DWP | REPORT
+    finally:
+        for path, (old, time) in before.items():
+            path.write_bytes(old)
+            os.utime(path, ns=(time, time))
+    assert dry_run(ROOT, touched) == NOTHING
+
+
+def test_new_scripts_of_a_fresh_checkout_run_nothing(touched, checkout):
+    for script in (checkout / "workflow" / "scripts").glob("*.py"):
+        script.touch()
+    assert dry_run(checkout, touched) == NOTHING

@@ -54,6 +54,7 @@ CORRUPT = {
     "a number for a time": {"finished": 7},
     "params that are none": {"params": []},
     "inputs that are none": {"inputs": ["source/0123abcd"]},
+    "an input without its whole digest": {"inputs": {"source": "source/0123abcd"}},
     "an input that is none": {"inputs": {"source": 7}},
     "files that are none": {"files": ["vae-7x7.csv"]},
     "a checksum that is none": {"files": {"vae-7x7.csv": "0123"}},
@@ -66,6 +67,11 @@ CORRUPT = {
     "other params than its version's": {"params": {"kind": "flow"}},
     "itself as its input": {"inputs": {"source": label(PRIOR)}},
     "no code": {"code": None},
+    "inputs that were read without their checksums": {"read": ["kernels-7x7.h5"]},
+    "a job that is none": {"job": "vae"},
+    "a job that writes elsewhere": {
+        "job": {"input": {}, "output": {"prior": "../../x"}, "wildcards": {}, "threads": 1}
+    },
 }
 
 

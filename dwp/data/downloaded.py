@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwp.data import idx
 from dwp.data.options import Option
 from dwp.errors import InputError
-from dwp.files import sha256
+from dwp.files import flush_folder, sha256
 from dwp.torchvision_import import torchvision_datasets
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def fetch(folder: Path, name: str, remote: Remote) -> Path:
             source.fetch(name, downloader=downloader)
             if by_git:
                 _check_git_blob(path, remote.checksum)
+            flush_folder(folder)
             return path
         except (OSError, ValueError) as error:  # network and disk; checksum
             failures.append(f"{url}: {' '.join(str(error).split())[:300]}")

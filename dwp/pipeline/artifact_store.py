@@ -15,7 +15,6 @@ from dwp.files import sha256
 from dwp.pipeline import paths
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
-from dwp.pipeline.provenance import version_of
 
 FIRST, LAST = ("data", "source", "kernels", "priors", "scores", "tuning"), ("report",)
 DAY = 24 * 3600.0
@@ -42,14 +41,17 @@ class Version:
 
     @property
     def label(self) -> str:
-        """Return `<stage>/<version>`, the form in which manifests refer to inputs."""
+        """Return `<stage>/<version>`, the form in which commands refer to it."""
         return f"{self.stage}/{self.folder.name}"
 
     @property
     def spec(self) -> dict:
-        """Return `params`, `inputs` and `code` from a manifest; empty before the first job has finished."""
-        manifest = next(filter(None, self.manifests.values()), {})
-        return {key: manifest[key] for key in ("params", "inputs", "code") if key in manifest}
+        """Return `params`, `inputs` (labels) and `code` from a manifest; empty before the first job ends."""
+        manifest = next(filter(None, self.manifests.values()), None)
+        if manifest is None:
+            return {}
+        inputs = {role: paths.short(label) for role, label in manifest["inputs"].items()}
+        return {"params": manifest["params"], "inputs": inputs, "code": manifest["code"]}
 
     @property
     def names(self) -> list[str]:
@@ -140,13 +142,8 @@ def _read_manifest(path: Path, folder: Path) -> dict | None:
         manifest = read_manifest(path)
     except InputError:
         return None
-    stage, version = (manifest[key] for key in ("stage", "version"))
-    inputs = {role: paths.LABEL.parse(label) for role, label in manifest["inputs"].items()}
-    if (stage, version) != (folder.parent.name, folder.name) or not all(inputs.values()):
-        return None
-    # The version is a hash of parameters and inputs, so a changed manifest no longer matches it.
-    made_from = {role: fields["version"] for role, fields in inputs.items() if fields}
-    return manifest if version == version_of(stage, manifest["params"], made_from) else None
+    found = manifest["stage"], paths.short(manifest["version"])
+    return manifest if found == (folder.parent.name, folder.name) else None
 
 
 def _order(version: Version) -> tuple:

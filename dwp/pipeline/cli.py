@@ -1,4 +1,4 @@
-"""Commands of `dwp` for the versions under `results/`: list, compare, verify and prune them."""
+"""Commands of `dwp` for the versions under `results/`: list, compare, verify, make again and prune them."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from humanfriendly import format_size, format_timespan
 from tabulate import tabulate
 
-from dwp.errors import InputError
+from dwp.errors import InputError, extra
 from dwp.pipeline import artifact_store
 from dwp.pipeline.artifact_store import Version
 from dwp.pipeline.config.files import defaults, users
@@ -29,7 +29,7 @@ WITHOUT_DEFAULTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 for faults found by `verify`, 2 for an InputError."""
+    """Run a command; return its exit status: 0, 1 if a check finds faults, 2 for an InputError."""
     options = _parser().parse_args(arguments)
     try:
         # Relative to the current directory, as with snakemake.
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(name, help=meant)
     added = command("verify", _verify)
     added.add_argument("version", nargs="*", help=f"look at these only (default: all); {meant}")
+    added = command("challenge", _challenge)
+    added.add_argument("version", help=meant)
+    added.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    added.add_argument("--threads", type=int, help="number of threads (default: as recorded)")
+    added.add_argument("--data-root", metavar="DIR", help="folder of local data, as in the configuration")
     added = command("prune", _prune, which)
     added.add_argument("--yes", action="store_true", help="delete what is shown")
     return parser
@@ -157,6 +162,36 @@ def _verify(options: argparse.Namespace, found: list[Version], overlays: list[li
         if broken or without:
             print("Delete what is damaged; snakemake makes what is missing again, and what depends on it")
     return 1 if broken or without else 0
+
+
+def _challenge(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Make a version again in a temporary folder, from its manifests, and compare every file.
+
+    A file is equal to the bit, within the tolerance that its stage states, or different; the exit status is
+    then 1. Its inputs must be there, and as they were.
+    """
+    version = artifact_store.find(found, options.version)
+    with extra("workflow", "dwp challenge"):
+        from dwp.pipeline.challenge import challenge
+    settings = {"device": options.device, "data_root": options.data_root, "threads": options.threads}
+    results = [{**row, "verdict": _verdict(row)} for row in challenge(version, **settings)]
+    different = sum(row["verdict"] == "different" for row in results)
+    if options.json:
+        _print_json({"version": version.label, "files": results})
+    else:
+        for row in results:
+            size = (
+                f" by {row['difference']:.1e} (tolerance {row['tolerance']:g})" if row["difference"] else ""
+            )
+            print(f"{row['verdict']}{size}: {row['file']}")
+        print(f"{len(results)} files made again, {different} different")
+    return 1 if different else 0
+
+
+def _verdict(row: dict) -> str:
+    if not row["difference"]:
+        return "equal"
+    return "within tolerance" if row["difference"] <= row["tolerance"] else "different"
 
 
 def _prune(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:

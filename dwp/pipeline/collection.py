@@ -162,7 +162,9 @@ def _facts(plan: Plan, prior: str, size: int, configuration: Sequence[str]) -> d
         "held_out": _held_out(files["scores"], prior),
         "gaussian": _gaussian(plan, prior, files["scores"]),
         "few_shot": _few_shot(plan, prior),
-        "versions": {stage: f"{found['stage']}/{found['version']}" for stage, found in manifests.items()},
+        "versions": {
+            stage: paths.short(f"{found['stage']}/{found['version']}") for stage, found in manifests.items()
+        },
         "commits": {stage: found["git"]["commit"] for stage, found in manifests.items()},
         "libraries": {name: manifests["prior"]["libraries"][name] for name in ("torch", "numpy")},
         "commands": [

@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dwp.pipeline import paths
 from dwp.pipeline.gpu_slots import choose_device
 from dwp.pipeline.manifest import checked_sha256, write_manifest
 from dwp.pipeline.paths import ROOT
-from dwp.pipeline.shards import Completed, completed
+from dwp.pipeline.shards import Completed, completed, same_prior
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.devices import out_of_memory
@@ -85,7 +85,7 @@ class Job:
         except InputError as error:
             self._refuse(error)
         stage, version = self.spec["stage"], self.spec["version"]
-        logger.info("%s/%s, %d threads", stage, version, torch.get_num_threads())
+        logger.info("%s, %d threads", paths.short(f"{stage}/{version}"), torch.get_num_threads())
         signals.on_sigterm()  # not earlier: until here there is no progress to save
         return self
 
@@ -117,6 +117,17 @@ class Job:
         """Add facts of the run to the manifest."""
         self._facts |= facts
 
+    @property
+    def _description(self) -> dict:
+        """Return what `challenge` needs, beside the spec, to run the job again: its named files and so on."""
+        folder = Path(self.output.manifest).parent
+        return {
+            "input": {name: _plain(files) for name, files in self.input.items()},
+            "output": {name: str(Path(file).relative_to(folder)) for name, file in self.output.items()},
+            "wildcards": dict(self.wildcards.items()),
+            "threads": self._snakemake.threads,
+        }
+
     def completed_elsewhere(self) -> list[Completed]:
         """Return the networks or seeds of this job that other shards have completed; log them."""
         found = completed(self.output.manifest, self.spec, self._read)
@@ -124,6 +135,14 @@ class Job:
         self._facts["taken_over"] = taken_over
         for name, taken in taken_over.items():
             logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
+        return found
+
+    def same_prior_elsewhere(self) -> Mapping[str, Path]:
+        """Return the files of this job's prior under another name, by suffix, if there are; log it."""
+        found = same_prior(self.output.manifest, self.spec, self._read)
+        if found:
+            self._facts["taken_over"] = name = paths.stem(next(iter(found.values())))
+            logger.info("taken over from %s", name)
         return found
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -142,7 +161,7 @@ class Job:
             return
         seconds = time.perf_counter() - self._began
         files = [file for file in self.output if file != self.output.manifest]
-        self._facts |= {"read": self._read, "seconds": round(seconds, 3)}
+        self._facts |= {"read": self._read, "seconds": round(seconds, 3), "job": self._description}
         try:
             write_manifest(self.output.manifest, self.spec, files, **self._facts)
         except StorageError as full:
@@ -156,3 +175,7 @@ class Job:
         logger.error("%s", error)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+
+
+def _plain(files: "str | list[str]") -> "str | list[str]":
+    return str(files) if isinstance(files, str) else list(map(str, files))

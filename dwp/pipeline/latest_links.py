@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from dwp.files import move
 from dwp.pipeline import paths
 from dwp.pipeline.provenance import Artifact
 
@@ -22,4 +23,4 @@ def link_latest(artifacts: Iterable[Artifact]) -> None:
         # Created under another name and renamed, so that a link exists at all times.
         temporary = link.with_name(f".{link.name}-{os.getpid()}")
         temporary.symlink_to(os.path.relpath(folder, link.parent))
-        temporary.replace(link)
+        move(temporary, link)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -9,7 +10,7 @@ import platform
 import re
 import reprlib
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +34,16 @@ PACKAGES = (
 )
 
 
+DIGITS = 32
+"""Hexadecimal digits of versions and code digests: sixteen bytes of a SHA-256."""
+
+
+def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
+    """Return the whole version of a stage's result, from its parameters and its inputs' versions by role."""
+    text = json.dumps([stage, params, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
 def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], **facts: object) -> None:
     """Write the manifest of some files: the spec, facts of the run, library versions, checksums."""
     manifest = {
@@ -53,7 +64,8 @@ def read_manifest(path: str | Path) -> dict:
     """Return the content of a manifest.
 
     Raises:
-        InputError: it cannot be read, or a required entry is missing or malformed.
+        InputError: it cannot be read, or a required entry is missing or malformed, or the version is not
+            that of the parameters and inputs.
     """
     try:
         manifest = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -62,9 +74,16 @@ def read_manifest(path: str | Path) -> dict:
     if not isinstance(manifest, dict):
         raise InputError(f"{path} is no manifest: it holds {reprlib.repr(manifest)}")
     for key, (is_valid, expected) in _FORM.items():
-        if not is_valid(manifest.get(key)):
+        if not is_valid(manifest.get(key)) and (key in manifest or key not in _OPTIONAL):
             found = reprlib.repr(manifest.get(key))
             raise InputError(f"{path} is no manifest: {key} is {found}; expected {expected}")
+    inputs = {role: label.rpartition("/")[2] for role, label in manifest["inputs"].items()}
+    version = version_of(manifest["stage"], manifest["params"], inputs)
+    if manifest["version"] != version:
+        raise InputError(
+            f"{path} was changed: its parameters and inputs give the version {version}, "
+            f"not {reprlib.repr(manifest['version'])}; delete it and run again"
+        )
     return manifest
 
 
@@ -79,12 +98,20 @@ def _is_string(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_printable(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_file(value: object) -> bool:
     """Return whether a value is a path that stays in its folder."""
     if not isinstance(value, str) or not value.isprintable():
         return False
     path = PurePosixPath(value)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"\w+/[0-9a-f]{{{DIGITS}}}", value) is not None
 
 
 def _is_digest(value: object) -> bool:
@@ -100,15 +127,35 @@ def _maps(is_key: Callable, is_value: Callable) -> Callable[[object], bool]:
     return is_valid
 
 
+def _is_job(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_maps(_is_string, is_valid)(value.get(key)) for key, is_valid in _JOB.items())
+        and type(value.get("threads")) is int
+        and value["threads"] > 0
+    )
+
+
+def _is_string_or_list(value: object) -> bool:
+    return all(map(_is_string, value)) if isinstance(value, list) else _is_string(value)
+
+
+_JOB = {"input": _is_string_or_list, "output": _is_file, "wildcards": _is_string}
 _FORM = {
     "stage": (_is_string, "a name"),
     "version": (_is_string, "a version"),
     "params": (_maps(_is_string, lambda value: True), "a mapping"),
-    "inputs": (_maps(_is_string, _is_string), "a mapping of roles to versions"),
+    "inputs": (_maps(_is_string, _is_label), "a mapping of roles to versions"),
     "code": (_is_string, "a digest"),
     "finished": (_is_time, "a time in ISO 8601, with its zone"),
     "files": (_maps(_is_file, _is_digest), "a mapping of files in its folder to their SHA-256"),
+    "read": (_maps(_is_printable, _is_digest), "a mapping of files to their SHA-256"),
+    "job": (_is_job, "the named files, wildcards and threads of a job"),
 }
+
+
+# What jobs record of themselves; earlier releases did not.
+_OPTIONAL = ("read", "job")
 
 
 def checked_sha256(file: str | Path) -> str:

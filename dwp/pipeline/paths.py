@@ -10,8 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from string import Formatter
 
+DIGITS = 8
+"""Digits of a version in names of folders and on the command line; manifests have all of them."""
+
 FIELDS = {
-    "version": r"[0-9a-f]{8}",
+    "version": rf"[0-9a-f]{{{DIGITS}}}",
     "shard": r"\d+-\d+",
     "size": r"\d+",
     "setting": r"[\d.e+-]+|all",
@@ -65,7 +68,7 @@ CAPTIONS = ROOT / "workflow" / "report"
 
 RESULTS = Path("results")
 LABEL = Pattern("{stage}/{version}")
-"""A version as it is written in manifests and on the command line."""
+"""A version as it is written on the command line."""
 VERSION = Pattern("results/{stage}/{version}")
 DATA = Pattern("results/data/{version}/{name}")
 NETS = Pattern("results/source/{version}/nets-{shard}")
@@ -87,6 +90,12 @@ CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 LOGS = (".log", ".benchmark.tsv")
 SUFFIXES = (f".{MANIFEST}", *LOGS, ".seconds.tsv", ".safetensors", ".samples.csv", ".csv", ".json", ".h5")
+
+
+def short(version: str) -> str:
+    """Return a version, or `<stage>/<version>`, with as many digits as the names of folders have."""
+    stage, slash, digest = version.rpartition("/")
+    return f"{stage}{slash}{digest[:DIGITS]}"
 
 
 def label(path: str | Path) -> str:

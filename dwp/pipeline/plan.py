@@ -10,7 +10,7 @@ from dwp.experiments import methods
 from dwp.experiments.base import ExperimentSettings
 from dwp.pipeline import paths
 from dwp.pipeline.artifacts import STAGES, Artifacts
-from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.provenance import Artifact, by_version, refuse_others_in_folders
 from dwp.pipeline.shards import numbers, shards
 from dwp.pipeline.typed import dump
 from dwp.report.catalogue import Contents, Output, report_files
@@ -55,9 +55,20 @@ class Plan(Artifacts):
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
-        """Return every artifact of this configuration by version."""
-        trials = [trial for trials in self.trials.values() for trial in trials]
-        return {artifact.version: artifact for artifact in [*self.named, *trials]}
+        """Return every artifact of this configuration by version.
+
+        Raises:
+            InputError: see `provenance.by_version`.
+        """
+        return by_version([*self.named, *(trial for trials in self.trials.values() for trial in trials)])
+
+    def refuse_collisions(self) -> None:
+        """Refuse versions that begin with the same digits as another's, here or in its folder.
+
+        Raises:
+            InputError: there are some.
+        """
+        refuse_others_in_folders(self.artifacts.values())
 
     @property
     def named(self) -> list[Artifact]:
@@ -271,10 +282,13 @@ class Plan(Artifacts):
         return [
             file
             for file in files
-            if file.endswith(paths.MANIFEST)
-            and os.path.exists(file)
-            and not self.artifacts[paths.version(file)].made(file)
+            if file.endswith(paths.MANIFEST) and os.path.exists(file) and not self.is_current(file)
         ]
+
+    def is_current(self, manifest: str) -> bool:
+        """Return whether a manifest can be read and has the parameters, inputs and code of its artifact."""
+        artifact = self.artifacts.get(paths.version(manifest))
+        return artifact is not None and artifact.made(manifest)
 
     def _learned(self, experiment: str) -> list[str]:
         """Return the methods of an experiment with a fitted prior, as prior or as initialisation.

@@ -12,7 +12,7 @@ from pathlib import Path
 from dwp.errors import InputError
 from dwp.pipeline import paths, syntax
 from dwp.pipeline.cache import cached
-from dwp.pipeline.manifest import read_manifest
+from dwp.pipeline.manifest import DIGITS, read_manifest, version_of
 from dwp.pipeline.paths import ROOT
 
 
@@ -35,22 +35,25 @@ class Artifact:
     name: str = ""
 
     @cached_property
-    def version(self) -> str:
-        """Return eight hexadecimal digits of the SHA-256 of stage, parameters and input versions."""
-        inputs = {role: artifact.version for role, artifact in self.inputs.items()}
+    def digest(self) -> str:
+        """Return its whole version, as in manifests; see `version_of`."""
+        inputs = {role: artifact.digest for role, artifact in self.inputs.items()}
         return version_of(self.stage, self.params, inputs)
+
+    @property
+    def version(self) -> str:
+        """Return its version as people and folders name it: the first digits of `digest`."""
+        return paths.short(self.digest)
 
     @cached_property
     def spec(self) -> dict:
         """Return the specification of its jobs as a plain dict; a change of it triggers a rerun."""
         return {
             "stage": self.stage,
-            "version": self.version,
+            "version": self.digest,
             # Sorted, because Snakemake compares reprs.
             "params": json.loads(json.dumps(self.params, sort_keys=True)),
-            "inputs": {
-                role: f"{artifact.stage}/{artifact.version}" for role, artifact in self.inputs.items()
-            },
+            "inputs": {role: f"{artifact.stage}/{artifact.digest}" for role, artifact in self.inputs.items()},
             "code": code_digest(self.modules),
         }
 
@@ -72,10 +75,42 @@ class Artifact:
         return all(written[key] == value for key, value in self.spec.items())
 
 
-def version_of(stage: str, params: Mapping, inputs: Mapping[str, str]) -> str:
-    """Return the version of a stage's result, from its parameters and its inputs' versions by role."""
-    text = json.dumps([stage, params, inputs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def by_version(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
+    """Return artifacts by version; identical ones are one entry.
+
+    Raises:
+        InputError: two different artifacts have versions that begin with the same digits.
+    """
+    found: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        other = found.setdefault(artifact.version, artifact)
+        if other.digest != artifact.digest:
+            raise _collision(artifact, f"{other.stage}/{other.digest}")
+    return found
+
+
+def refuse_others_in_folders(artifacts: Iterable[Artifact]) -> None:
+    """Refuse folders in which another artifact lies, whose version begins with the same digits.
+
+    Raises:
+        InputError: there is one.
+    """
+    for artifact in artifacts:
+        for manifest in Path(artifact.folder).glob(f"*{paths.MANIFEST}"):
+            try:
+                found = read_manifest(manifest)["version"]
+            except InputError:
+                continue  # its job runs again
+            if found != artifact.digest and paths.short(found) == artifact.version:
+                raise _collision(artifact, f"{manifest}, of version {found},")
+            break
+
+
+def _collision(artifact: Artifact, other: str) -> InputError:
+    return InputError(
+        f"{artifact.stage}/{artifact.version} would be the folder of two artifacts: {other} and "
+        f"{artifact.stage}/{artifact.digest} begin with the same digits; change a parameter of one slightly"
+    )
 
 
 def code_digest(roots: Iterable[str]) -> str:
@@ -110,7 +145,7 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
             files |= {file, file.parent}
             todo += imports
     parts = sorted(f"{root}:{digest}" for root, digest in found.items())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8], files
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS], files
 
 
 # Modules that declare several things: only what is imported from them counts.

@@ -10,6 +10,7 @@ from dwp.errors import InputError
 from dwp.pipeline import paths
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.run_locks import lock
+from dwp.pipeline.times import settle
 
 logger = logging.getLogger("dwp")
 
@@ -41,16 +42,18 @@ def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
     if workflow.execution_settings and workflow.is_main_process and not workflow.dryrun:
         by_manifest = RerunTrigger.PARAMS in workflow.rerun_triggers
         lock(files, lambda files: by_manifest and bool(plan.stale(files)))
+        plan.refuse_collisions()  # with what the run that ended has made
         # The run that ended removed the folder.
         Path(workflow.persistence.path, "locks").mkdir(exist_ok=True)
     return files
 
 
 def rerun_stale_artifacts(plan: Plan, workflow: Any) -> None:
-    """Rerun the jobs whose manifest does not match the plan.
+    """Rerun the jobs whose manifest does not match the plan, and no other whose files exist.
 
     Snakemake compares parameters with a record in `.snakemake`. Copied results come without it, and
-    Snakemake would then compare nothing; the manifests are copied with the results. In the rules, `params`
+    Snakemake would then compare nothing; the manifests are copied with the results. Nor do times count that
+    differ from the manifests, see `dwp.pipeline.times`. In the rules, `params`
     is also a function of `threads`, because Snakemake leaves such parameters out of its comparison.
     """
     forced: list[str] | None = None
@@ -73,10 +76,12 @@ def rerun_stale_artifacts(plan: Plan, workflow: Any) -> None:
 def _stale(plan: Plan, workflow: Any) -> list[str]:
     if not workflow.is_main_process or RerunTrigger.PARAMS not in workflow.rerun_triggers:
         return []
-    stale = plan.stale(plan.files())
+    files = plan.files()
+    manifests = [file for file in files if file.endswith(paths.MANIFEST)]
+    stale = [*plan.stale(files), *settle(manifests, plan.is_current)]
     if stale:
         versions = list(dict.fromkeys(map(paths.label, stale)))
         more = f" and {len(versions) - SHOWN} more" if len(versions) > SHOWN else ""
         shown = ", ".join(versions[:SHOWN]) + more
-        logger.warning("Stale, by other code or settings or a damaged manifest: %s", shown)
+        logger.warning("Stale, by other code, settings or inputs, or a damaged manifest: %s", shown)
     return stale

@@ -1,11 +1,11 @@
-"""Shards: ranges of networks or seeds that one job computes, and reuse between them.
+"""Shards: ranges of networks or seeds that one job computes, and reuse between jobs of one version.
 
-The result of a network or a seed does not depend on its shard. A job therefore reuses those that
-shards of any size have completed, and computes only the rest.
+The result of a network or a seed does not depend on its shard, nor on the name of the method, nor does a
+prior on its own name. A job therefore reuses what others have completed, and computes only the rest.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,26 +53,44 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
         spec: spec of the shard, see `Artifact.spec`.
         read: SHA-256 of each file that the job reads.
     """
-    pattern, own = next((p, fields) for p in (paths.NETS, paths.CELL) if (fields := p.parse(manifest)))
-    missing = set(numbers(own["shard"]))
-    made_by = json.loads(json.dumps({**spec, "read": read}))
+    pattern = paths.NETS if paths.NETS.parse(manifest) else paths.CELL
+    missing = set(numbers(pattern.fields(manifest)["shard"]))
     found: list[Completed] = []
-    for other in sorted(Path(manifest).parent.glob(f"*.{paths.MANIFEST}")):
-        fields = pattern.parse(other)
-        if not fields or fields == own or {**fields, "shard": own["shard"]} != own:
-            continue
+    for other, fields in _others(manifest, pattern, ("shard", "method")):
         taken = sorted(missing.intersection(numbers(fields["shard"])))
-        if taken and (files := _sound_files(other, made_by)):
+        if taken and (files := _sound_files(other, spec, read)):
             found.append(Completed(tuple(taken), other, files))
             missing.difference_update(taken)
     return found
 
 
-def _sound_files(manifest: Path, made_by: dict) -> dict[str, Path]:
-    """Return the files of a manifest by suffix; none if `made_by` differs or a checksum does not match."""
+def same_prior(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> Mapping[str, Path]:
+    """Return the files of a prior that was fitted under another name, by suffix; none if there is none.
+
+    The arguments, and what is used, are as in `completed`.
+    """
+    sound = (_sound_files(other, spec, read) for other, _ in _others(manifest, paths.PRIOR, ("name",)))
+    return next(filter(None, sound), {})
+
+
+def _others(
+    manifest: str | Path, pattern: paths.Pattern, differing: Sequence[str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the manifests of a folder that differ from one only in some fields, with their fields."""
+    own = pattern.fields(manifest)
+    for other in sorted(Path(manifest).parent.glob(f"*.{paths.MANIFEST}")):
+        fields = pattern.parse(other)
+        if fields and fields != own and all(fields[key] == own[key] for key in own if key not in differing):
+            yield other, fields
+
+
+def _sound_files(manifest: Path, spec: Mapping, read: Mapping[str, str]) -> dict[str, Path]:
+    """Return the files of a manifest by suffix; none if the job differs or a checksum does not match."""
     try:
         content = read_manifest(manifest)
-        if any(content.get(key) != value for key, value in made_by.items()):
+        same = all(content.get(key) == value for key, value in json.loads(json.dumps(dict(spec))).items())
+        # Without the paths of the files, in which there are names too.
+        if not same or sorted(content.get("read", {}).values()) != sorted(read.values()):
             return {}
         files = {manifest.parent / name: digest for name, digest in content["files"].items()}
         sound = all(sha256(file) == digest for file, digest in files.items())

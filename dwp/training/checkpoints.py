@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dwp.files import atomic_write, remove_stale
+from dwp.files import atomic_write, flush_folder, move, remove_stale
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Checkpoint:
         except Exception as error:
             reason = f"it cannot be read ({type(error).__name__})"
         aside = self.path.with_suffix(".aside")
-        self.path.replace(aside)
+        move(self.path, aside)
         logger.warning("checkpoint %s set aside as %s: %s", self.path, aside.name, reason)
         return None
 
@@ -76,3 +76,5 @@ class Checkpoint:
         for path in self.path.parent.glob(f"*{self.path.suffix}"):
             if part.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+        if self.path.parent.exists():
+            flush_folder(self.path.parent)

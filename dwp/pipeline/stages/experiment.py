@@ -60,7 +60,7 @@ def main(job: Job) -> None:
         "pretrained": load_nets(pretrained, nets),
         "checkpoint": job.checkpoint(),
     }
-    there = dict(completed_seeds(job.completed_elsewhere()))
+    there = dict(completed_seeds(job.completed_elsewhere(), wildcards.method))
     rows = []
     for seed in seeds:
         if seed in there:
@@ -86,11 +86,11 @@ def diverged(experiment: str, method: str, settings: base.ExperimentSettings, se
             yield {**cell, "step": 0, "metric": metric.name, "part": "", "value": float("nan")}
 
 
-def completed_seeds(shards: Iterable[Completed]) -> Iterator[tuple[int, list[dict]]]:
-    """Yield each seed that other shards have completed, with its rows."""
+def completed_seeds(shards: Iterable[Completed], method: str) -> Iterator[tuple[int, list[dict]]]:
+    """Yield each seed that other shards have completed, with its rows, under the name of this method."""
     for shard in shards:
         # Pandas' default parser can be wrong in the last digit.
         table = pd.read_csv(shard.files["csv"], float_precision="round_trip", dtype={"part": str})
-        table = table.fillna({"part": ""})
+        table = table.fillna({"part": ""}).assign(method=method)
         for seed in shard.numbers:
             yield seed, table.loc[table["seed"] == seed].to_dict("records")

@@ -22,7 +22,7 @@ def main(job: Job) -> None:
     files: dict[str, list[str]] = {}
     for file in job.input.trials:
         files.setdefault(paths.label(file), []).append(file)
-    trials = zip(params["trials"], job.spec["inputs"].values(), strict=True)
+    trials = zip(params["trials"], map(paths.short, job.spec["inputs"].values()), strict=True)
     rows = [
         {
             "experiment": wildcards.experiment,
