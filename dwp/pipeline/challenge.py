@@ -147,9 +147,9 @@ def challenge(version: Version, **settings: Any) -> list[dict[str, Any]]:
     """
     found = []
     with tempfile.TemporaryDirectory(prefix="dwp-challenge-") as name:
-        for manifest, content in version.manifests.items():
+        for manifest, found_there in version.manifests.items():
             folder = Path(name, version.folder)
-            _check(manifest, content)
+            content = _checked(manifest, found_there)
             try:
                 run_again(content, folder, **settings)
             except SystemExit:
@@ -173,7 +173,7 @@ def challenge(version: Version, **settings: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _check(manifest: Path, content: Mapping[str, Any] | None) -> None:
+def _checked(manifest: Path, content: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if content is None:
         raise InputError(f"{manifest} is damaged; delete it and run the workflow")
     stage_module(content["stage"])
@@ -188,6 +188,7 @@ def _check(manifest: Path, content: Mapping[str, Any] | None) -> None:
             raise InputError(f"{manifest}: there is no {file}, which its job reads; run the workflow")
         if checked_sha256(file) != digest:
             raise InputError(f"{manifest}: {file} is not the one that its job has read; run the workflow")
+    return content
 
 
 def difference(a: Path, b: Path) -> float:
