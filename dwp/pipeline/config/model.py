@@ -70,7 +70,7 @@ class ScoreSettings:
         "numbers K of importance samples in the bounds", min_length=1, unique=True
     )
     measure_time: bool = setting(
-        "add the seconds of each fit and of 4,096 samples, which vary from run to run", False
+        "whether to measure the seconds of each fit and of 4,096 samples, which vary from run to run"
     )
 
 
