@@ -362,7 +362,9 @@ def planned(plan: Plan) -> Iterator[tuple[Path, dict]]:
             inputs = {"kernels": plan.kernels_file(size)}
             yield job(plan.prior_file(name, size), inputs, paths.PRIOR, prior="safetensors", history="csv")
     for size in plan.scores:
-        yield job(plan.scores_file(size), plan.score_inputs(size), paths.SCORES, scores="csv")
+        yield job(
+            plan.scores_file(size), plan.score_inputs(size), paths.SCORES, scores="csv", samples="samples.csv"
+        )
     for key in plan.tunings:
         yield from cells(plan.trial_cells(*key))
         inputs = {"trials": plan.trial_cells(*key)}

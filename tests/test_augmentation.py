@@ -6,8 +6,8 @@ from prior_helpers import seeded
 
 from dwp.bayes import last_layer
 from dwp.bayes.sampling import NetworkPosterior
-from dwp.data.augmentation import Augmentation, augmented
 from dwp.errors import InputError
+from dwp.experiments._augmentation import Augmentation, augmented
 from dwp.priors.standard_normal import StandardNormal
 
 ALL = Augmentation(copies=3, shift=3, rotation=20, scale=0.2, shear=10)

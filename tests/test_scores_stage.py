@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from dwp.kernels import store
 from dwp.pipeline import paths
-from dwp.pipeline.manifest import write_manifest
+from dwp.pipeline.manifest import version_of, write_manifest
 from dwp.pipeline.stages import scores as stage
 from dwp.priors import scores
 from dwp.priors.base import find, save_prior
 
-VERSION = "0" * 8
+DIGEST = version_of("priors", {}, {})
+VERSION = paths.short(DIGEST)
 ANALYTIC = {
     "normal": {"kind": "standard_normal", "scale": 0.5},
     "structured": {"kind": "structured_gaussian"},
@@ -41,7 +42,7 @@ def inputs(tmp_path_factory):
         path = folder / paths.PRIOR.file("safetensors", version=VERSION, name=name, size=5)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_prior(prior, path)
-        spec = {"stage": "priors", "version": VERSION, "params": {}, "inputs": {}, "code": "0" * 16}
+        spec = {"stage": "priors", "version": DIGEST, "params": {}, "inputs": {}, "code": "0" * 16}
         write_manifest(paths.manifest(path), spec, [path], seconds=2.5, read={})
         priors.append(str(path))
     return {"kernels": str(kernels), "priors": priors}

@@ -166,7 +166,7 @@ def test_trials_on_the_source_see_its_test_images_alone(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "run", run)
         make(made, cell)
-    source = experiment.load(made.dataset_file("glyphs"))
+    source = experiment.images.load(made.dataset_file("glyphs"))
     halves = torch.cat([seen[0].train_images, seen[0].test_images])
     assert halves.shape == source.test_images.shape
     order = [

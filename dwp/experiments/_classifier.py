@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dwp.bayes import last_layer
-from dwp.data.augmentation import Examples
+from dwp.experiments._augmentation import Examples
 from dwp.nn.noise import evaluating
 
 

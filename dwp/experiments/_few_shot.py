@@ -16,8 +16,8 @@ from dwp.bayes import last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
-from dwp.data.augmentation import Examples, augmented
 from dwp.experiments import _classifier
+from dwp.experiments._augmentation import Examples, augmented
 from dwp.experiments.task import Task
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast

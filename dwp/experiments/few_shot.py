@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dwp.bayes.settings import POSTERIORS
-from dwp.data.augmentation import Augmentation
 from dwp.experiments import base
+from dwp.experiments._augmentation import Augmentation
 from dwp.experiments.base import (
     METHODS,
     Count,

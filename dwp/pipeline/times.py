@@ -54,7 +54,9 @@ class _Times:
         read = content.get("read", {})
         if not all(map(os.path.exists, [*files, *read])):
             return None
-        outputs = {file: os.stat(file).st_mtime_ns for file in (*files, manifest)}
+        _, benchmark = paths.logs(Path(manifest))  # an output to Snakemake
+        made_here = (*files, manifest, *([str(benchmark)] if os.path.exists(benchmark) else []))
+        outputs = {file: os.stat(file).st_mtime_ns for file in made_here}
         inputs = {file: os.stat(file).st_mtime_ns for file in read}
         for file, digest in read.items():
             made = self._made(file)
