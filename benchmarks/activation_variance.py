@@ -216,11 +216,11 @@ def tables(found: dict) -> Iterator[str]:
         if row["gain"] == "He":
             spread = f"standard deviation of the log variance, He, at most: factor {row['spread']:.2g}"
             yield f"{row['architecture']}, {row['images']}: {spread}"
+    if not found["training"]:
+        return
     yield (
         "\n| data | width | initialisation | accuracy | against He | NLL | against He |\n" + "|---" * 7 + "|"
     )
-    if not found["training"]:
-        return
     training = pd.DataFrame(found["training"])
     means = summarise(training).set_index(["experiment", "setting", "method", "metric"])
     against = paired(training, METRICS, "he").set_index(["experiment", "setting", "method", "metric"])
@@ -254,7 +254,6 @@ def draw(rows: list[dict], path: Path) -> None:
             if row["architecture"] == name and row["images"] == "smooth" and row["gain"] != "He":
                 axis.semilogy(row["ratio"], label=row["gain"], **lines[row["gain"]])
         axis.set(title=name, xlabel="layer", ylim=(1e-6, 1e6))
-        axis.label_outer()
     for axis in axes[:, 0]:
         axis.set_ylabel("variance / that with He's rule")
     handles, labels = axes.flat[0].get_legend_handles_labels()

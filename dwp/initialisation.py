@@ -79,7 +79,7 @@ def init_(
     before = [layer.weight.clone() for layer in layers] if isinstance(gain, Tensor) else []
     for layer, kernels in zip(layers, drawn, strict=True):
         if gain is not None:
-            kernels = kernels * _factor(2 / fan_in(layer), kernels.square().mean())
+            kernels = kernels * _factor((2 / fan_in(layer)) ** 0.5, _root_mean_square(kernels))
         layer.weight.copy_(kernels.view(layer.weight.shape))
     if isinstance(gain, Tensor):
         try:
@@ -92,10 +92,16 @@ def init_(
     return report.afterwards({one.names[0]: one.layer.weight for one in matches})
 
 
+def _root_mean_square(y: Tensor) -> Tensor:
+    """Return the root mean square; the squares of large values may exceed the range of their type."""
+    largest = y.abs().amax().clamp_min(torch.finfo(y.dtype).tiny)
+    return largest * (y / largest).square().mean().sqrt()
+
+
 def _factor(wanted: Tensor | float, found: Tensor) -> float:
-    """Return the factor that takes a mean square to the wanted one; 1 if that is impossible."""
+    """Return the factor that takes a scale to the wanted one; 1 if that is impossible."""
     ratio = torch.as_tensor(wanted / found).item()
-    return ratio**0.5 if 0 < ratio < math.inf else 1.0
+    return ratio if 0 < ratio < math.inf else 1.0
 
 
 def _calibrate(model: nn.Module, layers: list[Weighted], inputs: Tensor) -> None:
@@ -109,11 +115,11 @@ def _calibrate(model: nn.Module, layers: list[Weighted], inputs: Tensor) -> None
     by_he: dict[Weighted, list[Tensor]] = defaultdict(list)
 
     def record(layer: Weighted, y: Tensor) -> None:
-        by_he[layer].append(y.square().mean())
+        by_he[layer].append(_root_mean_square(y))
 
     def scale(layer: Weighted, y: Tensor) -> None:
         wanted = torch.stack(by_he[layer]).log().mean().exp()
-        layer.weight.mul_(_factor(wanted, y.square().mean()))
+        layer.weight.mul_(_factor(wanted, _root_mean_square(y)))
 
     for _ in range(_HE_DRAWS):
         for layer in layers:

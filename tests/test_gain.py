@@ -137,6 +137,17 @@ def test_layers_that_are_shared_unused_or_compute_something_else():
         assert layer.weight.square().mean().item() == pytest.approx(2 / fan_in(layer), rel=1e-5)
 
 
+def test_outputs_whose_squares_overflow():
+    weights = []
+    for size in (1, 1e25):
+        model, x = deep(3)
+        for layer in model[::2]:
+            nn.init.zeros_(layer.bias)
+        init_(model, smooth(), gain=size * x, generator=seeded())
+        weights.append(torch.cat([layer.weight.flatten() for layer in model[::2]]))
+    torch.testing.assert_close(*weights)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @GAINS
 def test_every_precision(dtype, gain):
