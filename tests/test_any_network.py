@@ -99,11 +99,7 @@ def check_initialised(report, before, model):
         assert row.after == pytest.approx(weight.square().mean().sqrt().item(), rel=1e-5)
 
 
-# Blocks of StarNet multiply two branches: under any initialisation, the variance is squared in each of them.
-MULTIPLIED = ("starnet_s1",)
-
-
-@pytest.mark.parametrize("name", [name for name in (*SMALL, *TIMM) if name not in MULTIPLIED])
+@pytest.mark.parametrize("name", [*SMALL, *TIMM])
 @torch.no_grad()
 def test_a_gain_keeps_every_layer_within_a_factor_of_two_of_he(name, monkeypatch):
     monkeypatch.setattr(initialisation, "_HE_DRAWS", 2)
