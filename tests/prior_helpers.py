@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.distributions import MultivariateNormal
 
 from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.gaussian import Gaussian
@@ -54,3 +55,29 @@ def smooth(scale=1.0, size=3):
     own = torch.randn(500, 1, size, size, generator=seeded(1))
     prior.maximise(scale * (0.3 + common + 0.5 * own), 0.01)
     return prior.requires_grad_(False)
+
+
+def curved_kernels(n, seed):
+    """Return 2×2 kernels that lie near a parabola, which no Gaussian has."""
+    w = 0.1 * torch.randn(n, 1, 2, 2, generator=seeded(seed))
+    along = torch.randn(n, generator=seeded(seed + 1))
+    w[:, 0, 0, 0] += along
+    w[:, 0, 0, 1] += along**2
+    return w
+
+
+def assert_integrates_to_one(prior, n, width, most):
+    """Assert by n importance samples that the density of a prior over 2×2 kernels integrates to one.
+
+    Args:
+        width: factor on the covariance of the prior's draws, for that of the proposal.
+        most: largest standard error.
+    """
+    draws = prior.sample(5000, seeded(1)).flatten(1)
+    proposal = MultivariateNormal(draws.mean(0), width * torch.cov(draws.T))
+    torch.manual_seed(0)
+    x = proposal.sample((n,))
+    ratio = (prior.log_prob(x.view(n, 1, 2, 2)) - proposal.log_prob(x)).exp()
+    error = ratio.std().item() / math.sqrt(n)
+    assert error < most
+    assert abs(ratio.mean().item() - 1) < ERRORS * error

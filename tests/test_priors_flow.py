@@ -5,7 +5,7 @@ import math
 import pytest
 import scipy.stats
 import torch
-from prior_helpers import ERRORS, gaussian_kernels, posterior, seeded
+from prior_helpers import ERRORS, curved_kernels, gaussian_kernels, posterior, seeded
 from torch.distributions import Normal, StudentT
 
 from dwp.errors import InputError
@@ -109,14 +109,7 @@ def test_a_fit_approaches_the_negative_entropy(coupling):
 
 
 def test_a_fit_sees_what_a_gaussian_cannot():
-    def curved(n, seed):
-        w = 0.1 * torch.randn(n, 1, 2, 2, generator=seeded(seed))
-        along = torch.randn(n, generator=seeded(seed + 1))
-        w[:, 0, 0, 0] += along
-        w[:, 0, 0, 1] += along**2
-        return w
-
-    train, test = curved(3000, 0), curved(1000, 9)
+    train, test = curved_kernels(3000, 0), curved_kernels(1000, 9)
     _, rows = Flow.fit(train, test, FIT, seed=0)
     _, (gaussian,) = Gaussian.fit(train, test, {})
     assert rows[-1]["metric"] == "log_prob"

@@ -5,7 +5,15 @@ import math
 import pytest
 import scipy.stats
 import torch
-from prior_helpers import ERRORS, assert_mean, gaussian_kernels, posterior, seeded
+from prior_helpers import (
+    ERRORS,
+    assert_integrates_to_one,
+    assert_mean,
+    curved_kernels,
+    gaussian_kernels,
+    posterior,
+    seeded,
+)
 from torch.distributions import MultivariateNormal, Normal
 
 from dwp.errors import InputError
@@ -54,16 +62,9 @@ def test_density_integrates_to_one_in_one_dimension():
 
 
 def test_density_integrates_to_one_in_four_dimensions():
-    prior, n = known(2, strength=0.8), 20_000
+    prior = known(2, strength=0.8)
     prior.ode_steps = 20
-    draws = prior.sample(5000, seeded(1)).flatten(1)
-    proposal = MultivariateNormal(draws.mean(0), 2 * torch.cov(draws.T))
-    torch.manual_seed(0)
-    x = proposal.sample((n,))
-    ratio = (prior.log_prob(x.view(n, 1, 2, 2)) - proposal.log_prob(x)).exp()
-    error = ratio.std().item() / math.sqrt(n)
-    assert error < 0.03
-    assert abs(ratio.mean().item() - 1) < ERRORS * error
+    assert_integrates_to_one(prior, 20_000, width=2, most=0.03)
 
 
 def test_density_is_that_of_the_change_of_variables_of_samples():
@@ -123,14 +124,7 @@ def test_a_fit_keeps_what_is_gaussian():
 
 
 def test_a_fit_sees_what_a_gaussian_cannot():
-    def curved(n, seed):
-        w = 0.1 * torch.randn(n, 1, 2, 2, generator=seeded(seed))
-        along = torch.randn(n, generator=seeded(seed + 1))
-        w[:, 0, 0, 0] += along
-        w[:, 0, 0, 1] += along**2
-        return w
-
-    train, test = curved(3000, 0), curved(1000, 9)
+    train, test = curved_kernels(3000, 0), curved_kernels(1000, 9)
     prior, rows = FlowMatching.fit(train, test, {"hidden": 64, "schedule": SCHEDULE}, seed=0)
     _, (gaussian,) = Gaussian.fit(train, test, {})
     found = [row["value"] for row in rows if row["metric"] == "log_prob"]

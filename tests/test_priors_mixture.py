@@ -7,8 +7,8 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from prior_helpers import ERRORS, assert_mean, posterior, seeded
-from torch.distributions import MultivariateNormal, Normal
+from prior_helpers import assert_integrates_to_one, assert_mean, posterior, seeded
+from torch.distributions import Normal
 
 from dwp.errors import InputError
 from dwp.priors.mixture import Mixture
@@ -61,15 +61,7 @@ def test_density_is_that_of_norm_and_direction():
 
 
 def test_density_integrates_to_one():
-    prior, n = known(), 200_000
-    draws = prior.sample(5000, seeded(1)).flatten(1)
-    proposal = MultivariateNormal(draws.mean(0), 1.5 * torch.cov(draws.T))
-    torch.manual_seed(0)
-    x = proposal.sample((n,))
-    ratio = (prior.log_prob(x.view(n, 1, 2, 2)) - proposal.log_prob(x)).exp()
-    error = ratio.std().item() / math.sqrt(n)
-    assert error < 0.01
-    assert abs(ratio.mean().item() - 1) < ERRORS * error
+    assert_integrates_to_one(known(), 200_000, width=1.5, most=0.01)
 
 
 def test_samples_follow_the_density():

@@ -5,19 +5,17 @@ and dense networks. The axis is the number of training examples.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dwp.experiments import base
+from dwp.experiments import _pruning_settings, base
 from dwp.experiments.base import (
     METHODS,
-    Count,
     Experiment,
     Figure,
     FromZero,
     Metric,
     Names,
     Table,
-    TrainingSettings,
 )
 from dwp.settings import setting
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.KernelMethod):
+class Method(_pruning_settings.Method, base.KernelMethod):
     """Settings of a method of compression."""
 
     pretrained: ClassVar[bool] = False  # source networks have been trained on other classes
@@ -50,21 +48,12 @@ class Method(base.KernelMethod):
     largest_variance: float | None = setting(
         "upper bound of the posterior variances in the first layer; null: none", None, gt=0
     )
-    kl_weight: float = setting("weight of the KL divergence after the warm-up; 1: the ELBO", 1.0, ge=0)
-    override: dict[str, Any] | None = setting(
-        "settings of the schedule or the experiment that are different for this method, such as {lr: 0.01}",
-        None,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrainingSettings):
+class Settings(_pruning_settings.Settings):
     """Settings of the compression of networks."""
 
-    examples: tuple[Count, ...] = setting("numbers of training examples", min_length=1, unique=True)
-    warmup: float = setting(
-        "share of the steps in which the weight of the KL divergence grows linearly from zero", ge=0, le=1
-    )
     tolerance: FromZero = setting(
         "accuracy on training examples that pruning may cost; the threshold that removes the most weights "
         "within it is chosen"

@@ -5,10 +5,10 @@ of words, gates and neurons. The axis is the number of training sequences.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from dwp.experiments import base
-from dwp.experiments.base import METHODS, Count, Experiment, Figure, FromZero, Metric, TrainingSettings
+from dwp.experiments import _pruning_settings, base
+from dwp.experiments.base import METHODS, Experiment, Figure, FromZero, Metric
 from dwp.nn.spec import Recurrent
 from dwp.settings import setting
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
+class Method(_pruning_settings.Method):
     """Settings of a method of sparsification."""
 
     sparse: bool = setting(
@@ -31,15 +31,10 @@ class Method(base.Method):
         (),
         unique=True,
     )
-    kl_weight: float = setting("weight of the KL divergence after the warm-up; 1: the ELBO", 1.0, ge=0)
-    override: dict[str, Any] | None = setting(
-        "settings of the schedule or the experiment that are different for this method, such as {lr: 0.01}",
-        None,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(TrainingSettings):
+class Settings(_pruning_settings.Settings):
     """Settings of the sparsification of recurrent networks."""
 
     network: Recurrent = setting("network to train")  # type: ignore[assignment]  # it has no convolutions
@@ -56,11 +51,7 @@ class Settings(TrainingSettings):
     length: int = setting(
         "tokens of a sequence; each starts from zero states, and documents with a label are cut", ge=1
     )
-    examples: tuple[Count, ...] = setting("numbers of training sequences", min_length=1, unique=True)
     test_examples: int | None = setting("test sequences to evaluate on; null: all", None, ge=1)
-    warmup: float = setting(
-        "share of the steps in which the weight of the KL divergence grows linearly from zero", ge=0, le=1
-    )
     tolerance: FromZero = setting(
         "loss on training sequences that pruning may cost; the threshold that removes the most weights "
         "within it is chosen",

@@ -9,49 +9,13 @@ from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.experiments.base import ExperimentSettings
 from dwp.pipeline import paths
-from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact, by_version, refuse_others_in_folders
+from dwp.pipeline.report_artifact import ReportArtifact
 from dwp.pipeline.shards import numbers, shards
-from dwp.pipeline.typed import dump
-from dwp.report.catalogue import Contents, Output, report_files
 
 
-class Plan(Artifacts):
+class Plan(ReportArtifact):
     """All artifacts of one configuration, and their files; see `Artifacts`."""
-
-    @cached_property
-    def report(self) -> Artifact:
-        """Return the report, which depends on everything that it shows."""
-        inputs = {f"kernels-{size}": artifact for size, artifact in self.kernels.items()}
-        inputs |= {
-            f"{name}-{size}": self.priors[name][size] for name in self.priors for size in self.priors[name]
-        }
-        inputs |= {f"scores-{size}": artifact for size, artifact in self.scores.items()}
-        inputs |= {
-            f"{experiment}-{method}": artifact for (experiment, method), artifact in self.methods.items()
-        }
-        inputs |= {f"tuning-{artifact.name}": artifact for artifact in self.tunings.values()}
-        trained = self.config.trains_source
-        params = {
-            "style": dump(self.config.report),
-            "source": self.config.data.source if trained else "",
-            "target": self.config.data.target,
-            # The contents, in order; their versions are among the inputs.
-            "nets": [self.config.source.nets, self.config.source.shard] if trained else [],
-            "priors": [[name, *sizes] for name, sizes in self.priors.items()],
-            "experiments": [
-                [name, list(settings.methods), list(self.settings(name)), settings.seeds, settings.shard]
-                for name, settings in self.config.experiments.items()
-            ],
-            "switches": self.contents.experiments,
-            "titles": {
-                name: {key: method.title for key, method in settings.methods.items() if method.title}
-                for name, settings in self.config.experiments.items()
-            },
-            "learned": {name: self._learned(name) for name in self.config.experiments},
-        }
-        declared = [f"dwp.experiments.{name}" for name in self.config.experiments]
-        return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -236,10 +200,6 @@ class Plan(Artifacts):
             for shard in shards(settings.seeds, settings.shard)
         ]
 
-    def settings(self, experiment: str) -> tuple[float, ...]:
-        """Return the values of an experiment's axis."""
-        return getattr(self.config.experiments[experiment], experiments.find(experiment).axis)
-
     def report_inputs(self) -> dict[str, list[str]]:
         """Return the report's inputs.
 
@@ -289,42 +249,3 @@ class Plan(Artifacts):
         """Return whether a manifest can be read and has the parameters, inputs and code of its artifact."""
         artifact = self.artifacts.get(paths.version(manifest))
         return artifact is not None and artifact.made(manifest)
-
-    def _learned(self, experiment: str) -> list[str]:
-        """Return the methods of an experiment with a fitted prior, as prior or as initialisation.
-
-        Controls, whose prior or drawn kernels have no structure, are none of them.
-        """
-        fitted = {name for name in self.priors if not self.config.priors[name].is_control}
-        trials = self.config.trials[experiment]
-        return [
-            name
-            for name, method in self.config.experiments[experiment].methods.items()
-            if any(
-                prior in fitted
-                for one in [method, *(trial.method for trial in trials.get(name, ()))]
-                for prior in methods.names_used(one)
-            )
-        ]
-
-    def report_files(self) -> list[Output]:
-        """Return the tables and figures, with their captions."""
-        return report_files(self.contents)
-
-    @property
-    def contents(self) -> Contents:
-        """Return the contents of the report."""
-        return Contents(
-            experiments={
-                name: [key for key, value in vars(settings).items() if value is True]
-                for name, settings in self.config.experiments.items()
-            },
-            sizes=self.config.sizes,
-            priors={
-                name: dict.fromkeys(sizes, self.config.priors[name].kind)
-                for name, sizes in self.priors.items()
-            },
-            nets=self.config.trains_source,
-            scores=bool(self.scores),
-            tuned=list(dict.fromkeys(experiment for experiment, _ in self.tunings)),
-        )
