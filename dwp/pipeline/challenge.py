@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from snakemake.io import Wildcards
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
@@ -111,7 +110,7 @@ def run_again(
         params=SimpleNamespace(spec=spec),
         input=Files(job["input"]),
         output=Files(named, others),
-        wildcards=Wildcards(fromdict=job["wildcards"]),
+        wildcards=_Wildcards(**job["wildcards"]),
         config={**settings, "precision": manifest.get("precision", "auto"), **config},
         log=[str(log)],
         threads=threads or job["threads"],
@@ -123,6 +122,11 @@ def run_again(
             stage_module(manifest["stage"]).main(made)
     finally:
         signal.signal(signal.SIGTERM, handler)  # a job has its own until its process ends
+
+
+class _Wildcards(SimpleNamespace):
+    def items(self) -> list[tuple[str, str]]:
+        return list(vars(self).items())
 
 
 def challenge(version: Version, **settings: Any) -> list[dict[str, Any]]:
