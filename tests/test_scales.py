@@ -364,6 +364,7 @@ def test_compiled_copied_and_loaded_models_are_the_same(kind, dynamic):
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(4, 1, 8, 8)
+    torch.compiler.reset()  # what other tests have compiled counts towards the limit
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     cross_entropy(compiled(x), torch.tensor([0, 1, 0, 1])).backward()
     fresh = make_bayesian(network(), {}, default="standard_normal", scales=kind)

@@ -113,6 +113,7 @@ def test_autocast(bayesian):
 @KINDS
 def test_torch_compile(bayesian, dynamic):
     model = network(bayesian)
+    torch.compiler.reset()  # what other tests have compiled counts towards the limit
     check(train(model, torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)))
 
 
