@@ -121,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--out", metavar="FILE", required=True, help="the new state dict, .safetensors or .pt")
     added.add_argument("--mean", action="store_true", help="without the last layer of noise, if there is one")
+    added.add_argument(
+        "--as-drawn", action="store_true", help="keep the scale of the prior, not that of He's rule"
+    )
     seeded(added)
 
     for name in WORKFLOW:
@@ -273,7 +276,14 @@ def _init(options: argparse.Namespace) -> None:
     from dwp.state_dicts import init_file
 
     priors = [dwp.load_prior(prior) for prior in options.priors]
-    done = init_file(options.source, options.out, priors, seed=options.seed, mean=options.mean)
+    done = init_file(
+        options.source,
+        options.out,
+        priors,
+        seed=options.seed,
+        mean=options.mean,
+        as_drawn=options.as_drawn,
+    )
     width = max(map(len, done))
     for name, what in done.items():
         print(f"{name:{width}}  {what}")

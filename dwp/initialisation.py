@@ -34,7 +34,7 @@ def init_(
     priors: Priors,
     *,
     default: Default = None,
-    gain: str | Tensor | None = None,
+    gain: str | Tensor | None = "fan_in",
     mean: bool = False,
     generator: torch.Generator | None = None,
 ) -> Report:
@@ -48,10 +48,10 @@ def init_(
             by its name only.
         default: the prior of every convolution and linear layer that `priors` does not match, see
             `prior_choice.Default`; None leaves them unchanged.
-        gain: multiplies the kernels of each layer by one factor. 'fan_in' gives its weights the mean square
-            of He's rule, 2 / fan-in. A batch of inputs of the model, such as training images, gives its
-            outputs the mean square that they have with weights of He's rule in all of these layers: this also
-            corrects for kernels that amplify smooth or positive inputs. None: as drawn.
+        gain: multiplies the weights of each layer with a prior by one factor. 'fan_in' gives them the mean
+            square of He's rule, 2 / fan-in. A batch of inputs of the model, such as training images, gives
+            the layer's outputs the mean square that they have with weights of He's rule in all of these
+            layers: this also corrects for kernels that amplify smooth or positive inputs. None: as drawn.
         mean: omit the last layer of noise (a VAE gives its decoder means).
         generator: random generator on the CPU; None uses PyTorch's default.
 
@@ -79,7 +79,7 @@ def init_(
     before = [layer.weight.clone() for layer in layers] if isinstance(gain, Tensor) else []
     for layer, kernels in zip(layers, drawn, strict=True):
         if gain is not None:
-            kernels = kernels * _factor((2 / fan_in(layer)) ** 0.5, _root_mean_square(kernels))
+            kernels = scaled(kernels, fan_in(layer))
         layer.weight.copy_(kernels.view(layer.weight.shape))
     if isinstance(gain, Tensor):
         try:
@@ -90,6 +90,11 @@ def init_(
                 layer.weight.copy_(weight)
             raise
     return report.afterwards({one.names[0]: one.layer.weight for one in matches})
+
+
+def scaled(kernels: Tensor, fan_in: int) -> Tensor:
+    """Return the kernels of a layer with the mean square of He's rule, 2 / fan-in."""
+    return kernels * _factor((2 / fan_in) ** 0.5, _root_mean_square(kernels))
 
 
 def _root_mean_square(y: Tensor) -> Tensor:
@@ -197,9 +202,9 @@ def build_initialised(
         classes: outputs of the classifier.
         seed: seed of all random numbers; linear layers have PyTorch's default initialisation.
         width: factor on the channels of every convolution.
-        origins: a rule of `classical_`, or a prior to draw kernels from, by name of the convolution;
-            the default is 'xavier'. A layer in a submodule is looked up by the last part of its name, so
-            that the encoder and decoder of an autoencoder share entries.
+        origins: a rule of `classical_`, or a prior whose kernels are used as drawn, by name of the
+            convolution; the default is 'xavier'. A layer in a submodule is looked up by the last part of
+            its name, so that the encoder and decoder of an autoencoder share entries.
         mean: as in `init_`.
         build: builds the model from network, image_shape, classes and width; by default a classifier.
 
@@ -213,7 +218,7 @@ def build_initialised(
         origin = (origins or {}).get(name.rpartition(".")[2], "xavier")
         classical_(layer, origin if isinstance(origin, str) else "xavier", generator)
         if isinstance(origin, Prior):
-            init_(layer, [origin], mean=mean, generator=generator)
+            init_(layer, [origin], gain=None, mean=mean, generator=generator)
     return model
 
 

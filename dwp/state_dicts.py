@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, save_tensors
+from dwp.initialisation import scaled
 from dwp.kernels.files import natural
 from dwp.priors.base import Prior
 
@@ -17,7 +18,13 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def init_file(
-    source: str | Path, output: str | Path, priors: Sequence[Prior], *, seed: int = 0, mean: bool = False
+    source: str | Path,
+    output: str | Path,
+    priors: Sequence[Prior],
+    *,
+    seed: int = 0,
+    mean: bool = False,
+    as_drawn: bool = False,
 ) -> dict[str, str]:
     """Draw the kernels of a state dict's convolutions from priors, and write it to another file.
 
@@ -32,6 +39,8 @@ def init_file(
         priors: at most one for each kernel size.
         seed: seed of the draws.
         mean: omit the last layer of noise (a VAE gives its decoder means).
+        as_drawn: leave the scale of the kernels. By default, each tensor gets the mean square 2 / (i · k²),
+            as by `init_` with the gain 'fan_in'; transposed convolutions are taken for ordinary ones.
 
     Returns:
         What was done, by the name of every tensor: 'drawn from <kind>' or 'kept'.
@@ -56,7 +65,9 @@ def init_file(
         done[name] = f"drawn from {prior.kind}" if prior else "kept"
         if prior:
             # In place, so that tied tensors of a checkpoint stay tied.
-            weight.copy_(prior.sample(weight.shape[:2].numel(), generator, mean=mean).view(weight.shape))
+            kernels = prior.sample(weight.shape[:2].numel(), generator, mean=mean)
+            kernels = kernels if as_drawn else scaled(kernels, weight[0].numel())
+            weight.copy_(kernels.view(weight.shape))
     for size in by_size:
         if not any(_kernel_size(name, weight) == size for name, weight in state.items()):
             raise InputError(f"init: {source} has no convolution of {size}×{size} for a prior of that size")

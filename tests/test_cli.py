@@ -193,7 +193,7 @@ def init(source, out, *words, prior=("vae.safetensors", "normal.safetensors")):
 
 
 def test_init_draws_convolutions_and_copies_the_rest(folder, capsys):
-    assert init("model.safetensors", "out.safetensors") == 0
+    assert init("model.safetensors", "out.safetensors", "--as-drawn") == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     before, after = load_file("model.safetensors"), load_file("out.safetensors")
     assert lines.keys() == before.keys() == after.keys()
@@ -207,6 +207,15 @@ def test_init_draws_convolutions_and_copies_the_rest(folder, capsys):
     assert torch.equal(after["0.weight"], expected)
     with safe_open("out.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "note": "mine"}
+
+
+def test_init_scales_kernels_as_the_library_does(folder):
+    assert init("model.safetensors", "drawn.safetensors", "--as-drawn") == 0
+    assert init("model.safetensors", "out.safetensors") == 0
+    drawn, after = load_file("drawn.safetensors"), load_file("out.safetensors")
+    for name in ("0.weight", "1.weight"):
+        factor = (2 / drawn[name][0].numel() / drawn[name].square().mean()).sqrt()
+        torch.testing.assert_close(after[name], factor * drawn[name])
 
 
 def test_init_gives_the_same_in_every_format_and_for_every_order(folder):

@@ -58,11 +58,18 @@ def test_fan_in_gives_the_mean_square_of_he(layer, scale):
     assert report.layers[0].after == pytest.approx((2 / fan_in(layer)) ** 0.5)
 
 
+def test_the_default_is_the_fan_in():
+    (model, _), (other, _) = deep(3), deep(3)
+    init_(model, vae(3), generator=seeded())
+    init_(other, vae(3), gain="fan_in", generator=seeded())
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
 @GAINS
 def test_the_factor_is_one_for_a_layer_and_the_draws_are_the_same(gain):
     (model, x), prior = deep(3), vae(3)
     plain = copy.deepcopy(model)
-    init_(plain, prior, generator=seeded())
+    init_(plain, prior, gain=None, generator=seeded())
     state = torch.get_rng_state()
     init_(model, prior, gain=x if gain == "inputs" else gain, generator=seeded())
     assert torch.equal(torch.get_rng_state(), state)

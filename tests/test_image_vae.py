@@ -191,7 +191,7 @@ def make(network, image_shape, classes, width):
 def test_both_sides_are_filled_from_the_prior_of_their_size():
     model = ImageVAE(PAPER, (1, 28, 28), latent=3)
     prior = StandardNormal(5, scale=3.0)
-    assert init_(model, [prior], generator=seeded()).changed == ["encoder.conv2", "decoder.conv2"]
+    assert init_(model, [prior], gain=None, generator=seeded()).changed == ["encoder.conv2", "decoder.conv2"]
     drawn = torch.cat([prior.sample(24, generator) for generator in [seeded()] for _ in range(2)])
     both = torch.cat(
         [model.encoder.conv2.weight.reshape(24, 1, 5, 5), model.decoder.conv2.weight.reshape(24, 1, 5, 5)]

@@ -44,7 +44,7 @@ class Users(nn.Module):
 def test_kernels_are_the_samples_of_the_prior_in_order():
     model, prior = Users(), vae(3)
     before = copy.deepcopy(model.state_dict())
-    assert init_(model, [prior], generator=seeded()).changed == ["stem", "block.0"]
+    assert init_(model, [prior], gain=None, generator=seeded()).changed == ["stem", "block.0"]
     generator = seeded()
     for layer in (model.stem, model.block[0]):
         outputs, inputs = layer.weight.shape[:2]
@@ -59,14 +59,15 @@ def test_kernels_are_the_samples_of_the_prior_in_order():
 
 def test_several_priors_fill_their_sizes():
     model = Users()
-    assert init_(model, [StandardNormal(1, scale=9.0), vae(3)]).changed == ["stem", "block.0", "block.1"]
+    priors = [StandardNormal(1, scale=9.0), vae(3)]
+    assert init_(model, priors, gain=None).changed == ["stem", "block.0", "block.1"]
     assert model.block[1].weight.std().item() == pytest.approx(9, rel=0.3)
 
 
 def test_mean_leaves_out_the_noise():
     noisy, quiet, prior = Users(), Users(), vae(3)
-    init_(noisy, [prior], generator=seeded())
-    init_(quiet, [prior], mean=True, generator=seeded())
+    init_(noisy, [prior], gain=None, generator=seeded())
+    init_(quiet, [prior], mean=True, gain=None, generator=seeded())
     assert torch.equal(quiet.stem.weight.flatten(0, 1)[:, None], prior.sample(24, seeded(), mean=True))
     assert quiet.stem.weight.std() < noisy.stem.weight.std()
 
@@ -74,7 +75,7 @@ def test_mean_leaves_out_the_noise():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtype_and_memory_format_of_the_model_are_kept(dtype):
     model = Users().to(dtype).to(memory_format=torch.channels_last)
-    init_(model, [vae(3)], generator=seeded())
+    init_(model, [vae(3)], gain=None, generator=seeded())
     assert model.stem.weight.dtype == dtype
     assert model.stem.weight.is_contiguous(memory_format=torch.channels_last)
     expected = vae(3).sample(24, seeded()).view(8, 3, 3, 3).to(dtype)
@@ -147,7 +148,7 @@ def test_classical_rules_keep_the_scale_of_what_passes_a_transposed_convolution(
 def test_transposed_convolutions_are_filled_too():
     model, prior = nn.Sequential(nn.ConvTranspose2d(6, 4, 3, groups=2), nn.ConvTranspose2d(4, 1, 5)), vae(3)
     large = model[1].weight.clone()
-    assert init_(model, [prior], generator=seeded()).changed == ["0"]
+    assert init_(model, [prior], gain=None, generator=seeded()).changed == ["0"]
     assert torch.equal(model[0].weight, prior.sample(12, seeded()).view(6, 2, 3, 3))
     assert torch.equal(model[1].weight, large)
 

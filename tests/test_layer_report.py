@@ -100,7 +100,8 @@ def test_it_prints_as_a_table():
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.weight.fill_(0.25)
-    report = init_(model, [StandardNormal(3, scale=1e-9), StandardNormal(5)], generator=seeded())
+    priors = [StandardNormal(3, scale=1e-9), StandardNormal(5)]
+    report = init_(model, priors, gain=None, generator=seeded())
     after = f"{report.layers[0].after:.3g}"
     assert str(report).splitlines() == [
         "layer  kind    weight   scale            prior",

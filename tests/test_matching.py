@@ -41,7 +41,7 @@ def test_a_single_prior_is_for_all_layers_of_its_size(function, iterator):
 
 def test_each_layer_is_drawn_from_its_own_prior():
     model = nn.Sequential(nn.Conv2d(20, 50, 3), nn.Conv2d(50, 20, 3), nn.ConvTranspose2d(20, 50, 3))
-    init_(model, {3: StandardNormal(3, scale=5.0), "1": StandardNormal(3, scale=0.01)})
+    init_(model, {3: StandardNormal(3, scale=5.0), "1": StandardNormal(3, scale=0.01)}, gain=None)
     assert [layer.weight.std().item() for layer in model] == pytest.approx([5, 0.01, 5], rel=0.1)
 
 
