@@ -100,15 +100,29 @@ class Cluster:
         self.start_node()
 
     def start_node(self) -> None:
-        """Start the daemon of the node, which is down, and wait until it is up."""
+        """Start the daemon of the node, which is down, wait until it is up, and let jobs start."""
         self._run("slurmd", "slurmd", "-D")
         self.await_node(*UP)
+        self._let_jobs_start(True)
 
     def kill_node(self) -> None:
         """Kill the node's daemon, as in a crash; jobs keep running."""
         daemon = self.processes.pop("slurmd")
         daemon.kill()
         daemon.wait()
+
+    def hold_jobs(self) -> bool:
+        """Let no job start; return whether all jobs on the node run, or, if none or not all do, let jobs start.
+
+        If the daemon dies while it launches a job, Slurm 22.05 counts that job's GPU as taken forever.
+        """
+        self._let_jobs_start(False)
+        jobs = set(self.call("squeue", "--noheader", "--states=R", "--format=%i").split())
+        steps = self.call("squeue", "--noheader", "--steps", "--format=%i").split()
+        if jobs and jobs <= {step.removesuffix(".0") for step in steps}:
+            return True
+        self._let_jobs_start(True)
+        return False
 
     def await_node(self, *states: str) -> None:
         """Wait until the node is in one of these states; RuntimeError if a daemon ends or after 120 s."""
@@ -143,6 +157,9 @@ class Cluster:
             process.kill()
         for name in FILES:
             (CONFIGURED / name).unlink(missing_ok=True)
+
+    def _let_jobs_start(self, start: bool) -> None:
+        self.call("scontrol", "update", "PartitionName=gpu", f"State={'UP' if start else 'DOWN'}")
 
     def _run(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -128,6 +128,7 @@ def test_a_run_on_slurm_survives_and_makes_what_a_local_one_makes(smoke_run, tmp
         cluster.call("scontrol", "requeue", preempted)
         run.until(lambda: "Trying to restart job" in run.log.read_text())
         # The node's daemon crashes with jobs on it, Slurm gives the node up, and it comes back.
+        run.until(cluster.hold_jobs)
         cluster.kill_node()
         time.sleep(30)
         cluster.await_node(*slurm_cluster.DOWN)
