@@ -112,7 +112,7 @@ class Cluster:
         daemon.wait()
 
     def hold_jobs(self) -> bool:
-        """Let no job start; return whether all jobs on the node run, or, if none or not all do, let jobs start.
+        """Let no job start; return whether all jobs on the node run. If none or not all do, let jobs start.
 
         If the daemon dies while it launches a job, Slurm 22.05 counts that job's GPU as taken forever.
         """
