@@ -169,7 +169,7 @@ class BayesConv(BayesianLayer):
     """A Bayesian convolution in one, two or three dimensions, see `BayesianLayer`.
 
     Attributes:
-        ordinary: class of convolutions with a single weight, from which masked networks are made.
+        ordinary: class of the layer without a posterior: one of `torch.nn`, or `dwp.nn.conv.Conv2d`.
     """
 
     stride: tuple[int, ...]
@@ -230,7 +230,7 @@ class BayesConvTranspose(BayesConv):
     A prior over k×k kernels is over w[i, o], of the weight [i, o / groups, k, k], as in `dwp.init_`.
     """
 
-    # Typed for TorchScript in PyTorch.
+    # Any, since PyTorch annotates it for TorchScript, with lists in place of tuples.
     _output_padding: Any = _ConvTransposeNd._output_padding
 
     def count_groups(self, layer: Weighted | nn.Embedding) -> int:
