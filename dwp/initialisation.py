@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
 
 from dwp.bayes.layer_report import Report
 from dwp.bayes.matching import match_layers
@@ -66,7 +65,7 @@ def init_(
     """
     if isinstance(gain, str) and gain != "fan_in":
         raise unknown("gain", gain, ["fan_in", "a batch of inputs"])
-    matches, report = match_layers(model, priors, (_ConvNd, nn.Linear), default=default)
+    matches, report = match_layers(model, priors, default=default)
     drawn = []
     for one in matches:
         weight = one.layer.weight

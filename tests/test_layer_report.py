@@ -76,9 +76,11 @@ def test_the_report_of_a_conversion_is_attached():
         Every(), {3: StandardNormal(3), "head": None, "lazy": None}, default="standard_normal"
     )
     rows = {row.name: row for row in model.prior_report}
-    assert [name for name, row in rows.items() if row.prior] == ["conv", "oblong", "attention.out_proj"]
-    for name in ("up", "line"):
-        assert rows[name].reason == "only Conv2d and Linear can have one"
+    assert [name for name, row in rows.items() if row.prior] == [
+        *("conv", "oblong", "up", "line"),
+        "attention.out_proj",
+    ]
+    assert rows["up"].prior == rows["line"].prior == "standard_normal 1×1"
     assert rows["lazy"].reason == "None is given for lazy"
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert str(twin.prior_report) == str(model.prior_report)

@@ -97,11 +97,12 @@ def test_names_of_a_single_layer():
     assert init_(nn.Conv2d(1, 1, 3), THREE).changed == [""]
 
 
-def test_a_transposed_convolution_is_left_alone_by_conversion():
-    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 3))
-    refused(make_bayesian, model, {3: THREE, "1": THREE}, r"priors\['1'\]: .* the nearest is '0'")
-    make_bayesian(model, THREE)
-    assert isinstance(model[1], nn.ConvTranspose2d)
+@BOTH
+def test_a_transposed_convolution_has_the_prior_of_its_kernel_size(function):
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 5))
+    result = function(model, {3: THREE, "1": THREE})
+    report = result if function is init_ else result.prior_report
+    assert report.changed == ["0", "1"]
 
 
 # Tied layers

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dwp.bayes import posteriors, settings
-from dwp.bayes.bayesian_layer import BayesConv2d, BayesianLayer, BayesLinear
+from dwp.bayes.bayesian_layer import BayesConv, BayesConv2d, BayesConvTranspose, BayesianLayer, BayesLinear
 from dwp.bayes.matching import Match, match_layers
 from dwp.bayes.posteriors import ALL
 from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, title
@@ -20,7 +21,9 @@ from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 
 __all__ = [
+    "BayesConv",
     "BayesConv2d",
+    "BayesConvTranspose",
     "BayesLinear",
     "BayesianLayer",
     "Noise",
@@ -34,6 +37,14 @@ __all__ = [
 
 
 Option = TypeVar("Option")
+
+# The first that a layer is an instance of.
+_BAYESIAN: dict[type[Weighted], type[BayesianLayer]] = {
+    nn.Linear: BayesLinear,
+    nn.Conv2d: BayesConv2d,
+    _ConvTransposeNd: BayesConvTranspose,
+    _ConvNd: BayesConv,
+}
 
 
 def make_bayesian(
@@ -51,7 +62,8 @@ def make_bayesian(
     layer that is used in several places is replaced by one Bayesian layer.
 
     Args:
-        model: any module with `nn.Conv2d` or `nn.Linear` layers; other layers stay as they are.
+        model: any module with convolutions (of one, two or three dimensions, transposed ones too) or linear
+            layers; other layers stay as they are.
         priors: a prior, one prior per kernel size, or a mapping from kernel sizes or layer names to
             priors. Layer names take precedence; None leaves layers unchanged. A linear layer gets a prior
             by its name only.
@@ -74,9 +86,7 @@ def make_bayesian(
             unchanged. Also if `scales` or `largest_variance` name a layer that is not made Bayesian.
     """
     settings.find(form)
-    matches, report = match_layers(
-        model, priors, (nn.Conv2d, nn.Linear), ("weight", "bias"), default, computes_else
-    )
+    matches, report = match_layers(model, priors, ("weight", "bias"), default, computes_else)
     own: dict[Prior, Prior] = {}
     kinds = _by_layer("scales", scales, matches)
     limits = _by_layer("largest_variance", largest_variance, matches)
@@ -85,11 +95,8 @@ def make_bayesian(
         _check_hooks(one.names[0], one.layer)
         if one.prior not in own:
             own[one.prior] = posteriors.own(one.prior, one.layer.weight)
-        prior = own[one.prior]
-        if isinstance(one.layer, nn.Conv2d):
-            layers.append((one.names, BayesConv2d(one.layer, prior, form, kind, limit)))
-        else:
-            layers.append((one.names, BayesLinear(one.layer, prior, form, kind, limit)))
+        bayesian = next(of for cls, of in _BAYESIAN.items() if isinstance(one.layer, cls))
+        layers.append((one.names, bayesian(one.layer, own[one.prior], form, kind, limit)))
     result = model
     for names, layer in layers:
         for name in names:

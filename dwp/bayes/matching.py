@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,8 +12,6 @@ from dwp.bayes.posteriors import Posterior
 from dwp.bayes.prior_choice import Default, PriorChoice, Priors, Weighted, kernel, times, title
 from dwp.errors import InputError
 from dwp.priors.base import Prior
-
-Layer = TypeVar("Layer", bound=Weighted)
 
 # Attributes of layers with a parameter that is computed from others, and the functions that undo this.
 _UNDONE_BY = {
@@ -26,30 +23,28 @@ _UNDONE_BY = {
 
 
 @dataclass(frozen=True)
-class Match(Generic[Layer]):
+class Match:
     """A layer, all its names in the model (several if it is used in several places), and its prior."""
 
     names: list[str]
-    layer: Layer
+    layer: Weighted
     prior: Prior
 
 
 def match_layers(
     model: nn.Module,
     priors: Priors,
-    kinds: tuple[type[Layer], ...],
     parameters: tuple[str, ...] = ("weight",),
     default: Default = None,
-    unfit: Callable[[Layer], str] = lambda layer: "",
-) -> tuple[list[Match[Layer]], Report]:
-    """Return the layers of a model that get a prior, in model order, and a report on every layer.
+    unfit: Callable[[Weighted], str] = lambda layer: "",
+) -> tuple[list[Match], Report]:
+    """Return the convolutions and linear layers of a model that get a prior, in model order, and a report.
 
     Layers inside priors are skipped.
 
     Args:
         model: any module.
         priors: see `PriorChoice`.
-        kinds: layer classes to match.
         parameters: names of the parameters that the caller will change.
         default: see `PriorChoice`.
         unfit: returns why a layer cannot have a prior, or an empty string. It then has none, unless one is
@@ -68,14 +63,14 @@ def match_layers(
     modules: dict[nn.Module, list[str]] = {}
     for name, module in _places(model):
         modules.setdefault(module, []).append(name)
-    layers = {module: names for module, names in modules.items() if isinstance(module, kinds)}
+    layers = {module: names for module, names in modules.items() if isinstance(module, Weighted)}
     choice.check_names([name for names in layers.values() for name in names])
     owners = _owners(model)
-    matches: list[Match[Layer]] = []
+    matches: list[Match] = []
     rows: list[LayerReport] = []
     for module, names in modules.items():
-        if not isinstance(module, kinds):
-            rows += _rows_of_others(names[0], module, kinds)
+        if not isinstance(module, Weighted):
+            rows += _rows_of_others(names[0], module)
             continue
         key, prior = choice.key(names, module), None
         reason = choice.missing(key, module) or unfit(module)
@@ -115,12 +110,8 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def _rows_of_others(name: str, module: nn.Module, kinds: tuple[type, ...]) -> Iterator[LayerReport]:
-    """Yield the row of a layer of another kind, or of each weight matrix of any other module."""
-    if isinstance(module, Weighted):
-        taken = " and ".join(kind.__name__ for kind in kinds)
-        yield _row(name, module, module.weight, None, f"only {taken} can have one")
-        return
+def _rows_of_others(name: str, module: nn.Module) -> Iterator[LayerReport]:
+    """Yield the row of each weight matrix of a module that is neither a convolution nor a linear layer."""
     for key, parameter in module._parameters.items():
         if parameter is not None and not is_lazy(parameter) and sum(size > 1 for size in parameter.shape) > 1:
             reason = "neither a convolution nor a linear layer"

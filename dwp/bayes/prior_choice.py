@@ -20,6 +20,9 @@ _STANDARD = (
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 
+# Methods that `forward` of some of these classes calls.
+_CALLED = ("_conv_forward", "_output_padding")
+
 Priors = Prior | Iterable[Prior] | Mapping[int | str, Prior | None]
 """One prior, one for each kernel size, or priors by kernel size or layer name; the name takes precedence.
 None leaves layers as they are."""
@@ -113,18 +116,23 @@ def fan_in(layer: Weighted) -> int:
     return inputs * math.prod(size)
 
 
+def standard(layer: Weighted) -> type[Weighted]:
+    """Return the class of a layer in `torch.nn`, of which it may be a subclass."""
+    return next(cls for cls in _STANDARD if isinstance(layer, cls))
+
+
 def computes_else(layer: Weighted) -> str:
     """Return how a layer differs from its class in `torch.nn`, or an empty string if it does not."""
-    (standard,) = (cls for cls in _STANDARD if isinstance(layer, cls))
+    cls = standard(layer)
     # Checked on the instance, since some libraries replace the methods of a single layer.
-    forward, inner = (
-        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", "_conv_forward")
+    forward, *inner = (
+        getattr(getattr(layer, name, None), "__func__", None) for name in ("forward", *_CALLED)
     )
-    same = (standard.forward, Conv2d.forward, ConvTranspose2d.forward)
-    if forward in same and inner is getattr(standard, "_conv_forward", None):
+    same = (cls.forward, Conv2d.forward, ConvTranspose2d.forward)
+    if forward in same and inner == [getattr(cls, name, None) for name in _CALLED]:
         return ""
     return (
-        f"a {type(layer).__name__} computes something else than nn.{standard.__name__}, which a Bayesian "
+        f"a {type(layer).__name__} computes something else than nn.{cls.__name__}, which a Bayesian "
         "layer would lose"
     )
 

@@ -67,9 +67,7 @@ class NetworkPosterior:
         self.model, self.images, self.labels, self.weight = model, images, labels, weight
         self.others_scale = others_scale
         self.examples = len(labels) if examples is None else examples
-        matches, self.report = match_layers(
-            model, priors, (nn.Conv2d, nn.Linear), ("weight",), default, computes_else
-        )
+        matches, self.report = match_layers(model, priors, ("weight",), default, computes_else)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         by_prior: dict[Prior, Coordinates] = {}
         self.coordinates: dict[str, Coordinates] = {}

@@ -4,19 +4,17 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwp.bayes.bayesian_layer import BayesConv2d, BayesianLayer
+from dwp.bayes.bayesian_layer import BayesConv, BayesConvTranspose, BayesianLayer
 from dwp.bayes.posteriors import Factorised
 from dwp.bayes.recurrent import BayesEmbedding, BayesLSTM
-from dwp.compression.channels import Layer
 from dwp.errors import InputError, unknown
 from dwp.kernels.pruning import choose_threshold, histogram
-from dwp.nn.conv import Conv2d
 from dwp.nn.precision import at_least_float32
 
 # Least share of the variance that lies between the two classes of a histogram; for one normal mode it is
@@ -169,19 +167,21 @@ def mask(
 
 def _plain(layer: BayesianLayer, weight: Tensor) -> nn.Module:
     """Return an ordinary layer of the same arguments with a given weight, and a copy of the bias."""
-    outputs, inputs, *kernel = weight.shape
     kind: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     bias = layer.bias
-    plain: Layer
-    if isinstance(layer, BayesConv2d):
-        for option in ("stride", "padding", "dilation", "groups", "padding_mode"):
-            kind[option] = getattr(layer, option)
-        make = Conv2d if layer.has_fast_forms else nn.Conv2d
-        plain = make(inputs * layer.groups, outputs, cast(Any, tuple(kernel)), bias=bias is not None, **kind)
+    plain: Any
+    if isinstance(layer, BayesConv):
+        options = ["stride", "padding", "dilation", "groups", "padding_mode"]
+        if isinstance(layer, BayesConvTranspose):
+            options.append("output_padding")
+        kind |= {option: getattr(layer, option) for option in options}
+        sizes = layer.in_channels, layer.out_channels, layer.kernel_size
+        plain = layer.ordinary(*sizes, bias=bias is not None, **kind)
     else:
+        outputs, inputs = weight.shape
         plain = nn.Linear(inputs, outputs, bias is not None, **kind)
     plain.weight.copy_(weight)
-    if bias is not None and plain.bias is not None:
+    if bias is not None:
         plain.bias.copy_(bias)
     plain.weight.requires_grad_(next(layer.posterior.parameters()).requires_grad)
     return plain.train(layer.training)

@@ -148,6 +148,13 @@ def _external(channels: Channels) -> set[int]:
 
 def _refuse(found: Masked, channels: Channels, alive: dict[int, bool]) -> None:
     """Raise InputError for convolutions with pruned output channels that cannot be removed."""
+    for name, number in found.pruned.items():
+        layer = found.network.get_submodule(name)
+        if number and not isinstance(layer, Layer):
+            raise InputError(
+                f"shrink: layer {name}: {number} output channels are pruned, but those of a "
+                f"{type(layer).__name__} cannot be removed; leave out the scales of this layer"
+            )
     rows = {name: _nonzero(found.network, name).any(1).tolist() for name in channels.writes}
     written = {
         channel
