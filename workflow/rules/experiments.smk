@@ -28,12 +28,13 @@ rule experiment:
 
 
 # Trials of the tuning: the same jobs on other data. A rule of their own, so that `--until experiment` means
-# the target's cells.
+# the target's cells. They come first, since other jobs wait for what they choose.
 use rule experiment as trial with:
     wildcard_constraints:
         experiment="|".join(plan.config.experiments),
         axis="|".join(plan.axes),
         version=plan.trial_versions,
+    priority: 1
 
 
 ruleorder: trial > experiment

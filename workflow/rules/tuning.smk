@@ -12,6 +12,7 @@ rule tuning:
         f"{paths.TUNING}.log",
     benchmark:
         f"{paths.TUNING}.benchmark.tsv"
+    priority: 1
     conda:
         "../../envs/dwp.yaml"
     threads: config["threads"]
