@@ -29,6 +29,7 @@ def by_compression(results: ExperimentResults, plot: Plot, *, metric: str = "err
     figure, axes = plot.canvas(1, len(settings), 5.4, 3.8)
     for ax, setting in zip(axes[0], settings, strict=True):
         shown: list[pd.Series] = []
+        compressions = [1.0]
         for (method, _), own in rows[rows["setting"] == setting].groupby(["method", "seed"], sort=False):
             style = look[method]
             curve = own.pivot_table(index="part", columns="metric", values="value", sort=False)
@@ -43,8 +44,11 @@ def by_compression(results: ExperimentResults, plot: Plot, *, metric: str = "err
             )
             ax.plot(chosen["compression"], chosen[metric], color=style["color"], marker=style["marker"])
             # Networks without enough weights are at chance, which would compress the rest of the axis.
-            shown.append(curve.loc[curve[at_thresholds] <= 10 * chosen[metric] + 1, at_thresholds])
+            visible = curve[curve[at_thresholds] <= 10 * chosen[metric] + 1]
+            shown.append(visible[at_thresholds])
+            compressions += [chosen["compression"], *visible["curve_compression"]]
         ax.set_xscale("log")
+        ax.set_xlim(right=1.5 * max(compressions))
         ax.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         plot.limit(ax, shown)
         title = f"{results.axis_label} = {plot.number(setting)}" if len(settings) > 1 else ""
