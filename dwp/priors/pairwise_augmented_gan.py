@@ -135,7 +135,7 @@ class PairwiseAugmentedGAN(Prior):
         return torch.stack(list(terms.values())).sum(), terms
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the code E(w), a Gaussian, of kernels [n, 1, k, k], each [n, latent]."""
+        """Return mean and variance of the codes E(w) of kernels [n, 1, k, k], each [n, latent]."""
         mean, deviation = self.averaged["encoder"](self._whitened(as_kernels(w, self.kernel_size)))
         return mean, deviation.square()
 

@@ -143,6 +143,16 @@ class PairwiseAugmentedGANSettings(TrainedPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArbitraryConditioningVAESettings(TrainedPriorSettings):
+    """A variational autoencoder that draws any weights of a kernel given the others."""
+
+    kind: ClassVar = "arbitrary_conditioning_vae"
+
+    hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
+    latent: int = setting("dimensions of a kernel's code", 16, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmpiricalSettings(PriorSettings):
     """The learned filters themselves."""
 
