@@ -128,10 +128,10 @@ class PairwiseAugmentedGAN(Prior):
             logits = discriminator(inputs)[:, 0]
             (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
             penalty = PENALTY * gradient.square().sum(1).mean()
-            terms[f"{name}_discriminator"] = 2 * functional.softplus(-signs * logits).mean() + penalty
+            terms[f"train_{name}_discriminator"] = 2 * functional.softplus(-signs * logits).mean() + penalty
             fixed = {key: value.detach() for key, value in discriminator.named_parameters()}
             logits = functional_call(discriminator, fixed, pairs)[:, 0]
-            terms[f"{name}_generator"] = 2 * functional.softplus(signs * logits).mean()
+            terms[f"train_{name}_generator"] = 2 * functional.softplus(signs * logits).mean()
         return torch.stack(list(terms.values())).sum(), terms
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
