@@ -45,8 +45,8 @@ def fit_prior(
         settings: settings of the kind, in place of these defaults. A kind that is trained (the VAEs,
             flows and the GAN) has `schedule`, {"steps": 6000, "batch": 128, "lr": 0.001} with a linear
             decay to zero, or `epochs` in place of `steps`; and `validation_fraction`, 0.1, of the training
-            kernels, which chooses the best epoch. A `vae` or `whitened_vae` has `hidden` 32, `latent` 4 and a standard
-            normal prior over its codes; a flow 6 affine couplings with 128 hidden units. See
+            kernels, which chooses the best epoch. A `vae` or `whitened_vae` has `hidden` 32, `latent` 4 and
+            a standard normal prior over its codes; a flow 6 affine couplings with 128 hidden units. See
             `dwp.priors.settings` for these and the others.
 
     Returns:

@@ -1,7 +1,7 @@
 """A variational autoencoder over kernels that draws any weights given the others."""
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,16 @@ class ArbitraryConditioningVAE(ConditionalPrior):
         """Standard deviation of each weight, [k²]."""
 
     @classmethod
-    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: Any
+    ) -> tuple["ArbitraryConditioningVAE", list[dict]]:
         """Maximise the bound on the conditional density, averaged over masks; record the held-out bounds.
 
         See `Prior.fit`. The best epoch is that of the conditional bound. Matrix products are in the kernels'
         precision; that of the schedule is ignored.
         """
 
-        def build(kernels: Tensor, settings: dict) -> Self:
+        def build(kernels: Tensor, settings: dict) -> ArbitraryConditioningVAE:
             prior = cls(kernels.shape[-1], **settings)
             deviation, mean = torch.std_mean(kernels.flatten(1), 0, correction=0)
             prior.mean.copy_(mean)
@@ -77,7 +79,7 @@ class ArbitraryConditioningVAE(ConditionalPrior):
             prior.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
             return prior
 
-        def loss(prior: Self, w: Tensor) -> tuple[Tensor, dict]:
+        def loss(prior: ArbitraryConditioningVAE, w: Tensor) -> tuple[Tensor, dict]:
             with torch.autocast(w.device.type, enabled=False):
                 x = w.flatten(1)
                 mask = random_masks(len(w), w.shape[-1]).to(w.device)

@@ -1,7 +1,7 @@
 """A generative adversarial network over kernels with an encoder: samples and codes without a density."""
 
 import copy
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +78,16 @@ class PairwiseAugmentedGAN(Prior):
         """L, the lower Cholesky factor of the covariance of the training kernels, [k², k²]."""
 
     @classmethod
-    def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
+    def fit(
+        cls, train: Tensor, test: Tensor, settings: dict, **training: Any
+    ) -> tuple["PairwiseAugmentedGAN", list[dict]]:
         """Train all networks at once; record the metrics of `evaluate` each epoch.
 
         See `Prior.fit`. The best epoch is the one with the smallest energy distance. Matrix products are in
         the kernels' precision; that of the schedule is ignored.
         """
 
-        def build(kernels: Tensor, settings: dict) -> Self:
+        def build(kernels: Tensor, settings: dict) -> PairwiseAugmentedGAN:
             prior = cls(kernels.shape[-1], **settings)
             gaussian = Gaussian.fit(kernels, kernels[:1], {})[0]
             prior.mean.copy_(gaussian.mean)
@@ -93,7 +95,7 @@ class PairwiseAugmentedGAN(Prior):
             prior.averaged.requires_grad_(False)
             return prior
 
-        def loss(prior: Self, w: Tensor) -> tuple[Tensor, dict]:
+        def loss(prior: PairwiseAugmentedGAN, w: Tensor) -> tuple[Tensor, dict]:
             with torch.autocast(w.device.type, enabled=False):
                 return prior.losses(w)
 
@@ -190,8 +192,8 @@ class _Residual(nn.Module):
         self.linear = nn.Linear(inputs, outputs, bias=False)
         nn.init.eye_(self.linear.weight)
         self.network = _network(inputs, hidden, outputs + deviations)
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        for parameter in self.network[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Any:
         found = self.network(x)
