@@ -89,6 +89,7 @@ OTHERS = {
     "student_t": {},
     "gaussian_mixture": {"components": 3},
     "flow_matching": {"hidden": 4, "ode_steps": 3},
+    "arbitrary_conditioning_vae": {"hidden": 4, "latent": 2},
     "structured_gaussian": {"inputs": 2},
     "mixture": {"components": 3, "norms": 2, "shrinkage": 1.0},
     "ard": {},

@@ -21,6 +21,11 @@ FITTED = {
     "flow": ("flow", {"hidden": 8, "transforms": 2, "schedule": SCHEDULE}),
     "spline flow": ("flow", {"hidden": 8, "transforms": 2, "coupling": "spline", "schedule": SCHEDULE}),
     "flow_matching": ("flow_matching", {"hidden": 8, "ode_steps": 5, "schedule": SCHEDULE}),
+    "pairwise_augmented_gan": ("pairwise_augmented_gan", {"hidden": 8, "schedule": SCHEDULE}),
+    "arbitrary_conditioning_vae": (
+        "arbitrary_conditioning_vae",
+        {"hidden": 8, "latent": 2, "schedule": SCHEDULE},
+    ),
     "vae": ("vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),
     "whitened_vae": ("whitened_vae", {"hidden": 4, "latent": 2, "schedule": SCHEDULE}),
     "vamp": ("vae", {"hidden": 4, "latent": 2, "code_prior": "vamp", "schedule": SCHEDULE}),
@@ -35,7 +40,7 @@ ANALYTIC = {
 }
 KINDS = [*ANALYTIC, *FITTED]
 SAMPLED = [kind for kind in KINDS if kind not in ("log_uniform", "ard", "hierarchical_ard")]
-PAID = [kind for kind in KINDS if kind not in ("empirical", "gabor")]
+PAID = [kind for kind in KINDS if kind not in ("empirical", "gabor", "pairwise_augmented_gan")]
 
 
 def make(kind, seed=0):

@@ -327,12 +327,13 @@ def test_good_configurations_are_not_refused(path, value):
         (BASE["priors"]["vae"] | {"code_prior": "vamp", "pseudo_inputs": 20}, True),
         ({"kind": "gaussian_mixture", "sizes": {"7x7": {"components": 8}, "5x5": {}}}, True),
         (FLOW_MATCHING, True),
+        (FLOW_MATCHING | {"kind": "arbitrary_conditioning_vae", "latent": 3}, True),
         ({"kind": "structured_gaussian", "inputs": 32}, False),
         ({"kind": "ard"}, False),
     ],
     ids=[
         *("gaussian", "student_t", "mixture", "flow", "spline flow", "vamp", "gaussian_mixture"),
-        *("flow_matching", "structured_gaussian", "ard"),
+        *("flow_matching", "arbitrary_conditioning_vae", "structured_gaussian", "ard"),
     ],
 )
 def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):

@@ -17,7 +17,10 @@ from dwp.priors.distributions import GaussianPosterior, PointMass
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.standard_normal import StandardNormal
 
-WITHOUT_DENSITY = ("log_uniform", "ard", "hierarchical_ard", "empirical", "gabor")
+WITHOUT_DENSITY = (
+    *("log_uniform", "ard", "hierarchical_ard"),
+    *("empirical", "gabor", "pairwise_augmented_gan"),
+)
 WITH_DENSITY = [kind for kind in KINDS if kind not in WITHOUT_DENSITY]
 
 

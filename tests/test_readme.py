@@ -35,7 +35,7 @@ def test_the_number_of_blocks_on_each_page():
         "elbo": 3,
         "frozen-features": 1,
         "hmc": 1,
-        "priors": 1,
+        "priors": 2,
         "sparse-rnn": 1,
         "tuning": 1,
         "tutorial": 5,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dwp.errors import InputError
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior, PriorWithCodes
 from dwp.priors.standard_normal import StandardNormal
@@ -49,7 +50,7 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
             have; those of others have the prior's.
 
     Raises:
-        InputError: the prior cannot be sampled from or has no density.
+        InputError: the prior cannot be sampled from, or its density is missing or only a bound.
     """
     # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
     if isinstance(prior, PriorWithCodes):
@@ -61,6 +62,10 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     if isinstance(prior, StandardNormal):
         identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
         return Linear(prior, torch.zeros_like(identity[0]), prior.scale * identity, exact=True)
+    if not prior.exact:
+        raise InputError(
+            f"prior: {prior.kind} has a bound on its density; to sample a posterior, use an exact one"
+        )
     draws = prior.sample(DRAWS, torch.Generator().manual_seed(0)).to(like.device)
     prior.log_prob(draws[:1])
     x = draws.flatten(1).double()

@@ -88,6 +88,24 @@ def as_kernels(w: Tensor, size: int) -> Tensor:
     return w if w.shape[1] == 1 else w.flatten(0, 1).unsqueeze(1)
 
 
+def as_mask(observed: Tensor, w: Tensor) -> Tensor:
+    """Return a mask of the weights of a kernel, or of each kernel, as [1, k²] or [n, k²].
+
+    Args:
+        observed: booleans, [k, k] or of the shape of w.
+        w: kernels [n, 1, k, k], or weights [o, i, k, k] with o·i = n.
+
+    Raises:
+        InputError: the mask is not boolean, or has another shape.
+    """
+    if observed.dtype != torch.bool or observed.shape not in (w.shape, w.shape[-2:]):
+        raise InputError(
+            f"prior: the mask of observed weights is {observed.dtype} of shape {list(observed.shape)}; "
+            f"expected torch.bool of shape {list(w.shape[-2:])} or {list(w.shape)}"
+        )
+    return observed.reshape(-1, w.shape[-2:].numel()).to(w.device)
+
+
 @dataclass(frozen=True)
 class PointMass:
     """A point mass on one value of each kernel, [n, 1, k, k]."""

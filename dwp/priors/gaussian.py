@@ -1,5 +1,6 @@
 """A Gaussian over kernels with a full covariance."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from dwp.nn.precision import at_least_float32
+from dwp.priors._conditional import ConditionalPrior
 from dwp.priors._elliptical import Elliptical, floor, plus_sphere
 from dwp.priors.base import KLEstimator, register
 from dwp.priors.distributions import GaussianPosterior
@@ -14,7 +16,7 @@ from dwp.priors.settings import GaussianSettings, PriorSettings
 
 
 @register
-class Gaussian(Elliptical):
+class Gaussian(ConditionalPrior, Elliptical):
     """N(μ, Σ) over the k² weights of a kernel, as in Trockman et al. 2023.
 
     Σ is the covariance of the training kernels, shrunk towards a sphere of their mean variance like
@@ -48,6 +50,41 @@ class Gaussian(Elliptical):
         location, factor = self.mean.cpu(), self.factor.cpu()
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
+
+    def _completed(self, x: Tensor, mask: Tensor, generator: torch.Generator | None) -> Tensor:
+        mean, root = self._conditional(x.cpu().double(), mask.cpu())
+        noise = torch.randn(x.shape, generator=generator, dtype=self.mean.dtype).double()
+        return mean + torch.linalg.solve_triangular(root.mT, noise[:, :, None], upper=True)[:, :, 0]
+
+    def _conditional_log_prob(self, x: Tensor, mask: Tensor, samples: int) -> Tensor:
+        """Return the exact log density, [n], in nats."""
+        wide, mask = at_least_float32(x).cpu().double(), mask.cpu()
+        mean, root = self._conditional(wide, mask)
+        centred = torch.where(mask, 0.0, wide - mean)
+        squares = (root.mT @ centred[:, :, None]).square().sum((1, 2))
+        constant = (~mask).sum(1) * math.log(2 * math.pi)
+        log_density = root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * (squares + constant)
+        return log_density.to(at_least_float32(x))
+
+    def _conditional(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return moments of the unobserved weights given the observed, in double precision on the CPU.
+
+        With Λ = Σ⁻¹, those are the mean μ_u - Λ_uu⁻¹ Λ_uo (o - μ_o), and the lower Cholesky factor of the
+        precision Λ_uu. Rows and columns of observed weights are those of the identity.
+
+        Args:
+            x: flattened kernels, [n, k²].
+            mask: of the observed weights, [1, k²] or [n, k²].
+
+        Returns:
+            The mean [n, k²], and the factor [1, k², k²] or [n, k², k²].
+        """
+        location, precision = self.mean.cpu().double(), torch.cholesky_inverse(self.factor.cpu().double())
+        unobserved = (~mask).double()
+        kept = unobserved[:, :, None] * precision * unobserved[:, None, :]
+        root = torch.linalg.cholesky(kept + torch.diag_embed(1 - unobserved))
+        shift = unobserved * (torch.where(mask, x - location, 0.0) @ precision)
+        return location - torch.cholesky_solve(shift[:, :, None], root)[:, :, 0], root
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""

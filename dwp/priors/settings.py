@@ -126,6 +126,33 @@ class FlowMatchingSettings(TrainedPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairwiseAugmentedGANSettings(TrainedPriorSettings):
+    """A generative adversarial network over kernels with an encoder; samples and codes only."""
+
+    kind: ClassVar = "pairwise_augmented_gan"
+    has_density: ClassVar = False
+    has_kl: ClassVar = False
+
+    hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
+    latent: int | None = setting("dimensions of a kernel's code; null: as many as weights", None, ge=1)
+    augmentation: float = setting(
+        "standard deviation of the noise that a reconstruction may have, where whitened kernels have 1",
+        0.1,
+        gt=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArbitraryConditioningVAESettings(TrainedPriorSettings):
+    """A variational autoencoder that draws any weights of a kernel given the others."""
+
+    kind: ClassVar = "arbitrary_conditioning_vae"
+
+    hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
+    latent: int = setting("dimensions of a kernel's code", 16, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmpiricalSettings(PriorSettings):
     """The learned filters themselves."""
 
