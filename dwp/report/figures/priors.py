@@ -24,7 +24,9 @@ BOUND = {
     "elbo": "ELBO",
     "log_likelihood": "E$_r$ log p(w|z)",
     "kl": "KL(r(z|w)‖p(z))",
+    "conditional_elbo": "ELBO given weights",
 }
+"""Titles of metrics in nats per kernel."""
 
 
 def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure:
@@ -154,7 +156,7 @@ def prior_training(results: Results, plot: Plot) -> Figure:
             values.append(pd.Series([line.value]))
         # The first steps, many nats below the rest, would compress the axis.
         plot.limit(ax, values, log=False)
-        text = f"{BOUND.get(metric) or metric.replace('_', ' ')}\n[nats per kernel]"
+        text = f"{BOUND[metric]}\n[nats per kernel]" if metric in BOUND else metric.replace("_", " ")
         plot.label(ax, x="training step", y=text, title=f"{size}×{size}")
     plot.title(figure, "Fitting the priors")
     handles = [Line2D([], [], color=look[name]["color"], label=f"{name}, held out") for name in look]
