@@ -70,7 +70,8 @@ def push(store: Store, cell: Cell) -> None:
         file = cell.manifest.parent / name
         if not file.is_file() or sha256(file) != digest:
             raise InputError(f"{file} is missing or not as it was written; delete it and run the workflow")
-        store.put(file, digest)
+    for name, digest in cell.files.items():
+        store.put(cell.manifest.parent / name, digest)
     store.put(cell.manifest, hashlib.sha256(cell.text).hexdigest())
 
 
