@@ -75,5 +75,5 @@ def test_no_permission_is_one_line(bucket, capsys, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError("Access Denied")
 
-    monkeypatch.setattr(type(bucket), "_put_file", refuse)
+    monkeypatch.setattr(bucket, "put_file", refuse)
     assert "no permission; check the credentials" in refusal(capsys, "push", "s3://group", label(PRIOR))

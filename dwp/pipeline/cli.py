@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--directory: there is no folder {options.directory}")
         if "://" not in getattr(options, "store", "://"):
             options.store = str(Path(options.store).resolve())
+        if hasattr(options, "crate"):
+            options.crate = Path(options.crate).resolve()
         with contextlib.chdir(options.directory):
             return options.run(options, artifact_store.read() if options.reads else [], overlays)
     except InputError as error:
@@ -77,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     for added in (command("push", sharing.push, which), command("pull", sharing.pull, which, reads=False)):
         added.add_argument("store", help="a folder, or an address such as s3://bucket/folder, see fsspec")
         added.add_argument("version", nargs="*", help="copy these versions instead of a configuration's")
+    added = command("export", sharing.export)
+    added.add_argument("version", help=meant)
+    added.add_argument("--crate", metavar="FOLDER", required=True, help="the new folder of the crate")
+    added.add_argument("--author", metavar="NAME", help="who ran the jobs")
+    added.add_argument("--licence", metavar="TEXT", help="licence of the files, a name or a URL")
     added = command("prune", _prune, which)
     added.add_argument("--yes", action="store_true", help="delete what is shown")
     return parser

@@ -1,11 +1,11 @@
-"""Commands of `dwp` that share results: push and pull."""
+"""Commands of `dwp` that share results: push, pull and export."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from dwp.errors import InputError
-from dwp.pipeline import artifact_store, paths, transfers
+from dwp.pipeline import artifact_store, crate, paths, transfers
 from dwp.pipeline.artifact_store import Version
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, read_config
 from dwp.pipeline.plan import Plan
@@ -67,6 +67,21 @@ def pull(options: argparse.Namespace, found: list[Version], overlays: list[list[
             f"{len(transfer.todo)} pulled, {here} here already, {missing} not in the store, "
             f"{other} there by other code or settings"
         )
+    return 0
+
+
+def export(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:
+    """Write a version with its provenance into a new folder, as a Process Run Crate (RO-Crate).
+
+    The crate has its files, and for each job that led to them: software, parameters, files read and made, and
+    times. Files of earlier jobs are named by their SHA-256, not copied.
+    """
+    version, folder = artifact_store.find(found, options.version), Path(options.crate)
+    jobs = crate.export(version, found, folder, author=options.author, licence=options.licence)
+    if options.json:
+        print_json({"version": version.label, "crate": str(folder), "jobs": jobs})
+    else:
+        print(f"{folder}: {version.label}, with the {jobs} jobs that led to it")
     return 0
 
 
