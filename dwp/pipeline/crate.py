@@ -4,6 +4,7 @@ https://www.researchobject.org/workflow-run-crate/profiles/process_run_crate
 """
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -19,6 +20,7 @@ from dwp.pipeline.artifact_store import Version
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 URL = "https://arxiv.org/abs/1810.06943"
+DEPTH = 20  # of nested parameters that become entities of their own
 TYPES = {
     ".csv": "text/csv",
     ".json": "application/json",
@@ -110,7 +112,6 @@ class _Writer:
     def add_job(self, path: Path, manifest: Mapping[str, Any]) -> None:
         """Add a job as an action, with its software, parameters, and the files that it read and made."""
         end = datetime.datetime.fromisoformat(manifest["finished"])
-        seconds = manifest.get("seconds")
         label = paths.short(f"{manifest['stage']}/{manifest['version']}")
         params = [
             self._entity(f"#{label}/{key}", "PropertyValue", name=key, value=value)
@@ -131,21 +132,22 @@ class _Writer:
             endTime=end.isoformat(),
             actionStatus="http://schema.org/CompletedActionStatus",
         )
-        if isinstance(seconds, int | float):
-            action["startTime"] = (end - datetime.timedelta(seconds=seconds)).isoformat()
+        # Whatever a manifest from elsewhere has there.
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+            action["startTime"] = (end - datetime.timedelta(seconds=manifest["seconds"])).isoformat()
         if self.author:
             action["agent"] = self.author
         self.crate.root_dataset.append_to("mentions", action)
 
     def _software(self, manifest: Mapping[str, Any]) -> Any:
-        commit = (manifest.get("git") or {}).get("commit") or "unknown"
-        libraries = {"Python": manifest.get("python"), **(manifest.get("libraries") or {})}
+        commit = str(_mapping(manifest.get("git")).get("commit") or "unknown")
+        libraries = {"Python": manifest.get("python"), **_mapping(manifest.get("libraries"))}
+        libraries = {name: str(number) for name, number in libraries.items() if number}
         required = [
             self._entity(
                 f"#{name}-{number}", "SoftwareApplication", name=name, softwareVersion=number, url=_home(name)
             )
             for name, number in libraries.items()
-            if number
         ]
         key = hashlib.sha256(repr(sorted(libraries.items())).encode()).hexdigest()[:8]
         return self._entity(
@@ -193,9 +195,13 @@ def _home(library: str) -> str | None:
     return next((page.rpartition(", ")[2] for page in pages if "://" in page), None)
 
 
-def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+def _mapping(value: object) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _flat(value: Any, path: str = "", depth: int = DEPTH) -> list[tuple[str, Any]]:
     """Return the leaves of nested mappings and lists with their dotted paths."""
-    if isinstance(value, Mapping | list) and value:
+    if isinstance(value, Mapping | list) and value and depth:
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return [leaf for key, inner in pairs for leaf in _flat(inner, f"{path}.{key}".lstrip("."))]
-    return [(path, value if isinstance(value, str | int | float) else str(value))]
+        return [leaf for key, inner in pairs for leaf in _flat(inner, f"{path}.{key}".lstrip("."), depth - 1)]
+    return [(path, value if isinstance(value, str | int | float) else repr(value))]
