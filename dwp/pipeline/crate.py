@@ -52,6 +52,7 @@ def export(
     if folder.exists():
         raise InputError(f"--crate: {folder} exists; name a new folder")
     with extra("crate", "dwp export --crate"):
+        from rocrate.model import ContextEntity
         from rocrate.rocrate import ROCrate
     manifests = {
         path: content for one in found for path, content in one.manifests.items() if content is not None
@@ -62,10 +63,14 @@ def export(
     for file, digest in version.recorded_files:
         if not file.is_file() or sha256(file) != digest:
             raise InputError(f"{file} is missing or not as it was written; delete it and run the workflow")
-    crate = ROCrate()
+    crate = ROCrate(version="1.1")  # that of the profile
+    crate.metadata.extra_terms["sha256"] = "https://w3id.org/ro/terms/workflow-run#sha256"
     crate.name = f"{version.label}: {', '.join(version.names) or version.stage}"
     crate.description = f"Results of the stage {version.stage} of dwp, with the jobs that led to them"
     crate.license = licence or "not stated"
+    if licence and "://" in licence:
+        crate.license = crate.add(ContextEntity(crate, licence, properties={"@type": "CreativeWork"}))
+        crate.license["name"] = licence
     if version.finished:
         crate.datePublished = version.finished
     writer = _Writer(crate, version, author)
@@ -128,13 +133,15 @@ class _Writer:
             description=f"code digest {manifest['code']}, version {manifest['version']}",
             instrument=self._software(manifest),
             object=[*read, *params],
-            result=made,
-            endTime=end.isoformat(),
+            result=made[0] if len(made) == 1 else made,
+            endTime=end.isoformat("T", "seconds"),
             actionStatus="http://schema.org/CompletedActionStatus",
         )
         # Whatever a manifest from elsewhere has there.
         with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-            action["startTime"] = (end - datetime.timedelta(seconds=manifest["seconds"])).isoformat()
+            action["startTime"] = (end - datetime.timedelta(seconds=manifest["seconds"])).isoformat(
+                "T", "seconds"
+            )
         if self.author:
             action["agent"] = self.author
         self.crate.root_dataset.append_to("mentions", action)
@@ -161,15 +168,18 @@ class _Writer:
         )
 
     def _file(self, file: Path, digest: str) -> Any:
-        facts = {"name": file.name, "sha256": digest, "encodingFormat": TYPES.get(file.suffix)}
-        facts = {key: value for key, value in facts.items() if value}
+        facts = {
+            "name": file.name,
+            "sha256": digest,
+            "encodingFormat": TYPES.get(file.suffix, "application/octet-stream"),
+        }
         if file.is_relative_to(self.version.folder):
             name = file.relative_to(self.version.folder).as_posix()
             facts["contentSize"] = str(file.stat().st_size)
             return self.crate.get(name) or self.crate.add_file(file, name, properties=facts)
         name = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
         facts["name"] = file.as_posix()
-        return self._entity(f"ni:///sha-256;{name}", "File", **facts)
+        return self._entity(f"ni:///sha-256;{name}", "CreativeWork", **facts)  # a File would be in the crate
 
     def _entity(self, identity: str, kind: str, /, **facts: Any) -> Any:
         from rocrate.model import ContextEntity

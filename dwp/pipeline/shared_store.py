@@ -24,6 +24,7 @@ from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
 
 LARGEST_MANIFEST = 1 << 26
+DEEPEST = 100
 CHUNK = 1 << 20
 
 
@@ -90,6 +91,8 @@ class Store:
             copied.write_bytes(text)
             try:
                 content = read_manifest(copied)
+                if _is_deep(content):
+                    raise InputError(f"{copied} is no manifest: it is nested too deeply")
                 _refuse_foreign(content, manifest)
             except (InputError, RecursionError) as error:
                 message = str(error).replace(str(copied), f"{self.address}/{name}")
@@ -244,3 +247,9 @@ def _refuse_foreign(content: Mapping, manifest: Path) -> None:
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
         if not of_job or hidden or paths.is_byproduct(file) or name.endswith(paths.MANIFEST):
             raise InputError(f"{manifest} lists {name!r}, which is no file of its job")
+
+
+def _is_deep(value: object, most: int = DEEPEST) -> bool:
+    """Return whether mappings and lists are nested more deeply than any that a job writes."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most == 0 or any(_is_deep(one, most - 1) for one in inner)
