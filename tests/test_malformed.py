@@ -312,8 +312,6 @@ SCHEMES = (
     "python https:http HTTP h"
 )
 HOSTS = ["127.0.0.1:1", "", "[", "[::1]:1", "127.0.0.1:port", "127.0.0.1:99999999", "a b", "u:p@"]
-    ["..", "~", "%00", "\0", "::", "?a=b", "#x", "a\nb", " ", "*", "é" * 300]
-)
 
 
 @st.composite
@@ -420,9 +418,7 @@ def test_damaged_files_of_a_store(tmp_path_factory, damage, name):
     kind=kinds,
     value=values | hostile,
     key=st.text() | hostile,
-    name=hostile
-    | st.text(max_size=12)
-    | st.sampled_from(FOREIGN),
+    name=hostile | st.text(max_size=12) | st.sampled_from(FOREIGN),
 )
 def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, name):
     base = tmp_path_factory.getbasetemp() / "hostile-store"
