@@ -19,6 +19,9 @@ WORKFLOW = {
     "diff": "say why two versions differ",
     "verify": "recompute checksums; name what is missing or damaged",
     "challenge": "make a version again and compare it, file by file",
+    "push": "copy finished results to a shared store: a folder, s3://…, sftp://…",
+    "pull": "copy results from a shared store, so that a run makes only what is missing",
+    "export": "write a version with its provenance as an RO-Crate",
     "prune": "show, and with --yes delete, what no configuration needs",
 }
 
@@ -33,6 +36,9 @@ examples:
   dwp diff 1a2b priors/vae-7x7                   why two versions differ
   dwp verify                                     is every file as it was written?
   dwp challenge priors/vae-7x7                   does this machine make the same?
+  dwp push s3://group/dwp                        share what config.yaml has made
+  dwp pull s3://group/dwp                        … and take what others have made
+  dwp export report --crate crate                the report and how it was made, for others
   dwp prune --configfile config/smoke.yaml       show what neither config.yaml nor smoke needs
   dwp prune --configfile config/smoke.yaml --yes … and delete it
 

@@ -1,38 +1,59 @@
 """Malformed input raises the documented error and changes nothing.
 
-The long form: pytest --hypothesis-profile long tests/test_malformed.py
+The long form, about 50,000 inputs: DWP_INPUTS=3600 python -m pytest tests/test_malformed.py
 """
 
 import contextlib
 import copy
 import gzip
+import hashlib
 import io
 import json
+import os
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given as generated
+from hypothesis import settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from test_data_files import NAMES, idx_bytes
 
 from dwp.data import idx
 from dwp.errors import InputError
+from dwp.files import sha256
 from dwp.kernels import store as kernel_store
+from dwp.loading import locate
 from dwp.pipeline import artifact_store, shards
 from dwp.pipeline.challenge import challenge
 from dwp.pipeline.config.model import read
 from dwp.pipeline.manifest import read_manifest, version_of
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.shared_store import Store
 from dwp.pipeline.times import settle
+from dwp.pipeline.transfers import pull, push, to_pull, to_push
 from dwp.pipeline.version_diff import diff
 from dwp.priors.base import find, load_prior, save_prior
+
+INPUTS = int(os.environ.get("DWP_INPUTS", "100"))
+"""Number of inputs of each kind."""
+COUNTS: Counter[tuple[str, str]] = Counter()
+"""Number of inputs by test and by what became of them; printed at the end, see conftest.py."""
+
+
+def given(**strategies):
+    """Return a decorator that runs a test for `INPUTS` inputs."""
+    return lambda test: settings(max_examples=INPUTS, deadline=None)(generated(**strategies)(test))
+
 
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
 
@@ -45,6 +66,8 @@ def refused(use):
     except InputError as error:
         message = str(error)
     assert message is None or (len(message) > 10 and "\n" not in message)
+    test = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].removesuffix(" (call)")
+    COUNTS[test, "read" if message is None else "refused"] += 1
     return message is not None
 
 
@@ -278,3 +301,171 @@ def test_malformed_manifests(tmp_path_factory, place, kind, value, key, again):
         assert refused(lambda: challenge(known))
     assert all(name.startswith("vae") or ".." not in name for one in found for name in one["files"])
     assert sorted(folder.rglob("*")) == before
+
+
+# Addresses
+
+strange = ["..", "~", "%00", "\0", "::", "?a=b", "#x", "a\nb", " ", "*", "é" * 300]
+odd = st.text(max_size=8) | st.sampled_from(strange)
+SCHEMES = (
+    "http https hf file local memory s3 sftp ftp zip tar dir data reference simplecache blockcache generic "
+    "python https:http HTTP h"
+)
+HOSTS = ["127.0.0.1:1", "", "[", "[::1]:1", "127.0.0.1:port", "127.0.0.1:99999999", "a b", "u:p@"]
+
+
+@st.composite
+def addresses(draw):
+    """An address, most often a malformed one; none leads to another machine."""
+    scheme = draw(st.sampled_from(SCHEMES.split()) | st.text(max_size=4))
+    slashes = draw(st.sampled_from(["://", ":", ":/", "", "::", "://::"]))
+    host = draw(st.sampled_from(HOSTS))
+    return scheme + slashes + host + "/".join(draw(st.lists(odd, max_size=3)))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Let no test look up a name, should an address have one by chance."""
+
+    def refuse(*args, **kwargs):
+        raise ConnectionRefusedError("no network in this test")
+
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(f"socket.{name}", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_malformed_addresses(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("addresses")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("DWP_CACHE", str(folder / "cache"))
+
+    @given(address=addresses())
+    def check(address):
+        with contextlib.chdir(folder):
+            found = []
+            refused(lambda: found.append(locate(address, "0" * 64)))
+            refused(lambda: locate(address))
+            refused(lambda: Store(address).manifest(Path("results/priors/01234567/vae-7x7.manifest.json")))
+            refused(lambda: Store(address).find("priors/01234567"))
+        assert found == []
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+
+    try:
+        check()
+    finally:
+        monkeypatch.undo()
+
+
+# Shared stores
+
+
+def _stored() -> dict[str, bytes]:
+    """Return the files of a prior in a store, by name."""
+    content = MANIFEST | {"files": {}}
+    files = {"vae-7x7.csv": b"step,loss\n1,2.5\n", "vae-7x7.safetensors": bytes(range(64))}
+    for name, data in files.items():
+        content["files"][name] = hashlib.sha256(data).hexdigest()
+    return files | {"vae-7x7.manifest.json": json.dumps(content).encode()}
+
+
+STORED = _stored()
+FOREIGN = ["vae-7x7.log", "vae-5x5.csv", ".vae-7x7.csv", "vae-7x7.a"]
+FOLDER = f"priors/{MANIFEST['version'][:8]}"
+
+
+def pulled(base: Path, files: dict[str, bytes]) -> dict[str, bytes] | None:
+    """Pull files of a store into a new folder; return what is there then, None if the pull was refused."""
+    run = base / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    before = sorted(base.rglob("*"))
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+    for name, data in files.items():
+        store.pipe_file(f"/store/{FOLDER}/{name}", data)
+
+    def use() -> None:
+        remote = Store("memory://store")
+        for cell in to_pull(remote, remote.find(FOLDER), lambda manifest, content: True).todo:
+            pull(remote, cell)
+
+    with contextlib.chdir(run):
+        was_refused = refused(use)
+    new = [path for path in base.rglob("*") if path not in before]
+    assert all(path.is_relative_to(run / "results" / FOLDER) or path.is_dir() for path in new)
+    found = {path.relative_to(run / "results" / FOLDER).as_posix(): path for path in new if path.is_file()}
+    assert not any(path.is_symlink() for path in new)
+    return None if was_refused else {name: path.read_bytes() for name, path in found.items()}
+
+
+@given(damage=damages(), name=st.sampled_from(sorted(STORED)))
+def test_damaged_files_of_a_store(tmp_path_factory, damage, name):
+    base = tmp_path_factory.getbasetemp() / "damaged-store"
+    files = STORED | {name: damaged(STORED[name], damage)}
+    found = pulled(base, files)
+    if found is not None:
+        listed = json.loads(found["vae-7x7.manifest.json"])["files"]
+        assert {key: hashlib.sha256(found[key]).hexdigest() for key in listed} == listed
+    else:  # files that were whole may be there, without a manifest
+        kept = (path for path in (base / "run" / "results" / FOLDER).glob("*") if path.is_file())
+        assert all(path.read_bytes() == STORED[path.name] for path in kept)
+
+
+@given(
+    place=st.sampled_from(places(json.loads(STORED["vae-7x7.manifest.json"]))),
+    kind=kinds,
+    value=values | hostile,
+    key=st.text() | hostile,
+    name=hostile | st.text(max_size=12) | st.sampled_from(FOREIGN),
+)
+def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, name):
+    base = tmp_path_factory.getbasetemp() / "hostile-store"
+    content = changed(json.loads(STORED["vae-7x7.manifest.json"]), place, kind, value, key)
+    if name is not None and isinstance(content.get("files"), dict):  # a path with the right bytes behind it
+        content["files"][name] = hashlib.sha256(b"x").hexdigest()
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        inputs = {role: label.rpartition("/")[2] for role, label in content["inputs"].items()}
+        content["version"] = version_of(content["stage"], content["params"], inputs)
+    files = STORED | {"vae-7x7.manifest.json": json.dumps(content).encode()}
+    if name and name.isprintable() and name.strip("./") and "/" not in name:
+        files[name] = b"x"
+    found = pulled(base, files)
+    if found is not None:
+        with contextlib.chdir(base / "run"):
+            assert artifact_store.verify(artifact_store.read())[0] == []
+
+
+@given(
+    depth=st.integers(1, 3000), bracket=st.sampled_from(["[]", "{}"]), key=st.sampled_from(sorted(MANIFEST))
+)
+def test_deeply_nested_manifests_of_a_store(tmp_path_factory, depth, bracket, key):
+    base = tmp_path_factory.getbasetemp() / "deep-store"
+    nested = "[" * depth + "]" * depth if bracket == "[]" else '{"a":' * depth + "1" + "}" * depth
+    text = json.dumps(json.loads(STORED["vae-7x7.manifest.json"]) | {key: "HERE"}).replace('"HERE"', nested)
+    found = pulled(base, STORED | {"vae-7x7.manifest.json": text.encode()})
+    assert found is None or key == "note"
+
+
+@given(damage=damages(), name=st.sampled_from(sorted(STORED)))
+def test_damaged_files_are_not_pushed(tmp_path_factory, damage, name):
+    folder = tmp_path_factory.getbasetemp() / "pushed" / "results" / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in (STORED | {name: damaged(STORED[name], damage)}).items():
+        (folder / file).write_bytes(data)
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    with contextlib.chdir(folder.parents[2]):
+        manifest = Path("results", FOLDER, "vae-7x7.manifest.json")
+
+        def use() -> None:
+            remote = Store("memory://store")
+            for cell in to_push(remote, [manifest]).todo:
+                push(remote, cell)
+
+        if not refused(use):
+            for file, digest in json.loads(manifest.read_text())["files"].items():
+                assert sha256(manifest.with_name(file)) == digest
+        else:
+            assert store.find("/store") == []

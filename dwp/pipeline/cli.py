@@ -1,31 +1,24 @@
-"""Commands of `dwp` for the versions under `results/`: list, compare, verify, make again and prune them."""
+"""Commands of `dwp` for the versions under `results/`: list, compare, verify, make again, share, prune."""
 
 import argparse
 import contextlib
-import datetime
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from humanfriendly import format_size, format_timespan
-from tabulate import tabulate
+from humanfriendly import format_size
 
 from dwp.errors import InputError, extra
-from dwp.pipeline import artifact_store
+from dwp.pipeline import artifact_store, sharing
 from dwp.pipeline.artifact_store import Version
-from dwp.pipeline.config.files import defaults, users
+from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, users
+from dwp.pipeline.printing import age, print_difference, print_json, print_table, some
 from dwp.pipeline.run_locks import any_held
-from dwp.pipeline.version_diff import ABSENT, diff
+from dwp.pipeline.version_diff import diff
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
-
-WITHOUT_DEFAULTS = (
-    "the workflow's config.yaml is not installed along with the library; "
-    "name each configuration in use as --configfile config.yaml OVERLAY"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overlays = [[Path(file).resolve() for file in files] for files in getattr(options, "configfile", [])]
         if not Path(options.directory).is_dir():
             raise InputError(f"--directory: there is no folder {options.directory}")
+        if "://" not in getattr(options, "store", "://"):
+            options.store = str(Path(options.store).resolve())
+        if hasattr(options, "crate"):
+            options.crate = Path(options.crate).resolve()
         with contextlib.chdir(options.directory):
-            return options.run(options, artifact_store.read(), overlays)
+            return options.run(options, artifact_store.read() if options.reads else [], overlays)
     except InputError as error:
         print(f"dwp: {error}", file=sys.stderr)
         return 2
@@ -60,9 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("dwp")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable, *parents: argparse.ArgumentParser, reads: bool = True
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, description=run.__doc__, parents=[where, *parents])
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, reads=reads)
         return added
 
     command("versions", _versions, which)
@@ -77,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     added.add_argument("--threads", type=int, help="number of threads (default: as recorded)")
     added.add_argument("--data-root", metavar="DIR", help="folder of local data, as in the configuration")
+    for added in (command("push", sharing.push, which), command("pull", sharing.pull, which, reads=False)):
+        added.add_argument("store", help="a folder, or an address such as s3://bucket/folder, see fsspec")
+        added.add_argument("version", nargs="*", help="copy these versions instead of a configuration's")
+    added = command("export", sharing.export)
+    added.add_argument("version", help=meant)
+    added.add_argument("--crate", metavar="FOLDER", required=True, help="the new folder of the crate")
+    added.add_argument("--author", metavar="NAME", help="who ran the jobs")
+    added.add_argument("--licence", metavar="TEXT", help="licence of the files, a name or a URL")
     added = command("prune", _prune, which)
     added.add_argument("--yes", action="store_true", help="delete what is shown")
     return parser
@@ -95,7 +102,7 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
     if not configurations:
         print(f"dwp: USED BY is unknown: {WITHOUT_DEFAULTS}", file=sys.stderr)
     if options.json:
-        _print_json(
+        print_json(
             {
                 "stage": version.stage,
                 "version": version.folder.name,
@@ -110,17 +117,17 @@ def _versions(options: argparse.Namespace, found: list[Version], overlays: list[
             for version in found
         )
         return 0
-    _print_table(
+    print_table(
         ("STAGE", "VERSION", "NAME", "CELLS", "FROM", "SIZE", "AGE", "USED BY"),
         [
             (
                 version.stage,
                 version.folder.name,
-                _some(version.names),
+                some(version.names),
                 str(len(version.manifests)),
-                _some(version.spec.get("inputs", {}).values()),
+                some(version.spec.get("inputs", {}).values()),
                 format_size(version.size),
-                _age(version.finished),
+                age(version.finished),
                 ", ".join(used.get(version.label, ["-"])),
             )
             for version in found
@@ -134,9 +141,9 @@ def _diff(options: argparse.Namespace, found: list[Version], overlays: list[list
     """Show the parameters, inputs and code in which two versions differ, also for their inputs."""
     difference = diff(artifact_store.find(found, options.A), artifact_store.find(found, options.B), found)
     if options.json:
-        _print_json(difference)
+        print_json(difference)
     elif difference["changes"]:
-        _print_difference(difference)
+        print_difference(difference)
     else:
         print(f"{difference['a']} and {difference['b']} are the same version")
     return 0
@@ -153,7 +160,7 @@ def _verify(options: argparse.Namespace, found: list[Version], overlays: list[li
     count = Counter(fault["fault"] for fault in faults)
     broken, without = count["missing"] + count["damaged"], count["no manifest"]
     if options.json:
-        _print_json({"sound": sound, "faults": faults})
+        print_json({"sound": sound, "faults": faults})
     else:
         for fault in faults:
             print(f"{fault['fault']}: {fault['file']}")
@@ -177,7 +184,7 @@ def _challenge(options: argparse.Namespace, found: list[Version], overlays: list
     results = [{**row, "verdict": _verdict(row)} for row in challenge(version, **settings)]
     different = sum(row["verdict"] == "different" for row in results)
     if options.json:
-        _print_json({"version": version.label, "files": results})
+        print_json({"version": version.label, "files": results})
     else:
         for row in results:
             size = (
@@ -214,15 +221,15 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     if options.json:
         groups = {"unused": unused, "in_progress": kept}
         report = {name: {v.label: sizes[v.label] for v in group} for name, group in groups.items()}
-        _print_json(report | {"deleted": options.yes})
+        print_json(report | {"deleted": options.yes})
         return 0
     rows = [
-        (version.label, _some(version.names), format_size(sizes[version.label]), _age(version.finished), note)
+        (version.label, some(version.names), format_size(sizes[version.label]), age(version.finished), note)
         for group, note in ((unused, ""), (kept, "kept: a job may be writing it"))
         for version in group
     ]
     if rows:
-        _print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
+        print_table(("VERSION", "NAME", "SIZE", "AGE", ""), rows, right=("SIZE", "AGE"))
     total = f"{format_size(sum(sizes[version.label] for version in unused))} in {len(unused)} version(s)"
     configurations = ", ".join(dict.fromkeys(name for names in used.values() for name in names))
     if not unused:
@@ -247,48 +254,3 @@ def _refuse_while_a_workflow_runs() -> None:
 
 def _locked() -> bool:
     return any(Path(".snakemake/locks").glob("*.lock"))
-
-
-# Printing
-
-
-def _print_json(value: dict | Iterable) -> None:
-    print(json.dumps(value if isinstance(value, dict) else list(value), indent=2, ensure_ascii=False))
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
-    align = ["right" if name in right else "left" for name in header]
-    print(tabulate(rows, header, "plain", disable_numparse=True, colalign=align, headersalign=align))
-
-
-def _print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
-    seen = set() if seen is None else seen
-    pair = difference["a"], difference["b"]
-    print(f"{indent}{' → '.join(pair)}" + (", as above" if pair in seen else ""))
-    if pair in seen:
-        return
-    seen.add(pair)
-    explained = {f"inputs.{role}" for role in difference["inputs"]}
-    changes = [change for change in difference["changes"] if change["path"] not in explained]
-    width = max((len(change["path"]) for change in changes), default=0)
-    for change in changes:
-        a, b = change.get("a", ABSENT), change.get("b", ABSENT)
-        if isinstance(a, list) and isinstance(b, list) and set(a) != set(b):
-            a, b = [x for x in a if x not in b], [x for x in b if x not in a]
-        print(f"{indent}  {change['path']:{width}}  {a} → {b}")
-    for role, inner in difference["inputs"].items():
-        print(f"{indent}  inputs.{role}")
-        _print_difference(inner, indent + "    ", seen)
-
-
-def _some(names: Iterable[str], most: int = 2) -> str:
-    names = list(dict.fromkeys(names))
-    more = [f"and {len(names) - most} more"] if len(names) > most + 1 else names[most:]
-    return ", ".join(names[:most] + more) or "-"
-
-
-def _age(finished: datetime.datetime | None) -> str:
-    if finished is None:
-        return "-"
-    seconds = (datetime.datetime.now(datetime.UTC) - finished).total_seconds()
-    return format_timespan(int(max(seconds, 0)), max_units=1)

@@ -72,7 +72,11 @@ class Artifact:
             written = read_manifest(manifest)
         except InputError:
             return False
-        return all(written[key] == value for key, value in self.spec.items())
+        return self.matches(written)
+
+    def matches(self, manifest: Mapping) -> bool:
+        """Return whether the content of a manifest has the same parameters, inputs and code."""
+        return all(manifest[key] == value for key, value in self.spec.items())
 
 
 def by_version(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:

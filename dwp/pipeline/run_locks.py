@@ -64,6 +64,12 @@ def _lock(descriptor: int, version: str, is_finished: Callable[[], bool]) -> Non
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
+def release() -> None:
+    """Release all locks of this process before it ends."""
+    while _descriptors:
+        os.close(_descriptors.popitem()[1])
+
+
 def any_held() -> bool:
     """Return whether any run holds a lock here."""
     for path in paths.LOCKS.glob("*"):

@@ -12,6 +12,11 @@ from dwp.pipeline.config.model import Config, read
 from dwp.pipeline.paths import ROOT
 from dwp.pipeline.plan import Plan
 
+WITHOUT_DEFAULTS = (
+    "the workflow's config.yaml is not installed along with the library; "
+    "name each configuration in use as --configfile config.yaml OVERLAY"
+)
+
 
 def read_config(overlays: Iterable[Path], entries: Sequence[str] = ()) -> Config:
     """Return config.yaml with overlays and values laid over it as Snakemake does.
