@@ -201,7 +201,7 @@ def _home(library: str) -> str | None:
         stated = importlib.metadata.metadata(library)
     except importlib.metadata.PackageNotFoundError:
         return None
-    pages = [stated.get("Home-page") or "", *(stated.get_all("Project-URL") or [])]
+    pages = [*(stated.get_all("Home-page") or []), *(stated.get_all("Project-URL") or [])]
     return next((page.rpartition(", ")[2] for page in pages if "://" in page), None)
 
 
