@@ -418,20 +418,21 @@ def test_damaged_files_of_a_store(tmp_path_factory, damage, name):
     kind=kinds,
     value=values | hostile,
     key=st.text() | hostile,
+    added=st.booleans(),
     name=hostile | st.text(max_size=12) | st.sampled_from(FOREIGN),
 )
-def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, name):
+def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, added, name):
     base = tmp_path_factory.getbasetemp() / "hostile-store"
     content = json.loads(STORED["vae-7x7.manifest.json"])
     if place is not None:
         content = changed(content, place, kind, value, key)
-    if name is not None and isinstance(content.get("files"), dict):  # a path with the right bytes behind it
+    if added and isinstance(content.get("files"), dict):  # a path with the right bytes behind it
         content["files"][name] = hashlib.sha256(b"x").hexdigest()
     with contextlib.suppress(KeyError, TypeError, AttributeError):
         inputs = {role: label.rpartition("/")[2] for role, label in content["inputs"].items()}
         content["version"] = version_of(content["stage"], content["params"], inputs)
     files = STORED | {"vae-7x7.manifest.json": json.dumps(content).encode()}
-    if name and name.isprintable() and name.strip("./") and "/" not in name:
+    if added and name.isprintable() and name.strip("./") and "/" not in name:
         files[name] = b"x"
     found = pulled(base, files)
     if found is not None:
