@@ -67,12 +67,6 @@ class Store:
         if absent:
             raise InputError(f"{self.address}: there is no such folder; make it, then push")
 
-    @property
-    def is_empty(self) -> bool:
-        """Return whether there is no such bucket or folder, or nothing in it."""
-        with self._refusals():
-            return not self._files.exists(self._root or "/")
-
     def manifest(self, manifest: Path) -> tuple[bytes, dict] | None:
         """Return the text and content of a manifest in the store; None if there is none.
 
