@@ -47,7 +47,7 @@ from dwp.priors.base import find, load_prior, save_prior
 INPUTS = int(os.environ.get("DWP_INPUTS", "100"))
 """Number of inputs of each kind."""
 COUNTS: Counter[tuple[str, str]] = Counter()
-"""Number of inputs by test and by what became of them; printed at the end, see conftest.py."""
+"""Number of uses of inputs by test and by what became of them; printed at the end, see conftest.py."""
 
 
 def given(**strategies):
