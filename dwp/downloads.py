@@ -144,6 +144,10 @@ def _open(url: str) -> Iterator[tuple[http.client.HTTPResponse, str]]:
         with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
             stated = redirects.stated or response.headers.get(STATED, "")
             yield response, stated.removeprefix("W/").strip('"')
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"prior: {url} is no valid address ({error})") from None
     except urllib.error.HTTPError as error:
         hint = "; check the name, and that it is public" if error.code in (401, 403, 404) else ""
         kind = _Unreachable if error.code >= 500 else InputError

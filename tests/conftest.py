@@ -101,13 +101,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many malformed inputs of each kind were refused, and how many were read."""
+    """Print how often malformed inputs of each kind were refused and read; some are used more than once."""
     counts = getattr(sys.modules.get("test_malformed"), "COUNTS", {})
     if "DWP_INPUTS" in os.environ and counts:
         kinds = sorted({kind for kind, _ in counts})
         rows = [(kind, counts[kind, "refused"], counts[kind, "read"]) for kind in kinds]
         rows.append(("in all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-        terminalreporter.section("malformed inputs: refused, read")
+        terminalreporter.section("uses of malformed inputs: refused, read")
         for kind, *numbers in rows:
             terminalreporter.line(f"{kind:55}" + "".join(f"{number:9}" for number in numbers))
 

@@ -47,7 +47,7 @@ from dwp.priors.base import find, load_prior, save_prior
 INPUTS = int(os.environ.get("DWP_INPUTS", "100"))
 """Number of inputs of each kind."""
 COUNTS: Counter[tuple[str, str]] = Counter()
-"""Number of inputs by test and by what became of them; printed at the end, see conftest.py."""
+"""Number of uses of inputs by test and by what became of them; printed at the end, see conftest.py."""
 
 
 def given(**strategies):
@@ -414,22 +414,25 @@ def test_damaged_files_of_a_store(tmp_path_factory, damage, name):
 
 
 @given(
-    place=st.sampled_from(places(json.loads(STORED["vae-7x7.manifest.json"]))),
+    place=st.none() | st.sampled_from(places(json.loads(STORED["vae-7x7.manifest.json"]))),
     kind=kinds,
     value=values | hostile,
     key=st.text() | hostile,
+    added=st.booleans(),
     name=hostile | st.text(max_size=12) | st.sampled_from(FOREIGN),
 )
-def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, name):
+def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, key, added, name):
     base = tmp_path_factory.getbasetemp() / "hostile-store"
-    content = changed(json.loads(STORED["vae-7x7.manifest.json"]), place, kind, value, key)
-    if name is not None and isinstance(content.get("files"), dict):  # a path with the right bytes behind it
+    content = json.loads(STORED["vae-7x7.manifest.json"])
+    if place is not None:
+        content = changed(content, place, kind, value, key)
+    if added and isinstance(content.get("files"), dict):  # a path with the right bytes behind it
         content["files"][name] = hashlib.sha256(b"x").hexdigest()
     with contextlib.suppress(KeyError, TypeError, AttributeError):
         inputs = {role: label.rpartition("/")[2] for role, label in content["inputs"].items()}
         content["version"] = version_of(content["stage"], content["params"], inputs)
     files = STORED | {"vae-7x7.manifest.json": json.dumps(content).encode()}
-    if name and name.isprintable() and name.strip("./") and "/" not in name:
+    if added and name.isprintable() and name.strip("./") and "/" not in name:
         files[name] = b"x"
     found = pulled(base, files)
     if found is not None:
@@ -438,7 +441,9 @@ def test_malformed_manifests_of_a_store(tmp_path_factory, place, kind, value, ke
 
 
 @given(
-    depth=st.integers(1, 3000), bracket=st.sampled_from(["[]", "{}"]), key=st.sampled_from(sorted(MANIFEST))
+    depth=st.integers(1, 120) | st.integers(1, 3000),
+    bracket=st.sampled_from(["[]", "{}"]),
+    key=st.just("note") | st.sampled_from(sorted(MANIFEST)),
 )
 def test_deeply_nested_manifests_of_a_store(tmp_path_factory, depth, bracket, key):
     base = tmp_path_factory.getbasetemp() / "deep-store"

@@ -67,12 +67,6 @@ class Store:
         if absent:
             raise InputError(f"{self.address}: there is no such folder; make it, then push")
 
-    @property
-    def is_empty(self) -> bool:
-        """Return whether there is no such bucket or folder, or nothing in it."""
-        with self._refusals():
-            return not self._files.exists(self._root or "/")
-
     def manifest(self, manifest: Path) -> tuple[bytes, dict] | None:
         """Return the text and content of a manifest in the store; None if there is none.
 
@@ -93,7 +87,7 @@ class Store:
                 content = read_manifest(copied)
                 if _is_deep(content):
                     raise InputError(f"{copied} is no manifest: it is nested too deeply")
-                _refuse_foreign(content, manifest)
+                _refuse_foreign(content, manifest, str(copied))
             except (InputError, RecursionError) as error:
                 message = str(error).replace(str(copied), f"{self.address}/{name}")
                 raise InputError(message) from None
@@ -236,17 +230,17 @@ def name_of(path: Path) -> str:
     return path.relative_to(RESULTS).as_posix()
 
 
-def _refuse_foreign(content: Mapping, manifest: Path) -> None:
+def _refuse_foreign(content: Mapping, manifest: Path, where: str) -> None:
     """Refuse a manifest that is not of its folder, or that lists what its job does not make."""
     found = f"{content['stage']}/{paths.short(content['version'])}"
     if found != paths.label(manifest):
-        raise InputError(f"{manifest} is of {found}, not of {paths.label(manifest)}")
+        raise InputError(f"{where} is of {found}, not of {paths.label(manifest)}")
     for name in content["files"]:
         file = manifest.parent / name
         of_job = manifest.name == paths.MANIFEST or paths.manifest(file) == manifest
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
         if not of_job or hidden or paths.is_byproduct(file) or name.endswith(paths.MANIFEST):
-            raise InputError(f"{manifest} lists {name!r}, which is no file of its job")
+            raise InputError(f"{where} lists {name!r}, which is no file of its job")
 
 
 def _is_deep(value: object, most: int = DEEPEST) -> bool:

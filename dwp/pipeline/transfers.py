@@ -33,8 +33,8 @@ class Transfer:
     Attributes:
         todo: the finished jobs to copy.
         there: manifests of jobs that the other side has already.
-        missing: manifests that are not to be had: unfinished here, or not in the store.
-        other: manifests in the store that were made by other code or from other settings.
+        missing: manifests that a pull does not find in the store.
+        other: manifests that a pull finds there, but made by other code or from other settings.
     """
 
     todo: list[Cell] = field(default_factory=list)
