@@ -353,6 +353,6 @@ def test_the_index_is_readable_json():
 )
 def test_a_malformed_address_is_refused_in_one_line(url, tmp_path, monkeypatch):
     monkeypatch.setenv("DWP_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match="^prior: ") as refusal:
+    with pytest.raises(InputError, match=r"^prior: ") as refusal:
         dwp.load_prior(url, sha256="0" * 64)
     assert "\n" not in str(refusal.value)

@@ -169,7 +169,7 @@ class BayesConv(BayesianLayer):
     """A Bayesian convolution in one, two or three dimensions, see `BayesianLayer`.
 
     Attributes:
-        ordinary: class of the layer without a posterior: one of `torch.nn`, or `dwp.nn.conv.Conv2d`.
+        ordinary: class of the layer without a posterior: one of `torch.nn`, or a subclass of one.
     """
 
     stride: tuple[int, ...]
