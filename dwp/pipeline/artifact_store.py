@@ -217,6 +217,12 @@ def verify(
     return faults, sound
 
 
+def refuse_damaged(file: Path, digest: str) -> None:
+    """Raise InputError if a file is missing or has another SHA-256 than its manifest says."""
+    if not file.is_file() or sha256(file) != digest:
+        raise InputError(f"{file} is missing or not as it was written; delete it and run the workflow")
+
+
 def unreferenced(
     versions: Iterable[Version], referenced: Collection[str], now: float | None = None
 ) -> tuple[list[Version], list[Version]]:

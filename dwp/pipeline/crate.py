@@ -16,7 +16,7 @@ from typing import Any
 from dwp.errors import InputError, extra
 from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.pipeline.artifact_store import Version
+from dwp.pipeline.artifact_store import Version, refuse_damaged
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 URL = "https://arxiv.org/abs/1810.06943"
@@ -61,8 +61,7 @@ def export(
     if not own:
         raise InputError(f"{version.label} has no finished job; there is nothing to export")
     for file, digest in version.recorded_files:
-        if not file.is_file() or sha256(file) != digest:
-            raise InputError(f"{file} is missing or not as it was written; delete it and run the workflow")
+        refuse_damaged(file, digest)
     crate = ROCrate(version="1.1")  # that of the profile
     crate.metadata.extra_terms["sha256"] = "https://w3id.org/ro/terms/workflow-run#sha256"
     crate.name = f"{version.label}: {', '.join(version.names) or version.stage}"

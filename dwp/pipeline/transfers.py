@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
+from dwp.pipeline.artifact_store import refuse_damaged
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
 from dwp.pipeline.shared_store import Store, name_of
@@ -67,9 +68,7 @@ def push(store: Store, cell: Cell) -> None:
         InputError: a file is missing or damaged, or see `Store.put`.
     """
     for name, digest in cell.files.items():
-        file = cell.manifest.parent / name
-        if not file.is_file() or sha256(file) != digest:
-            raise InputError(f"{file} is missing or not as it was written; delete it and run the workflow")
+        refuse_damaged(cell.manifest.parent / name, digest)
     for name, digest in cell.files.items():
         store.put(cell.manifest.parent / name, digest)
     store.put(cell.manifest, hashlib.sha256(cell.text).hexdigest())
