@@ -21,7 +21,7 @@ myst_heading_anchors = 4
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!dwp\.).*"),
-    ("py:.*", r"dwp\.(data\.options\.\w+|priors\._elliptical\.\w+)"),
+    ("py:.*", r"dwp\.(data\.options\.\w+|priors\._(elliptical|whitening)\.\w+)"),
 ]
 
 default_role = "py:obj"

@@ -37,7 +37,7 @@ def fitted(request):
 def test_samples_have_the_moments_of_the_kernels(fitted):
     prior, _, test = fitted
     # In units of the standard deviation, in every direction.
-    x, y = prior._whitened(test), prior._whitened(prior.sample(4000, seeded()))
+    x, y = prior.whiten(test), prior.whiten(prior.sample(4000, seeded()))
     torch.testing.assert_close(y.mean(0), x.mean(0), rtol=0, atol=0.12)
     torch.testing.assert_close(torch.cov(y.T), torch.cov(x.T), rtol=0, atol=0.2)
 
@@ -57,7 +57,7 @@ def test_both_modes_are_sampled():
 @torch.no_grad()
 def test_reconstructions_are_near_and_codes_standard_normal(fitted):
     prior, _, test = fitted
-    x, rebuilt = prior._whitened(test), prior._whitened(prior.reconstruct(test))
+    x, rebuilt = prior.whiten(test), prior.whiten(prior.reconstruct(test))
     error = (x - rebuilt).square().mean()
     random = (x - x.roll(1, 0)).square().mean()
     assert error < 0.04 * random
@@ -98,7 +98,7 @@ def test_fewer_codes_than_weights_span_a_surface():
     still = FIT | {"hidden": 4, "latent": 2, "schedule": FIT["schedule"] | {"lr": 1e-15, "steps": 1}}
     train = correlated(300, 1).double()
     prior, _ = PairwiseAugmentedGAN.fit(train, train, still, seed=0)
-    draws = prior._whitened(prior.sample(100, seeded()))
+    draws = prior.whiten(prior.sample(100, seeded()))
     assert torch.linalg.matrix_rank(draws - draws.mean(0)) == 2
     assert prior.encode(train)[0].shape == (300, 2)
 

@@ -5,8 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dwp.nn.precision import at_least_float32
-from dwp.priors.base import Prior
+from dwp.priors._whitening import Whitening
 
 # Added to every variance, times the mean variance where that is above 1: a standard deviation of 0.001.
 VARIANCE_FLOOR = 1e-6
@@ -18,8 +17,8 @@ FOLDS = 5
 CROSS_VALIDATED = 2000
 
 
-class Elliptical(Prior):
-    """A distribution over the k² weights of a kernel with a location μ and a full scale matrix Σ.
+class Elliptical(Whitening):
+    """A distribution over the k² weights of a kernel with a location μ and a full scale matrix Σ = L·Lᵀ.
 
     The fit maximises the likelihood of n training kernels with a penalty that shrinks Σ from
     their scatter S towards a sphere s²·I, to (n·S + κ·s²·I) / (n + κ), as if there were κ more
@@ -33,15 +32,6 @@ class Elliptical(Prior):
         kernel_size: k.
         settings: see `Prior`.
     """
-
-    mean: Tensor
-    factor: Tensor
-
-    def __init__(self, kernel_size: int, **settings: Any) -> None:
-        super().__init__(kernel_size, **settings)
-        self.register_buffer("mean", torch.zeros(kernel_size**2))
-        self.register_buffer("factor", torch.eye(kernel_size**2))
-        """Lower Cholesky factor of Σ, [k², k²]."""
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:
@@ -76,8 +66,7 @@ class Elliptical(Prior):
 
     def squared_distance(self, w: Tensor) -> Tensor:
         """Return (w - μ)ᵀ Σ⁻¹ (w - μ) of kernels [n, 1, k, k], [n]."""
-        centred = (at_least_float32(w).flatten(1) - self.mean).T
-        return torch.linalg.solve_triangular(self.factor, centred, upper=False).square().sum(0)
+        return self.whiten(w).square().sum(1)
 
     def precisions(self) -> Tensor:
         """Return the diagonal of Σ⁻¹, [k²]."""

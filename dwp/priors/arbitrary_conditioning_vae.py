@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.nn.perceptron import perceptron
 from dwp.nn.precision import at_least_float32
 from dwp.priors._conditional import ConditionalPrior
 from dwp.priors._training import trained
 from dwp.priors.base import register
+from dwp.priors.distributions import draw_like, log_normal
 from dwp.priors.settings import ArbitraryConditioningVAESettings
-from dwp.priors.vae import VARIANCE_FLOOR, _log_normal, _noise_like
+from dwp.priors.vae import VARIANCE_FLOOR
 
 # Of the regulariser of p(z | observed): standard deviation of its means, and weight of its deviations' prior.
 MEAN_SCALE, DEVIATION_WEIGHT = 1e4, 1e-4
@@ -53,9 +55,9 @@ class ArbitraryConditioningVAE(ConditionalPrior):
         super().__init__(kernel_size, hidden=hidden, latent=latent)
         self.latent = latent
         weights = kernel_size**2
-        self.code_prior = _network(2 * weights, hidden, 2 * latent)
-        self.posterior = _network(2 * weights, hidden, 2 * latent)
-        self.decoder = _network(latent + 2 * weights, hidden, 2 * weights)
+        self.code_prior = perceptron(2 * weights, hidden, 2 * latent, nn.ELU())
+        self.posterior = perceptron(2 * weights, hidden, 2 * latent, nn.ELU())
+        self.decoder = perceptron(latent + 2 * weights, hidden, 2 * weights, nn.ELU())
         self.register_buffer("mean", torch.zeros(weights))
         """Mean of each weight, [k²]."""
         self.register_buffer("deviation", torch.ones(weights))
@@ -107,7 +109,7 @@ class ArbitraryConditioningVAE(ConditionalPrior):
         x, mask = self._standardised(x), mask.expand(x.shape)
         mean, variance = self._posterior(x, mask)
         prior_mean, prior_variance = self._code_prior(x, mask)
-        z = mean + variance.sqrt() * _noise_like(mean, generator)
+        z = mean + variance.sqrt() * draw_like(mean, generator)
         ratio = variance / prior_variance
         kl = 0.5 * (ratio + (mean - prior_mean).square() / prior_variance - 1 - ratio.log()).sum(1)
         return self._log_likelihood(x, z, mask), kl
@@ -125,7 +127,7 @@ class ArbitraryConditioningVAE(ConditionalPrior):
         moments = [*self._posterior(x, mask), *self._code_prior(x, mask)]
         mean, variance, prior_mean, prior_variance = (moment.repeat(samples, 1) for moment in moments)
         z = mean + variance.sqrt() * torch.randn_like(mean)
-        codes = _log_normal(z, prior_mean, prior_variance) - _log_normal(z, mean, variance)
+        codes = log_normal(z, prior_mean, prior_variance) - log_normal(z, mean, variance)
         log_weight = self._log_likelihood(x.repeat(samples, 1), z, mask.repeat(samples, 1)) + codes.sum(1)
         return torch.logsumexp(log_weight.view(samples, -1), 0) - math.log(samples)
 
@@ -141,10 +143,10 @@ class ArbitraryConditioningVAE(ConditionalPrior):
     ) -> Tensor:
         x, mask = self._standardised(x.to(self.mean)), mask.to(self.mean.device).expand(x.shape)
         location, variance = self._code_prior(x, mask)
-        z = location + variance.sqrt() * _noise_like(location, generator)
+        z = location + variance.sqrt() * draw_like(location, generator)
         drawn, variance = self._decode(x, z, mask)
         if not mean:
-            drawn = drawn + variance.sqrt() * _noise_like(drawn, generator)
+            drawn = drawn + variance.sqrt() * draw_like(drawn, generator)
         return self.mean + self.deviation * drawn
 
     def reverse_model(self) -> nn.Module:
@@ -187,7 +189,7 @@ class ArbitraryConditioningVAE(ConditionalPrior):
         return _moments(self.decoder(torch.cat([z, _observed(x, mask)], 1)))
 
     def _log_likelihood(self, x: Tensor, z: Tensor, mask: Tensor) -> Tensor:
-        by_weight = _log_normal(x, *self._decode(x, z, mask)) - self.deviation.log()
+        by_weight = log_normal(x, *self._decode(x, z, mask)) - self.deviation.log()
         return torch.where(mask, 0.0, by_weight).sum(1)
 
 
@@ -208,11 +210,6 @@ def random_masks(n: int, size: int, generator: torch.Generator | None = None) ->
 
 def _observed(x: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([torch.where(mask, x, 0.0), mask.to(x)], 1)
-
-
-def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
-    return nn.Sequential(first, nn.ELU(), second, nn.ELU(), nn.Linear(hidden, outputs))
 
 
 def _moments(found: Tensor) -> tuple[Tensor, Tensor]:

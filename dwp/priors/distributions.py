@@ -22,6 +22,18 @@ def noise_like(x: Tensor) -> Tensor:
     return noise.permute([order.index(axis) for axis in range(x.ndim)])
 
 
+def draw_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return standard normal noise like x, from a generator on the CPU; None uses that of the device."""
+    if generator is None:
+        return torch.randn_like(x)
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+
+def log_normal(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Return log N(x; mean, variance) of each element, in nats."""
+    return -0.5 * ((x - mean).square() / variance + variance.log() + math.log(2 * math.pi))
+
+
 @dataclass(frozen=True)
 class GaussianPosterior:
     """A factorised Gaussian over n kernels; both fields are [n, 1, k, k], in float32 or wider."""

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
-from dwp.priors.base import Prior, register
+from dwp.priors._whitening import Whitening
+from dwp.priors.base import register
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.settings import FlowMatchingSettings
 
@@ -19,7 +19,7 @@ FREQUENCIES = 4
 
 
 @register
-class FlowMatching(Prior):
+class FlowMatching(Whitening):
     """The flow dx/dt = v(t, x) that takes N(0, I) at t = 0 to whitened kernels x = L⁻¹(w - μ) at t = 1.
 
     Training regresses v on the velocities of straight paths from noise to kernels (conditional flow
@@ -41,9 +41,6 @@ class FlowMatching(Prior):
 
     settings_class = FlowMatchingSettings
 
-    mean: Tensor
-    factor: Tensor
-
     def __init__(
         self,
         kernel_size: int,
@@ -58,10 +55,6 @@ class FlowMatching(Prior):
         self.last = nn.Linear(hidden, dimensions)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.register_buffer("mean", torch.zeros(dimensions))
-        """μ, [k²]."""
-        self.register_buffer("factor", torch.eye(dimensions))
-        """L, the lower Cholesky factor of the covariance of the training kernels, [k², k²]."""
 
     @classmethod
     def fit(
@@ -73,11 +66,8 @@ class FlowMatching(Prior):
         """
 
         def build(kernels: Tensor, settings: dict) -> FlowMatching:
-            prior = cls(kernels.shape[-1], **settings)
             gaussian = Gaussian.fit(kernels, kernels[:1], {})[0]
-            prior.mean.copy_(gaussian.mean)
-            prior.factor.copy_(gaussian.factor)
-            return prior
+            return cls(kernels.shape[-1], **settings).take_moments(gaussian)
 
         def loss(prior: FlowMatching, w: Tensor) -> tuple[Tensor, dict]:
             with torch.autocast(w.device.type, enabled=False):
@@ -92,7 +82,7 @@ class FlowMatching(Prior):
         Args:
             w: kernels [n, 1, k, k].
         """
-        x = self._whitened(w)
+        x = self.whiten(w)
         noise, t = torch.randn_like(x), torch.rand_like(x[:, :1])
         position = (1 - (1 - NOISE) * t) * noise + t * x
         target = x - (1 - NOISE) * noise
@@ -141,15 +131,11 @@ class FlowMatching(Prior):
             total = total + step / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
         return x, total
 
-    def _whitened(self, w: Tensor) -> Tensor:
-        centred = (at_least_float32(w).flatten(1) - self.mean).T
-        return torch.linalg.solve_triangular(self.factor, centred, upper=False).T
-
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [n], in nats."""
         # In bfloat16 this would not be the density of the samples.
         with torch.autocast(w.device.type, enabled=False):
-            noise, divergence = self._integrated(self._whitened(w), 1.0, 0.0)
+            noise, divergence = self._integrated(self.whiten(w), 1.0, 0.0)
             log_normal = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1)
             # The integral is from 1 to 0, and its sign that of the density's.
             return log_normal + divergence - self.factor.diagonal().log().sum()
@@ -159,5 +145,4 @@ class FlowMatching(Prior):
         """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         noise = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype)
         x, _ = self._integrated(noise.to(self.mean.device), 0.0, 1.0)
-        w = self.mean + x @ self.factor.T
-        return w.view(n, 1, self.kernel_size, self.kernel_size).cpu()
+        return self.colour(x).cpu()

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from dwp.nn.precision import at_least_float32
+from dwp.nn.perceptron import perceptron
 from dwp.priors._training import trained
-from dwp.priors.base import Prior, register
+from dwp.priors._whitening import Whitening
+from dwp.priors.base import register
 from dwp.priors.distributions import as_kernels
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.settings import PairwiseAugmentedGANSettings
@@ -26,7 +27,7 @@ EVALUATED = 1000
 
 
 @register
-class PairwiseAugmentedGAN(Prior):
+class PairwiseAugmentedGAN(Whitening):
     """w = μ + L·G(z) with z ~ N(0, I), and an encoder E of kernels as codes (Alanov et al. 2018).
 
     Two discriminators compare pairs. The first tells kernels with their codes, (w, E(w)), from codes with
@@ -50,9 +51,6 @@ class PairwiseAugmentedGAN(Prior):
 
     settings_class = PairwiseAugmentedGANSettings
 
-    mean: Tensor
-    factor: Tensor
-
     def __init__(
         self,
         kernel_size: int,
@@ -70,12 +68,8 @@ class PairwiseAugmentedGAN(Prior):
             }
         )
         self.averaged = copy.deepcopy(self.trained)
-        self.pair_discriminator = _network(dimensions + self.latent, hidden, 1)
-        self.reconstruction_discriminator = _network(2 * dimensions, hidden, 1)
-        self.register_buffer("mean", torch.zeros(dimensions))
-        """μ, [k²]."""
-        self.register_buffer("factor", torch.eye(dimensions))
-        """L, the lower Cholesky factor of the covariance of the training kernels, [k², k²]."""
+        self.pair_discriminator = perceptron(dimensions + self.latent, hidden, 1, nn.LeakyReLU(0.2))
+        self.reconstruction_discriminator = perceptron(2 * dimensions, hidden, 1, nn.LeakyReLU(0.2))
 
     @classmethod
     def fit(
@@ -88,10 +82,8 @@ class PairwiseAugmentedGAN(Prior):
         """
 
         def build(kernels: Tensor, settings: dict) -> PairwiseAugmentedGAN:
-            prior = cls(kernels.shape[-1], **settings)
             gaussian = Gaussian.fit(kernels, kernels[:1], {})[0]
-            prior.mean.copy_(gaussian.mean)
-            prior.factor.copy_(gaussian.factor)
+            prior = cls(kernels.shape[-1], **settings).take_moments(gaussian)
             prior.averaged.requires_grad_(False)
             return prior
 
@@ -111,7 +103,7 @@ class PairwiseAugmentedGAN(Prior):
         with torch.no_grad():
             for average, parameter in zip(self.averaged.parameters(), self.trained.parameters(), strict=True):
                 average.lerp_(parameter, 1 - MOMENTUM)
-        x = self._whitened(w)
+        x = self.whiten(w)
         codes = _drawn(self.trained["encoder"](x))
         z = torch.randn_like(codes)
         noise = self.augmentation * torch.randn_like(x)
@@ -138,21 +130,16 @@ class PairwiseAugmentedGAN(Prior):
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the codes E(w) of kernels [n, 1, k, k], each [n, latent]."""
-        mean, deviation = self.averaged["encoder"](self._whitened(as_kernels(w, self.kernel_size)))
+        mean, deviation = self.averaged["encoder"](self.whiten(as_kernels(w, self.kernel_size)))
         return mean, deviation.square()
 
     def generate(self, z: Tensor) -> Tensor:
         """Return the kernels [n, 1, k, k] of codes [n, latent]."""
-        w = self.mean + self.averaged["generator"](z) @ self.factor.T
-        return w.view(len(z), 1, self.kernel_size, self.kernel_size)
+        return self.colour(self.averaged["generator"](z))
 
     def reconstruct(self, w: Tensor) -> Tensor:
         """Return the kernels of the mean codes of kernels [n, 1, k, k], of the same shape."""
         return self.generate(self.encode(w)[0])
-
-    def _whitened(self, w: Tensor) -> Tensor:
-        centred = (at_least_float32(w).flatten(1) - self.mean).T
-        return torch.linalg.solve_triangular(self.factor, centred, upper=False).T
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
@@ -173,7 +160,7 @@ class PairwiseAugmentedGAN(Prior):
         """
         w = w[:EVALUATED]
         samples = self.sample(len(w), torch.Generator().manual_seed(0)).to(w)
-        x, y, rebuilt = (self._whitened(part).double().cpu() for part in (w, samples, self.reconstruct(w)))
+        x, y, rebuilt = (self.whiten(part).double().cpu() for part in (w, samples, self.reconstruct(w)))
         # Without the distances of kernels from themselves.
         within = (torch.cdist(x, x).mean() + torch.cdist(y, y).mean()) * len(x) / max(1, len(x) - 1)
         energy = 2 * torch.cdist(x, y).mean() - within
@@ -191,7 +178,7 @@ class _Residual(nn.Module):
         self.outputs = outputs
         self.linear = nn.Linear(inputs, outputs, bias=False)
         nn.init.eye_(self.linear.weight)
-        self.network = _network(inputs, hidden, outputs + deviations)
+        self.network = perceptron(inputs, hidden, outputs + deviations, nn.LeakyReLU(0.2))
         for parameter in self.network[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -201,11 +188,6 @@ class _Residual(nn.Module):
         if found.shape[1] == self.outputs:
             return mean
         return mean, functional.softplus(found[:, self.outputs :] + RAW_DEVIATION)
-
-
-def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
-    return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Linear(hidden, outputs))
 
 
 def _drawn(moments: tuple[Tensor, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from dwp.nn.conv import Conv2d, ConvTranspose2d
 from dwp.nn.precision import at_least_float32
 from dwp.priors._training import trained
 from dwp.priors.base import Prior, register
+from dwp.priors.distributions import draw_like, log_normal
 from dwp.priors.settings import VAESettings
 
 # Lower bound on variances, a standard deviation of 0.001: below it a decoder would fit rounding errors.
@@ -118,9 +119,9 @@ class VAE(Prior):
     def code_log_prob(self, z: Tensor) -> Tensor:
         """Return the exact log p(z) of codes [n, latent], [n], in nats."""
         if not self.vamp:
-            return _log_normal(z, torch.zeros_like(z), torch.ones_like(z)).sum(1)
+            return log_normal(z, torch.zeros_like(z), torch.ones_like(z)).sum(1)
         mean, variance = self._components()
-        return torch.logsumexp(_log_normal(z[:, None], mean, variance).sum(2), 1) - math.log(len(mean))
+        return torch.logsumexp(log_normal(z[:, None], mean, variance).sum(2), 1) - math.log(len(mean))
 
     def code_kl(self, mean: Tensor, variance: Tensor, z: Tensor | None = None) -> Tensor:
         """Return KL(N(mean, variance) || p(z)) for each of n codes, [n], in nats.
@@ -136,7 +137,7 @@ class VAE(Prior):
             return 0.5 * (variance + mean.square() - 1 - variance.log()).sum(1)
         if z is None:
             z = mean + variance.sqrt() * torch.randn_like(mean)
-        return _log_normal(z, mean, variance).sum(1) - self.code_log_prob(z)
+        return log_normal(z, mean, variance).sum(1) - self.code_log_prob(z)
 
     def sample_codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw codes from p(z), [n, latent], on the prior's device; the generator is on the CPU."""
@@ -158,8 +159,8 @@ class VAE(Prior):
         """Return log p(w|z) for one z ~ r(z|w), and KL(r(z|w) || p(z)); each [n], in nats."""
         w = at_least_float32(w)
         mean, variance = self.encode(w)
-        z = mean + variance.sqrt() * _noise_like(mean, generator)
-        return _log_normal(w, *self.decode(z)).flatten(1).sum(1), self.code_kl(mean, variance, z)
+        z = mean + variance.sqrt() * draw_like(mean, generator)
+        return log_normal(w, *self.decode(z)).flatten(1).sum(1), self.code_kl(mean, variance, z)
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return an unbiased estimate of a lower bound on log p(w), [n], in nats.
@@ -185,8 +186,8 @@ class VAE(Prior):
 
     def _log_weight(self, w: Tensor, z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """Return log p(w|z) p(z) / r(z|w) for codes [n, latent] and the moments of r, [n]."""
-        log_joint = _log_normal(w, *self.decode(z)).flatten(1).sum(1) + self.code_log_prob(z)
-        return log_joint - _log_normal(z, mean, variance).sum(1)
+        log_joint = log_normal(w, *self.decode(z)).flatten(1).sum(1) + self.code_log_prob(z)
+        return log_joint - log_normal(z, mean, variance).sum(1)
 
     @torch.no_grad()
     def sandwich(
@@ -207,11 +208,11 @@ class VAE(Prior):
         """
         codes = self.sample_codes(n, generator)
         location, deviation = self.decode(codes)
-        w = location + deviation.sqrt() * _noise_like(location, generator)
+        w = location + deviation.sqrt() * draw_like(location, generator)
         mean, variance = self.encode(w)
         log_weights = [self._log_weight(w, codes, mean, variance)]
         for _ in range(samples):
-            z = mean + variance.sqrt() * _noise_like(mean, generator)
+            z = mean + variance.sqrt() * draw_like(mean, generator)
             log_weights.append(self._log_weight(w, z, mean, variance))
         every = torch.stack(log_weights)
         lower = torch.logsumexp(every[1:], 0) - math.log(samples)
@@ -276,13 +277,3 @@ def _down_to_one(size: int) -> Iterator[dict[str, int]]:
         kernel, stride = (3 if size % 2 else 2), (2 if size > 7 else 1)
         yield {"kernel_size": kernel, "stride": stride}
         size = (size - kernel) // stride + 1
-
-
-def _noise_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
-        return torch.randn_like(tensor)
-    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-
-
-def _log_normal(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return -0.5 * ((x - mean).square() / variance + variance.log() + math.log(2 * math.pi))
