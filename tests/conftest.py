@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how often malformed inputs of each kind were refused and read; some are used more than once."""
-    counts = getattr(sys.modules.get("test_malformed"), "COUNTS", {})
+    counts = getattr(sys.modules.get("malformed_inputs"), "COUNTS", {})
     if "DWP_INPUTS" in os.environ and counts:
         kinds = sorted({kind for kind, _ in counts})
         rows = [(kind, counts[kind, "refused"], counts[kind, "read"]) for kind in kinds]
