@@ -5,6 +5,7 @@ import os
 import shutil
 
 import faults
+import faulty_disk
 import pytest
 import torch
 
@@ -25,7 +26,7 @@ def test_nothing_is_lost_or_wrong_after_a_fault(run, monkeypatch, stem):
     (manifest,) = (path.relative_to(run) for path in run.glob(f"results/{stem}.manifest.json"))
     found = {manifest: faults.jobs(run)[manifest]}
     points = list(faults.points(run, found, most=7))
-    assert {point.kind for point in points} == set(faults.KINDS)
+    assert {point.kind for point in points} == set(faulty_disk.KINDS)
     rows = [faults.survive(point, run, found[manifest]) for point in points]
     assert [row for row in rows if not faults.sound(row)] == []
     # Most really do interrupt the job.
@@ -49,7 +50,7 @@ def test_a_power_failure_takes_what_was_not_flushed(tmp_path):
         folder.mkdir()
 
         def work(folder=folder, number=number):
-            disk = faults.Disk(folder, folder / "manifest.json")
+            disk = faulty_disk.Disk(folder)
             disk.patch()
             writes(folder)
             disk.calls = number  # of which the random numbers are a function
@@ -71,10 +72,10 @@ def test_each_call_is_a_point(tmp_path):
         folder.mkdir()
 
         def work(folder=folder, number=number):
-            faults.Disk(folder, folder / "manifest.json", number, "death").patch()
+            faulty_disk.Disk(folder, fails_at=number, kind="death").patch()
             writes(folder)
             return 0
 
         with contextlib.chdir(folder):
-            assert faults.forked(work) == (faults.DIED if number < 7 else 0)
+            assert faults.forked(work) == (faulty_disk.DIED if number < 7 else 0)
         assert {file.name for file in folder.iterdir()} == expected
