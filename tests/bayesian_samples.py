@@ -1,5 +1,7 @@
 """Bayesian layers and networks shared by several tests."""
 
+import copy
+
 import torch
 from network_samples import described
 from torch import nn
@@ -33,6 +35,15 @@ def layer_of(noisy=True, form="additive", prior=PRIORS[3], **arguments):
     if noisy and form == "additive":
         layer.posterior.log_variance.data.normal_().sub_(3)
     return layer, convolution
+
+
+@torch.no_grad()
+def output_moments(bayesian, layer, x):
+    """Mean and variance of the outputs of a Bayesian layer, by the layer that it replaces."""
+    squared = copy.deepcopy(layer)
+    squared.weight.copy_(bayesian.posterior.log_variance.exp())
+    squared.bias = None  # a bias has no variance
+    return layer(x), squared(x.square())
 
 
 def images(n=2, channels=4, size=7):

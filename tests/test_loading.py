@@ -245,6 +245,16 @@ def test_downloads_that_are_no_priors_are_refused_by_their_address(server, tmp_p
             dwp.load_prior(url, sha256=digest)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://[::1", "https://]/x", "http://a:port/x", "http://" + "é" * 300]
+)
+def test_a_malformed_address_is_refused_in_one_line(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DWP_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"^prior: ") as refusal:
+        dwp.load_prior(url, sha256="0" * 64)
+    assert "\n" not in str(refusal.value)
+
+
 # The hub
 
 
@@ -346,13 +356,3 @@ def test_the_cache_is_in_the_users_folder_by_default(monkeypatch, tmp_path):
 
 def test_the_index_is_readable_json():
     assert list(json.loads((loading.COLLECTION / loading.INDEX).read_text())) == sorted(NAMES)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://[", "http://[::1", "https://]/x", "http://a:port/x", "http://" + "é" * 300]
-)
-def test_a_malformed_address_is_refused_in_one_line(url, tmp_path, monkeypatch):
-    monkeypatch.setenv("DWP_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"^prior: ") as refusal:
-        dwp.load_prior(url, sha256="0" * 64)
-    assert "\n" not in str(refusal.value)
