@@ -46,13 +46,15 @@ def pull(options: argparse.Namespace, found: list[Version], overlays: list[list[
     against its SHA-256; nothing here is overwritten.
     """
     store = Store(options.store)
-    if options.version:
+    wanted = None if options.version else _wanted(options, overlays)
+    if wanted is None:
         manifests = [manifest for name in options.version for manifest in store.find(name)]
-        is_wanted: Callable[[Path, dict], bool] = lambda manifest, content: True  # noqa: E731
     else:
-        wanted = _wanted(options, overlays)
         manifests = list(wanted)
-        is_wanted = lambda manifest, content: wanted[manifest].matches(content)  # noqa: E731
+
+    def is_wanted(manifest: Path, content: dict) -> bool:
+        return wanted is None or wanted[manifest].matches(content)
+
     lock(map(str, manifests))
     try:
         transfer = transfers.to_pull(store, manifests, is_wanted)
