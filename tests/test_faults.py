@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-STEMS = ("priors/*/filters-5x5", "scores/*/scores-5x5", "kl_subset/*/dwp_*")
+STEMS = ("priors/*/empirical-5x5", "scores/*/scores-5x5", "kl_subset/*/dwp_*")
 
 
 @pytest.fixture(scope="module")

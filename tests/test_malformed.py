@@ -34,7 +34,7 @@ from test_data_files import NAMES, idx_bytes
 from dwp.data import idx
 from dwp.kernels import store as kernel_store
 from dwp.loading import locate
-from dwp.pipeline import artifact_store, shards
+from dwp.pipeline import artifact_store
 from dwp.pipeline.challenge import challenge
 from dwp.pipeline.config.model import read
 from dwp.pipeline.manifest import read_manifest, version_of
@@ -200,7 +200,6 @@ def test_malformed_manifests(tmp_path_factory, place, kind, value, key, again):
         artifact_store.verify([known])
         assert known.size > 0
         assert diff(known, known, [known])["changes"] == [] if known.spec else True
-        assert shards.same_prior(file.with_name("dwp-7x7.manifest.json"), MANIFEST, {}) == {}
         assert settle([str(file)], lambda manifest: not refused(lambda: read_manifest(manifest))) == []
         assert refused(lambda: challenge(known))
     assert all(name.startswith("vae") or ".." not in name for one in found for name in one["files"])

@@ -102,12 +102,13 @@ CHANGES = {
         "molchanov",
         {"few_shot/log_uniform", "kl_profile/log_uniform", "report"},
     ),
-    "a new fitted prior": ("priors.gauss", {"kind": "gaussian"}, SCORES | {"report"}),
+    "a new fitted prior": ("priors.heavy", {"kind": "student_t"}, SCORES | {"report"}),
     "a new fitted prior of one size": (
-        "priors.gauss",
-        {"kind": "gaussian", "sizes": {"5x5": {}}},
+        "priors.heavy",
+        {"kind": "student_t", "sizes": {"5x5": {}}},
         {"scores/5", "report"},
     ),
+    "another name for a prior that exists": ("priors.gauss", {"kind": "gaussian"}, {"report"}),
     "a new prior without a density": ("priors.ard", {"kind": "ard"}, set()),
     "how many kernels are scored": ("scores.kernels", 500, SCORES | {"report"}),
     "settings of an experiment that trains nothing": (

@@ -17,8 +17,6 @@ from dwp.pipeline.stages import scores as stage
 from dwp.priors import scores
 from dwp.priors.base import find, save_prior
 
-DIGEST = version_of("priors", {}, {})
-VERSION = paths.short(DIGEST)
 ANALYTIC = {
     "normal": {"kind": "standard_normal", "scale": 0.5},
     "structured": {"kind": "structured_gaussian"},
@@ -39,10 +37,12 @@ def inputs(tmp_path_factory):
     for name in ("vae", "gaussian_mixture", "flow_matching", "empirical"):
         kind, settings = FITTED[name]
         prior, _ = find(kind).fit(train, test, settings, seed=0)
-        path = folder / paths.PRIOR.file("safetensors", version=VERSION, name=name, size=5)
+        version = version_of("priors", {"kind": kind}, {})
+        path = folder / paths.PRIOR.file("safetensors", version=paths.short(version), name=kind, size=5)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_prior(prior, path)
-        spec = {"stage": "priors", "version": DIGEST, "params": {}, "inputs": {}, "code": "0" * 16}
+        spec = {"stage": "priors", "version": version, "params": {"kind": kind}, "inputs": {}}
+        spec["code"] = "0" * 32
         write_manifest(paths.manifest(path), spec, [path], seconds=2.5, read={})
         priors.append(str(path))
     return {"kernels": str(kernels), "priors": priors}
@@ -56,6 +56,11 @@ def tables(inputs, folder, measure_time):
         params=params,
         wildcards=SimpleNamespace(size="5"),
         input=given,
+        spec={
+            "inputs": {
+                f"{paths.PRIOR.fields(file)['name']}-5": paths.label(file) for file in inputs["priors"]
+            }
+        },
         output=SimpleNamespace(**outputs),
     )
     stage.main(job)

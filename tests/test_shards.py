@@ -15,7 +15,7 @@ from dwp.files import sha256
 from dwp.pipeline import paths, shards
 from dwp.pipeline.manifest import write_manifest
 from dwp.pipeline.provenance import Artifact
-from dwp.pipeline.stages import experiment, prior, source
+from dwp.pipeline.stages import experiment, source
 
 CPU = torch.device("cpu")
 SCHEDULE = {"steps": 3, "batch": 8, "lr": 0.01, "precision": "float32"}
@@ -52,7 +52,7 @@ class Job:
         outputs = outputs if pattern == paths.NETS else {"rows": "csv"}
         self.output = SimpleNamespace(**{name: file(suffix) for name, suffix in outputs.items()})
         self.manifest, self.files = file(paths.MANIFEST), list(vars(self.output).values())
-        self.wildcards, self.params = SimpleNamespace(**fields), params
+        self.wildcards, self.params, self.spec = SimpleNamespace(**fields), params, SPEC
         self.input = type("Input", (dict,), {"__getattr__": dict.__getitem__})(inputs)
 
     def checkpoint(self) -> None:
@@ -171,41 +171,6 @@ def test_a_renamed_method_trains_nothing(tmp_path, dataset):
     assert make("plain") == [0, 1]
     old, new = (next(tmp_path.rglob(f"{name}_*.csv")).read_text() for name in ("l2", "plain"))
     assert new == old.replace(",l2,", ",plain,") != old
-
-
-def test_a_renamed_prior_is_not_fitted_again(tmp_path, monkeypatch):
-    made = Artifact("priors", {"kind": "vae"})
-    folder = tmp_path / made.folder
-    folder.mkdir(parents=True)
-    old = [folder / f"vae-7x7.{suffix}" for suffix in ("safetensors", "csv")]
-    for file in old:
-        file.write_text(f"the {file.suffix}")
-
-    class Prior:
-        params, output = (
-            made.params,
-            SimpleNamespace(prior=folder / "dwp-7x7.safetensors", history=folder / "dwp-7x7.csv"),
-        )
-        found = None
-
-        def same_prior_elsewhere(self):
-            manifest = folder / f"dwp-7x7.{paths.MANIFEST}"
-            self.found = shards.same_prior(manifest, self.spec, {"results/kernels/89abcdef/k.h5": "0" * 64})
-            return self.found
-
-    job = Prior()
-    job.spec = made.spec
-    write_manifest(folder / f"vae-7x7.{paths.MANIFEST}", job.spec, old, read={"results/other/k.h5": "0" * 64})
-    prior.main(job)
-    assert [file.read_text() for file in vars(job.output).values()] == ["the .safetensors", "the .csv"]
-    # Nor by other code, from other bytes, of another size, or once it is damaged.
-    job.spec = made.spec | {"code": "b" * 32}
-    assert job.same_prior_elsewhere() == {}
-    job.spec = made.spec
-    assert shards.same_prior(folder / f"dwp-7x7.{paths.MANIFEST}", made.spec, {"k.h5": "1" * 64}) == {}
-    assert shards.same_prior(folder / f"dwp-5x5.{paths.MANIFEST}", made.spec, {"k.h5": "0" * 64}) == {}
-    old[0].write_text("damaged")
-    assert job.same_prior_elsewhere() == {}
 
 
 def test_what_other_code_made_or_from_other_bytes_is_not_taken_over(shard):

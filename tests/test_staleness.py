@@ -57,7 +57,7 @@ def test_what_is_stale_runs_only_where_it_is_asked_for(copied, checkout, words, 
 def test_a_file_that_is_asked_for_by_name_is_made_again_with_what_it_needs(copied, checkout):
     ((scores,), (filters,)) = (
         [str(path.relative_to(copied)) for path in copied.glob(pattern)]
-        for pattern in ("results/scores/*/scores-7x7.csv", "results/priors/*/filters-7x7.safetensors")
+        for pattern in ("results/scores/*/scores-7x7.csv", "results/priors/*/empirical-7x7.safetensors")
     )
     with edited(checkout / VAE, *CONSTANT):
         assert dry_run(checkout, copied, words=[scores]) == {"priors/vae-7x7": 1, "scores/7x7": 1}

@@ -224,14 +224,14 @@ def test_a_method_has_the_priors_of_all_its_trials():
     space = {"prior": ["vae", "standard_normal"], "init": [{"from": "vae"}, {"from": "filters"}]}
     made = tuned(methods={"dwp": {"space": space}}, space={})
     target = made.methods["few_shot", "dwp"]
-    assert {"vae-7", "vae-5", "filters-7", "filters-5"} <= set(target.inputs)
+    assert {"vae-7", "vae-5", "empirical-7", "empirical-5"} <= set(target.inputs)
     assert set(target.params["priors"]) == {"standard_normal"}
     needed = [set(trial.inputs) - {"dataset"} for trial in made.trials["few_shot", "dwp"]]
     assert len(needed) == 4
     assert {frozenset(one) for one in needed} == {
         frozenset({"vae-7", "vae-5"}),
-        frozenset({"vae-7", "vae-5", "filters-7", "filters-5"}),
-        frozenset({"filters-7", "filters-5"}),
+        frozenset({"vae-7", "vae-5", "empirical-7", "empirical-5"}),
+        frozenset({"empirical-7", "empirical-5"}),
     }
     assert len(made.cell_inputs(target.version, "000-004")["priors"]) == 4
 

@@ -4,7 +4,8 @@ A choice is one name for all convolutions, or a mapping from layers (`conv2`) or
 sizes (`5x5`) to names, in which layers take precedence.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from dwp.errors import InputError
 from dwp.experiments.base import KernelMethod, Method, Names
@@ -45,6 +46,27 @@ def priors_needed(method: Method, network: Network) -> list[tuple[str, int]]:
     sizes = network.layer_sizes()
     needed = {(name, sizes[layer]): None for names in chosen for layer, name in names.items()}
     return [need for need in needed if need[0] not in ORIGINS]
+
+
+def with_names(plain: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return plain settings of a method, or chosen values of a trial, with its priors under other names.
+
+    Args:
+        plain: the settings; perhaps with `prior`, and `init` with `from`.
+        names: the other name of each prior, by its name.
+    """
+
+    def renamed(choice: Names) -> Names:
+        if isinstance(choice, str):
+            return names.get(choice, choice)
+        return {key: names.get(name, name) for key, name in choice.items()}
+
+    found = dict(plain)
+    if found.get(PRIOR):
+        found[PRIOR] = renamed(found[PRIOR])
+    if "init" in found:
+        found["init"] = {**found["init"], "from": renamed(found["init"]["from"])}
+    return found
 
 
 def names_used(method: Method) -> set[str]:

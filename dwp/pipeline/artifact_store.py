@@ -28,11 +28,13 @@ class Version:
         folder: the version's folder.
         manifests: content of each manifest, by file; None if it cannot be read.
         files: all other files in the folder.
+        linked: its names under `results/latest`.
     """
 
     folder: Path
     manifests: dict[Path, dict | None]
     files: tuple[Path, ...]
+    linked: tuple[str, ...] = ()
 
     @property
     def stage(self) -> str:
@@ -55,8 +57,8 @@ class Version:
 
     @property
     def names(self) -> list[str]:
-        """Return the display names of its results: file stems without setting and shard."""
-        return sorted(set(filter(None, map(paths.name, self.manifests))))
+        """Return its display names: under `results/latest`, or else file stems without setting and shard."""
+        return sorted(set(self.linked or filter(None, map(paths.name, self.manifests))))
 
     @cached_property
     def size(self) -> int:
@@ -122,19 +124,22 @@ def read() -> list[Version]:
         and not folder.is_symlink()
         and not folder.parent.is_symlink()
     ]
-    found = map(_read_one, folders)
+    links: dict[Path, list[str]] = {}
+    for link in filter(Path.is_symlink, paths.LATEST.glob("*/*")):
+        links.setdefault(link.resolve(), []).append(link.name)
+    found = [_read_one(folder, links.get(folder.resolve(), ())) for folder in folders]
     stages = (*FIRST, *experiments.known(), *LAST)
     return sorted((version for version in found if version.manifests or version.stage in stages), key=_order)
 
 
-def _read_one(folder: Path) -> Version:
+def _read_one(folder: Path, linked: Iterable[str]) -> Version:
     manifests, files = {}, []
     for path in sorted(folder.rglob("*")):
         if path.name.endswith(paths.MANIFEST) and not path.name.startswith("."):
             manifests[path] = _read_manifest(path, folder)
         elif not path.is_dir() or path.is_symlink():
             files.append(path)
-    return Version(folder, manifests, tuple(files))
+    return Version(folder, manifests, tuple(files), tuple(linked))
 
 
 def _read_manifest(path: Path, folder: Path) -> dict | None:

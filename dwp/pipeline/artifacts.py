@@ -1,5 +1,6 @@
 """Artifacts of a configuration: the parameters, inputs and code that determine each."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -9,12 +10,13 @@ from dwp.experiments import _tuning as tuning
 from dwp.experiments import base as experiments
 from dwp.experiments import methods
 from dwp.experiments.base import ExperimentSettings, Method
-from dwp.nn.spec import size_label
+from dwp.nn.spec import Network, size_label
 from dwp.pipeline import local_data
 from dwp.pipeline.config.checks import check, check_examples, check_tuning_examples
 from dwp.pipeline.config.model import Config
 from dwp.pipeline.config.trials import Trial, overridden
 from dwp.pipeline.provenance import Artifact
+from dwp.pipeline.roles import assign_roles
 from dwp.pipeline.typed import dump
 from dwp.settings import marked
 from dwp.training.schedule import Schedule
@@ -108,19 +110,22 @@ class Artifacts:
 
         Sizes without a density are left out.
         """
-        scored = {
-            name: prior
-            for name, prior in self.config.priors.items()
-            if prior.facts.has_density or prior.facts.has_samples
-        }
         artifacts = {}
         for size in self.config.sizes:
-            names = [name for name, prior in scored.items() if prior.is_for(size)]
-            if not any(scored[name].facts.has_density for name in names):
+            roles = self.score_roles(size)
+            if not any(self.config.priors[name].facts.has_density for name in roles):
                 continue
-            inputs = {f"{name}-{size}": self.priors[name][size] for name in names if name in self.priors}
-            analytic = {name: self._prior_params(name, size) for name in names if name not in self.priors}
-            modules = dict.fromkeys(_prior_module(scored[name].kind) for name in names)
+            inputs = {
+                f"{role}-{size}": self.priors[name][size]
+                for name, role in roles.items()
+                if name in self.priors
+            }
+            analytic = {
+                role: self._prior_params(name, size)
+                for name, role in roles.items()
+                if name not in self.priors
+            }
+            modules = dict.fromkeys(_prior_module(self.config.priors[name].kind) for name in roles)
             artifacts[size] = Artifact(
                 "scores",
                 {**dump(self.config.scores), "priors": analytic},
@@ -129,6 +134,14 @@ class Artifacts:
                 size_label(size),
             )
         return artifacts
+
+    def score_roles(self, size: int) -> dict[str, str]:
+        """Return the roles of the priors with a density or samples over kernels of a size, by name."""
+        return self._roles(
+            (name, size)
+            for name, prior in self.config.priors.items()
+            if (prior.facts.has_density or prior.facts.has_samples) and prior.is_for(size)
+        )
 
     @cached_property
     def methods(self) -> dict[tuple[str, str], Artifact]:
@@ -158,11 +171,24 @@ class Artifacts:
         inputs = {"dataset": self.dataset(self.config.data_of(experiment))}
         if getattr(settings, "outliers", False):
             inputs["outliers"] = self.dataset(self.config.data.source)
-        used = [settings.methods[name]]
         if (experiment, name) in self.tunings:
             inputs["tuning"] = self.tunings[experiment, name]
-            used = [trial.method for trial in self.config.trials[experiment][name]]
-        return self._cells(experiment, name, settings, used, inputs)
+        return self._cells(experiment, name, settings, self._used(experiment, name), inputs)
+
+    def _used(self, experiment: str, name: str) -> list[Method]:
+        """Return a method with all settings that it may run with: its own, or those of its trials."""
+        if trials := self.config.trials[experiment].get(name):
+            return [trial.method for trial in trials]
+        return [self.config.experiments[experiment].methods[name]]
+
+    def method_roles(self, experiment: str, name: str) -> dict[str, str]:
+        """Return the roles of the priors that a method may use, by name; see `assign_roles`."""
+        network = self._network(self.config.experiments[experiment], name)
+        return self._roles(_needed(self._used(experiment, name), network))
+
+    def _network(self, settings: ExperimentSettings, name: str) -> Network:
+        is_pretrained = methods.is_pretrained(settings.methods[name])
+        return self.config.source.network if is_pretrained else settings.network
 
     def _trial(self, experiment: str, trial: Trial) -> Artifact:
         (name,) = trial.settings.methods
@@ -173,13 +199,13 @@ class Artifacts:
     def _tuning(self, experiment: str, name: str) -> Artifact:
         declared, trials = experiments.find(experiment), self.config.trials[experiment][name]
         settings, tasks = self.config.experiments[experiment], trials[0].settings
-        metric = declared.metric(settings.tuning.metric)
+        metric, roles = declared.metric(settings.tuning.metric), self.method_roles(experiment, name)
         params = {
             "metric": metric.name,
             "better": metric.better,
             # The contents; their versions are among the inputs.
             "tasks": [list(getattr(tasks, declared.axis)), tasks.seeds],
-            "trials": [trial.chosen for trial in trials],
+            "trials": [methods.with_names(trial.chosen, roles) for trial in trials],
             "combinations": tuning.combinations_in(tuning.space(settings, name)),
         }
         inputs = {f"trial-{number:03d}": made for number, made in enumerate(self.trials[experiment, name])}
@@ -206,24 +232,25 @@ class Artifacts:
         declared, method = experiments.find(experiment), settings.methods[name]
         if any(map(methods.is_pretrained, used)):
             inputs["pretrained"] = self.source
-        if methods.is_pretrained(method):
-            settings = replace(settings, network=self.config.source.network)
-        analytic = {}
+        settings = replace(settings, network=self._network(settings, name))
         # The other declarations only affect how results are shown.
         computing = (declared.run, declared.settings, declared.method)
         modules = dict.fromkeys(f"{part.__module__}:{part.__qualname__}" for part in computing)
         modules[f"{STAGES}.experiment"] = None
-        for prior, size in (need for one in used for need in methods.priors_needed(one, settings.network)):
+        needed = _needed(used, settings.network)
+        roles, analytic = self._roles(needed), {}
+        for prior, size in needed:
             modules[_prior_module(self.config.priors[prior].kind)] = None
             if prior in self.priors:
-                inputs[f"{prior}-{size}"] = self.priors[prior][size]
+                inputs[f"{roles[prior]}-{size}"] = self.priors[prior][size]
             else:
-                analytic[prior] = self._prior_params(prior, size)
+                analytic[roles[prior]] = self._prior_params(prior, size)
         # In an experiment that trains, each setting has separate jobs.
         left_out = ["tuning", *([declared.axis] if declared.trains else [])]
         shared = self._params(settings, left_out)
         elsewhere = ("space", "override", "title")
         own = {key: value for key, value in dump(method).items() if key not in elsewhere}
+        own = methods.with_names(own, roles)
         if "tuning" in inputs:
             # The job takes them from there.
             space = tuning.space(settings, name)
@@ -232,6 +259,17 @@ class Artifacts:
         if images:
             params["trial_images"] = images
         return Artifact(experiment, params, inputs, tuple(modules), name)
+
+    def _roles(self, needed: Iterable[tuple[str, int]]) -> dict[str, str]:
+        """Return the role of each prior by name, see `assign_roles`; `needed` has names and kernel sizes."""
+        contents: dict[str, list] = {}
+        for name, size in needed:
+            fitted = self.priors[name][size].digest if name in self.priors else self._prior_params(name, size)
+            contents.setdefault(name, []).append([size, fitted])
+        kinds = {name: self.config.priors[name].kind for name in contents}
+        return assign_roles(
+            {name: (kinds[name], json.dumps(found, sort_keys=True)) for name, found in contents.items()}
+        )
 
     def _prior_params(self, name: str, size: int) -> dict:
         prior = self.config.priors[name]
@@ -248,6 +286,11 @@ class Artifacts:
         """Return a schedule in the precision of the configuration, unless the schedule sets one."""
         own = schedule.precision != "auto"
         return schedule if own else replace(schedule, precision=self.config.precision)
+
+
+def _needed(used: Iterable[Method], network: Network) -> list[tuple[str, int]]:
+    """Return name and kernel size of each prior that a method with any of some settings uses."""
+    return list(dict.fromkeys(need for one in used for need in methods.priors_needed(one, network)))
 
 
 def _prior_module(kind: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dwp.pipeline import paths
 from dwp.pipeline.gpu_slots import choose_device
 from dwp.pipeline.manifest import checked_sha256, write_manifest
 from dwp.pipeline.paths import ROOT
-from dwp.pipeline.shards import Completed, completed, same_prior
+from dwp.pipeline.shards import Completed, completed
 from dwp.training import signals
 from dwp.training.checkpoints import Checkpoint
 from dwp.training.devices import out_of_memory
@@ -135,14 +135,6 @@ class Job:
         self._facts["taken_over"] = taken_over
         for name, taken in taken_over.items():
             logger.info("%s taken over from %s", ", ".join(map(str, taken)), name)
-        return found
-
-    def same_prior_elsewhere(self) -> Mapping[str, Path]:
-        """Return the files of this job's prior under another name, by suffix, if there are; log it."""
-        found = same_prior(self.output.manifest, self.spec, self._read)
-        if found:
-            self._facts["taken_over"] = name = paths.stem(next(iter(found.values())))
-            logger.info("taken over from %s", name)
         return found
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:

@@ -56,8 +56,13 @@ def write_manifest(path: str | Path, spec: dict, outputs: Iterable[str | Path], 
         "libraries": dict(_libraries()),
         "files": {os.path.relpath(file, Path(path).parent): sha256(file) for file in outputs},
     }
+    save_manifest(path, manifest)
+
+
+def save_manifest(path: str | Path, content: Mapping) -> None:
+    """Write a manifest with all its entries."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: str | Path) -> dict:

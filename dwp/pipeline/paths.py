@@ -6,7 +6,7 @@ results/latest/<stage>/<name>                 links to the versions of the last 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Formatter
 
@@ -74,6 +74,7 @@ DATA = Pattern("results/data/{version}/{name}")
 NETS = Pattern("results/source/{version}/nets-{shard}")
 KERNELS = Pattern("results/kernels/{version}/kernels-{size}x{size}")
 PRIOR = Pattern("results/priors/{version}/{name}-{size}x{size}")
+"""A prior, named by its kind: another name in the configuration makes nothing stale."""
 SCORES = Pattern("results/scores/{version}/scores-{size}x{size}")
 TUNING = Pattern("results/tuning/{version}/{experiment}-{method}")
 CELL = Pattern("results/{experiment}/{version}/{method}_{axis}-{setting}_seeds-{shard}")
@@ -156,10 +157,17 @@ def name(path: str | Path) -> str:
     return "nets" if NETS.parse(path) else stem(path)
 
 
-def priors_by_name(files: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Return files of priors by the prior's name and kernel size."""
+def priors_by_role(files: Iterable[str], inputs: Mapping[str, str]) -> dict[str, dict[int, str]]:
+    """Return files of priors by role and kernel size.
+
+    Args:
+        files: the files.
+        inputs: LABEL of each input of a job, by role; that of a prior is `<role>-<size>`.
+    """
+    of_version = {label(file): file for file in files}
     found: dict[str, dict[int, str]] = {}
-    for file in files:
-        fields = PRIOR.fields(file)
-        found.setdefault(fields["name"], {})[int(fields["size"])] = file
+    for name, version in inputs.items():
+        if (file := of_version.get(short(version))) is not None:
+            role, _, size = name.rpartition("-")
+            found.setdefault(role, {})[int(size)] = file
     return found

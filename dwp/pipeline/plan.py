@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.experiments import base as experiments
@@ -106,7 +107,11 @@ class Plan(ReportArtifact):
 
     def prior_file(self, name: str, size: int, suffix: str = "safetensors") -> str:
         """Return the file of a fitted prior; with suffix 'csv', its training history."""
-        return paths.PRIOR.file(suffix, version=self.priors[name][size].version, name=name, size=size)
+        return self._prior_file(self.priors[name][size], size, suffix)
+
+    @staticmethod
+    def _prior_file(prior: Artifact, size: int, suffix: str = "safetensors") -> str:
+        return paths.PRIOR.file(suffix, version=prior.version, name=prior.params["kind"], size=size)
 
     def scores_file(self, size: int, suffix: str = "csv") -> str:
         """Return the log densities of all priors of a size; with suffix 'samples.csv', their samples."""
@@ -114,11 +119,16 @@ class Plan(ReportArtifact):
 
     def score_inputs(self, size: int) -> dict[str, list[str] | str]:
         """Return the inputs of the scores of a size: `kernels` and fitted `priors`."""
-        scored = [name for name in self.priors if f"{name}-{size}" in self.scores[size].inputs]
-        return {
-            "kernels": self.kernels_file(size),
-            "priors": [self.prior_file(name, size) for name in scored],
+        return {"kernels": self.kernels_file(size), "priors": self._fitted(self.scores[size])}
+
+    def _fitted(self, artifact: Artifact) -> list[str]:
+        """Return the files of the fitted priors among an artifact's inputs."""
+        fitted = {
+            self._prior_file(made, int(role.rpartition("-")[2])): None
+            for role, made in artifact.inputs.items()
+            if made.stage == "priors"
         }
+        return list(fitted)
 
     def cell_inputs(self, version: str, shard: str) -> dict[str, list[str] | str]:
         """Return the inputs of a cell: `dataset`, `priors`; perhaps `tuning`, `outliers`, `pretrained`."""
@@ -126,12 +136,7 @@ class Plan(ReportArtifact):
         made = self.artifacts[version]
         files: dict[str, list[str] | str] = {
             "dataset": self.dataset_file(made.inputs["dataset"].name),
-            "priors": [
-                self.prior_file(name, size)
-                for name, sizes in self.priors.items()
-                for size in sizes
-                if f"{name}-{size}" in made.inputs
-            ],
+            "priors": self._fitted(made),
         }
         if "tuning" in made.inputs:
             experiment, method = made.inputs["tuning"].name.split("-")
@@ -206,12 +211,11 @@ class Plan(ReportArtifact):
         They are `cells`, `stores`, `priors` and `histories`, perhaps `scores` with `samples`, `nets` and
         `tunings`.
         """
-        fitted = [(name, size) for name, sizes in self.priors.items() for size in sizes]
         files = {
             "cells": [path for experiment in self.config.experiments for path in self.cells(experiment)],
             "stores": [self.kernels_file(size) for size in self.config.sizes],
-            "priors": [self.prior_file(*prior) for prior in fitted],
-            "histories": [self.prior_file(*prior, suffix="csv") for prior in fitted],
+            "priors": self._fitted(self.report),
+            "histories": [str(Path(file).with_suffix(".csv")) for file in self._fitted(self.report)],
         }
         if self.scores:
             files["scores"] = [self.scores_file(size) for size in self.scores]

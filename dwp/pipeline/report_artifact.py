@@ -43,9 +43,20 @@ class ReportArtifact(Artifacts):
                 for name, settings in self.config.experiments.items()
             },
             "learned": {name: self._learned(name) for name in self.config.experiments},
+            "roles": {
+                "scores": {str(size): self.score_roles(size) for size in self.scores},
+                "tuning": self._tuning_roles(),
+            },
         }
         declared = [f"dwp.experiments.{name}" for name in self.config.experiments]
         return Artifact("report", params, inputs, (f"{STAGES}.report", *declared))
+
+    def _tuning_roles(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Return the roles of the priors of each tuned method, by experiment and method."""
+        found: dict[str, dict[str, dict[str, str]]] = {}
+        for experiment, method in self.tunings:
+            found.setdefault(experiment, {})[method] = self.method_roles(experiment, method)
+        return found
 
     def settings(self, experiment: str) -> tuple[float, ...]:
         """Return the values of an experiment's axis."""

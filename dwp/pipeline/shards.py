@@ -1,7 +1,7 @@
 """Shards: ranges of networks or seeds that one job computes, and reuse between jobs of one version.
 
-The result of a network or a seed does not depend on its shard, nor on the name of the method, nor does a
-prior on its own name. A job therefore reuses what others have completed, and computes only the rest.
+The result of a network or a seed does not depend on its shard, nor on the name of the method. A job
+therefore reuses what others have completed, and computes only the rest.
 """
 
 import json
@@ -62,15 +62,6 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
             found.append(Completed(tuple(taken), other, files))
             missing.difference_update(taken)
     return found
-
-
-def same_prior(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> Mapping[str, Path]:
-    """Return the files of a prior that was fitted under another name, by suffix; none if there is none.
-
-    The arguments, and what is used, are as in `completed`.
-    """
-    sound = (_sound_files(other, spec, read) for other, _ in _others(manifest, paths.PRIOR, ("name",)))
-    return next(filter(None, sound), {})
 
 
 def _others(

@@ -4,7 +4,7 @@ Spreads are sample standard deviations over seeds (ddof = 1), NaN for a single s
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.stats import t as student_t
 from dwp.errors import InputError
 from dwp.experiments._tuning import describe
 from dwp.experiments.base import COLUMNS, Experiment
+from dwp.experiments.methods import with_names
 
 CELL = ["experiment", "method", "setting", "metric", "part"]
 
@@ -47,6 +48,38 @@ def read(paths: Iterable[str | Path], columns: Iterable[str] = COLUMNS) -> pd.Da
         if len(table):
             tables.append(table.fillna({"part": ""}) if "part" in table else table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
+
+
+def scores_by_name(table: pd.DataFrame, roles: Mapping[int, Mapping[str, str]]) -> pd.DataFrame:
+    """Return scores of priors under the names of the configuration instead of their roles, in its order.
+
+    Args:
+        table: columns size and prior among others.
+        roles: role of each prior by kernel size and name; those of other sizes stay as they are.
+    """
+    parts = []
+    for size, of_size in table.groupby("size", sort=False):
+        if size not in roles:
+            parts.append(of_size)
+            continue
+        parts.append(of_size[of_size["prior"].isna()])  # the held-out kernels
+        parts += [of_size[of_size["prior"] == role].assign(prior=name) for name, role in roles[size].items()]
+    return pd.concat(parts, ignore_index=True) if parts else table
+
+
+def trials_by_name(trials: pd.DataFrame, roles: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """Return trials whose settings have the names of priors in the configuration instead of their roles.
+
+    Args:
+        trials: columns `TRIALS`.
+        roles: role of each prior by method and name.
+    """
+
+    def named(row: pd.Series) -> str:
+        names = {role: name for name, role in roles.get(row["method"], {}).items()}
+        return json.dumps(with_names(json.loads(row["settings"]), names))
+
+    return trials.assign(settings=trials.apply(named, axis=1)) if len(trials) else trials
 
 
 def last_steps(rows: pd.DataFrame) -> pd.DataFrame:

@@ -47,6 +47,8 @@ def make(
     target: str = "",
     titles: Mapping[str, Mapping[str, str]] | None = None,
     learned: Mapping[str, Collection[str]] | None = None,
+    score_roles: Mapping[int, Mapping[str, str]] | None = None,
+    tuning_roles: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
     captions: Mapping[str, str] | None = None,
     style: Mapping[str, float] | None = None,
 ) -> list[Output]:
@@ -68,6 +70,9 @@ def make(
             target are the paper's.
         titles: display names of methods, by experiment; the others are called by their keys.
         learned: methods with a learned prior, as prior or as initialisation, by experiment.
+        score_roles: role of each prior in `scored` and `sampled`, by kernel size and name; without, their
+            priors keep the names that they have there.
+        tuning_roles: role of each prior in the settings of trials, by experiment, method and name.
         captions: captions of the figures in reStructuredText, by file, for the page of findings.
         style: `dpi` of PNG files, and `font_size` in points.
 
@@ -84,7 +89,10 @@ def make(
                 name,
                 files,
                 published=published.published(name, source, target),
-                trials=aggregation.read(tunings.get(name, ()), aggregation.TRIALS),
+                trials=aggregation.trials_by_name(
+                    aggregation.read(tunings.get(name, ()), aggregation.TRIALS),
+                    (tuning_roles or {}).get(name, {}),
+                ),
                 titles=titles.get(name, {}),
                 learned=learned.get(name, ()),
             )
@@ -100,8 +108,8 @@ def make(
         },
         published=published.published("priors", source, target),
         nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
-        scores=aggregation.read(scored, scores.COLUMNS),
-        samples=aggregation.read(sampled, scores.SAMPLES),
+        scores=aggregation.scores_by_name(aggregation.read(scored, scores.COLUMNS), score_roles or {}),
+        samples=aggregation.scores_by_name(aggregation.read(sampled, scores.SAMPLES), score_roles or {}),
         source=source,
         target=target,
     )

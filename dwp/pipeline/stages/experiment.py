@@ -51,7 +51,7 @@ def main(job: Job) -> None:
         "method": method,
         "dataset": halved_test_set(dataset) if params.get("trial_images") == "test" else dataset,
         "priors": collection(
-            paths.priors_by_name(files.get("priors", [])),
+            paths.priors_by_role(files.get("priors", []), job.spec["inputs"]),
             params["priors"],
             settings.network.kernel_sizes(),
         ),

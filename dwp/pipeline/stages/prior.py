@@ -1,8 +1,8 @@
-"""Fit one prior to the kernels of one size, unless it was fitted under another name."""
+"""Fit one prior to the kernels of one size."""
 
 import pandas as pd
 
-from dwp.files import atomic_write, copy
+from dwp.files import atomic_write
 from dwp.kernels import store
 from dwp.pipeline.job import Job
 from dwp.priors import base as priors
@@ -10,10 +10,6 @@ from dwp.priors import base as priors
 
 def main(job: Job) -> None:
     """Write the file of a prior and its training history."""
-    if there := job.same_prior_elsewhere():
-        copy(there["safetensors"], job.output.prior)
-        copy(there["csv"], job.output.history)
-        return
     settings = dict(job.params)
     prior, history = priors.find(settings.pop("kind")).fit(
         store.load(job.input.kernels, "train").to(job.device),

@@ -19,7 +19,7 @@ REFERENCES = 20_000
 def main(job: Job) -> None:
     """Write the tables of log densities and of samples of one kernel size."""
     params, size = job.params, int(job.wildcards.size)
-    fitted = paths.priors_by_name(job.input.get("priors", []))
+    fitted = paths.priors_by_role(job.input.get("priors", []), job.spec["inputs"])
     priors = {name: sizes[size] for name, sizes in collection(fitted, params["priors"], [size]).items()}
     test = scores.held_out(store.load(job.input.kernels, "test"), params["kernels"])
     dense = {name: prior for name, prior in priors.items() if prior.settings_class.has_density}
