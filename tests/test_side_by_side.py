@@ -1,10 +1,13 @@
 """Two concurrent runs in one folder: they share common files, and each is made once."""
 
-import errno
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,29 +17,29 @@ from conftest import ROOT
 from forks import forked_snakemake
 from safetensors.torch import save_file
 
-from dwp.pipeline import run_locks
+from dwp.pipeline import claims, paths
 from dwp.pipeline.cli import main
 
-LOCK = (
-    "import sys; from dwp.pipeline.run_locks import lock; "
-    "lock(sys.argv[1:]); print('locked', flush=True); input()"
+CLAIM = (
+    "import sys; from dwp.pipeline.claims import claim; "
+    "claim(sys.argv[1:]); print('claimed', flush=True); input()"
 )
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PIPE = subprocess.PIPE
 
 
 class Run:
-    """A process that locks the versions of some files and holds them until told to end."""
+    """A process that claims the versions of some files until told to end; `elsewhere` is put first."""
 
-    def __init__(self, *files: str, stale: bool = False) -> None:
-        lock = LOCK.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else LOCK
-        command = [sys.executable, "-c", lock, *files]
+    def __init__(self, *files: str, stale: bool = False, elsewhere: Sequence[str] = ()) -> None:
+        claim = CLAIM.replace("sys.argv[1:]", "sys.argv[1:], lambda files: True") if stale else CLAIM
+        command = [*elsewhere, sys.executable, "-c", claim, *files]
         self.process = subprocess.Popen(
             command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT
         )
 
-    def locked(self) -> "Run":
-        assert self.process.stdout.readline() == "locked\n"
+    def claimed(self) -> "Run":
+        assert self.process.stdout.readline() == "claimed\n"
         return self
 
     def waits(self, version: str) -> bool:
@@ -64,12 +67,12 @@ DATA, NETS, OTHER = (
 
 
 def test_what_is_finished_is_shared(folder):
-    runs = [Run(DATA, NETS).locked(), Run(DATA, OTHER).locked()]
+    runs = [Run(DATA, NETS).claimed(), Run(DATA, OTHER).claimed()]
     assert [run.end() for run in runs] == ["", ""]
 
 
 def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
-    first = Run(NETS, DATA).locked()
+    first = Run(NETS, DATA).claimed()
     second, third = Run(DATA, NETS), Run(DATA, NETS)
     assert second.waits("source/11111111")
     assert third.waits("source/11111111")
@@ -77,35 +80,147 @@ def test_what_is_to_be_made_belongs_to_one_run_until_it_ends(folder):
     Path(NETS).touch()
     assert first.end() == ""
     # Both have the file, and neither makes it.
-    second.locked()
-    third.locked()
+    second.claimed()
+    third.claimed()
     assert (second.end(), third.end()) == ("", "")
 
 
 def test_what_is_there_and_stale_belongs_to_one_run(folder):
-    first = Run(DATA, stale=True).locked()
+    first = Run(DATA, stale=True).claimed()
     second = Run(DATA)
     assert second.waits("data/00000000")
     assert first.end() == ""
-    assert second.locked().end() == ""
+    assert second.claimed().end() == ""
 
 
-def test_a_killed_run_locks_nothing(folder):
-    first = Run(NETS).locked()
+def test_a_killed_run_claims_nothing(folder):
+    first = Run(NETS).claimed()
     first.process.kill()
     first.end()
-    assert Run(NETS).locked().end() == ""
+    assert len(list(paths.LOCKS.glob("*"))) == 1
+    assert Run(NETS).claimed().end() == ""
+    assert list(paths.LOCKS.glob("*")) == []
 
 
-def test_where_no_locks_are_kept_nobody_waits(folder, monkeypatch, caplog):
-    def flock(descriptor, operation):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+def test_a_suspended_run_on_this_machine_keeps_its_claim(folder):
+    first = Run(NETS).claimed()
+    first.process.send_signal(signal.SIGSTOP)
+    grow_old(3600)
+    second = Run(NETS)
+    assert second.waits("source/11111111")
+    first.process.send_signal(signal.SIGCONT)
+    first.end()
+    assert second.claimed().end() == ""
 
-    monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setattr(run_locks, "_descriptors", {})
-    run_locks.lock([DATA, NETS])
-    assert "this file system keeps no locks" in caplog.text
-    assert not run_locks.any_held()
+
+def test_runs_that_start_at_once_go_one_after_the_other(folder):
+    """Each reads a counter, waits, and writes it back; none of the increments is lost."""
+    Path("counter").write_text("0")
+    work = (
+        "import sys, time; from pathlib import Path; from dwp.pipeline import claims; claims.POLL = 0.01; "
+        "print(flush=True); input(); claims.claim(sys.argv[1:]); file = Path('counter'); "
+        "value = int(file.read_text()); time.sleep(0.02); file.write_text(str(value + 1))"
+    )
+    command = [sys.executable, "-c", work, NETS, DATA]
+    runs = [
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=ENVIRONMENT)
+        for _ in range(8)
+    ]
+    assert [run.stdout.readline() for run in runs] == ["\n"] * 8
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    for run in runs:
+        run.communicate()
+    assert [run.returncode for run in runs] == [0] * 8
+    assert Path("counter").read_text() == "8"
+
+
+# Another machine: namespaces with another name of the host and other processes, so no kernel lock, no signal
+# and no number of a process says anything there.
+MACHINE = ["unshare", "--map-root-user", "--user", "--uts", "--pid", "--fork", "--kill-child", "sh", "-c"]
+MACHINE += ['hostname login2 && exec "$@"', "sh"]
+
+
+def can_unshare() -> bool:
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run([*MACHINE, "true"], check=False).returncode == 0
+    )
+
+
+elsewhere = pytest.mark.skipif(not can_unshare(), reason="no namespaces here")
+
+
+def grow_old(seconds: float) -> None:
+    """Let all heartbeats be older."""
+    for file in paths.LOCKS.glob("*.json"):
+        times = file.stat()
+        os.utime(file, (times.st_atime - seconds, times.st_mtime - seconds))
+
+
+@elsewhere
+def test_a_run_on_another_machine_is_waited_for_until_its_heartbeat_stops(folder):
+    first = Run(NETS, elsewhere=MACHINE).claimed()
+    second = Run(NETS)
+    assert second.waits("source/11111111")
+    first.process.kill()
+    first.end()
+    time.sleep(2 * claims.POLL)
+    assert second.process.poll() is None
+    grow_old(claims.STALE)
+    assert second.claimed().end() == ""
+
+
+@elsewhere
+def test_prune_on_another_machine_deletes_nothing_while_a_run_lives(folder):
+    unused = Path("results/source/33333333")
+    unused.mkdir(parents=True)
+    os.utime(unused, (0, 0))  # otherwise a job might still be writing
+    run = Run(DATA).claimed()
+    prune = [*MACHINE, sys.executable, "-m", "dwp", "prune", "--yes"]
+    done = subprocess.run(prune, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "dwp: a workflow is running here; wait for its end, then prune\n"
+    assert unused.exists()
+    run.end()
+    done = subprocess.run(prune, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not unused.exists()
+
+
+def test_a_run_waits_for_what_prune_deletes(folder):
+    assert claims.try_claim(["data/00000000"])
+    run = Run(DATA)
+    assert run.waits("data/00000000")
+    claims.release()
+    assert run.claimed().end() == ""
+
+
+def test_a_run_that_claims_twice_does_not_wait_for_one_that_waits_for_it(folder):
+    claims.claim([NETS])
+    run = Run(NETS)
+    assert run.waits("source/11111111")
+    claims.claim([NETS])
+    claims.release()
+    assert run.claimed().end() == ""
+
+
+def test_heartbeats_renew_the_time_of_the_claim(folder, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    claims.claim([DATA])
+    try:
+        grow_old(3600)
+        (file,) = paths.LOCKS.glob("*.json")
+        old = file.stat().st_mtime
+        for _ in range(500):
+            if file.stat().st_mtime > old:
+                break
+            time.sleep(0.01)
+        assert file.stat().st_mtime > old + 1800
+    finally:
+        claims.release()
+    assert claims.others() == []
 
 
 COMMON = """

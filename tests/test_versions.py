@@ -180,8 +180,8 @@ def test_prune_deletes_nothing_while_a_workflow_runs(results, capsys):
     (locks / "0.output.lock").unlink()
 
     locking = (
-        "from dwp.pipeline.run_locks import lock; "
-        "lock(['results/source/0123abcd/a']); print(flush=True); input()"
+        "from dwp.pipeline.claims import claim; "
+        "claim(['results/source/0123abcd/a']); print(flush=True); input()"
     )
     command, pipe = [sys.executable, "-c", locking], subprocess.PIPE
     with subprocess.Popen(

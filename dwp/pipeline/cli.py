@@ -10,11 +10,10 @@ from pathlib import Path
 from humanfriendly import format_size
 
 from dwp.errors import InputError, extra
-from dwp.pipeline import artifact_store, sharing
+from dwp.pipeline import artifact_store, claims, sharing
 from dwp.pipeline.artifact_store import Version
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, users
 from dwp.pipeline.printing import age, print_difference, print_json, print_table, some
-from dwp.pipeline.run_locks import any_held
 from dwp.pipeline.version_diff import diff
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
@@ -156,7 +155,7 @@ def _verify(options: argparse.Namespace, found: list[Version], overlays: list[li
     1. Files of running or killed jobs (logs, checkpoints, temporary files) are listed as unfinished.
     """
     chosen = [artifact_store.find(found, name) for name in options.version] or found
-    faults, sound = artifact_store.verify(chosen, running=any_held() or _locked())
+    faults, sound = artifact_store.verify(chosen, running=bool(claims.others()) or _locked())
     count = Counter(fault["fault"] for fault in faults)
     broken, without = count["missing"] + count["damaged"], count["no manifest"]
     if options.json:
@@ -209,15 +208,13 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     """
     if not overlays and not defaults():
         raise InputError(WITHOUT_DEFAULTS)
-    if options.yes:
-        _refuse_while_a_workflow_runs()
     # With --config, config.yaml counts both with and without those values.
     own: list[tuple[Sequence[Path], Sequence[str]]] = [([], [])] if defaults() else []
     used = users([*own, *((files, options.config) for files in overlays or [[]])])
     unused, kept = artifact_store.unreferenced(found, used)
     sizes = {version.label: version.size for version in (*unused, *kept)}
     if options.yes:
-        artifact_store.remove(unused)
+        _remove(unused)
     if options.json:
         groups = {"unused": unused, "in_progress": kept}
         report = {name: {v.label: sizes[v.label] for v in group} for name, group in groups.items()}
@@ -241,15 +238,20 @@ def _prune(options: argparse.Namespace, found: list[Version], overlays: list[lis
     return 0
 
 
-def _refuse_while_a_workflow_runs() -> None:
-    # Snakemake's locks survive a killed run and are removed by the first run that ends; ours do neither.
-    if any_held():
+def _remove(versions: list[Version]) -> None:
+    """Delete versions unless a workflow runs here; one that starts meanwhile waits."""
+    # Snakemake's locks survive a killed run and are removed by the first run that ends; claims do neither.
+    if not claims.try_claim(version.label for version in versions):
         raise InputError("a workflow is running here; wait for its end, then prune")
-    if _locked():
-        raise InputError(
-            "Snakemake has locked this folder: wait until the workflow that runs here has ended, "
-            "or, if none does, run `snakemake --unlock`; then prune"
-        )
+    try:
+        if _locked():
+            raise InputError(
+                "Snakemake has locked this folder: wait until the workflow that runs here has ended, "
+                "or, if none does, run `snakemake --unlock`; then prune"
+            )
+        artifact_store.remove(versions)
+    finally:
+        claims.release()
 
 
 def _locked() -> bool:

@@ -8,8 +8,8 @@ from snakemake.settings.types import RerunTrigger
 
 from dwp.errors import InputError
 from dwp.pipeline import paths
+from dwp.pipeline.claims import claim
 from dwp.pipeline.plan import Plan
-from dwp.pipeline.run_locks import lock
 from dwp.pipeline.times import settle
 
 logger = logging.getLogger("dwp")
@@ -31,7 +31,7 @@ def refuse_prefix(workflow: Any) -> None:
         )
 
 
-def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
+def targets_after_claiming(plan: Plan, workflow: Any) -> list[str]:
     """Return every file of a configuration, after waiting until no concurrent run is making any of them.
 
     Snakemake would stop a run that shares such files with another. It evaluates its targets
@@ -41,7 +41,7 @@ def targets_after_locking(plan: Plan, workflow: Any) -> list[str]:
     files = plan.files()
     if workflow.execution_settings and workflow.is_main_process and not workflow.dryrun:
         by_manifest = RerunTrigger.PARAMS in workflow.rerun_triggers
-        lock(files, lambda files: by_manifest and bool(plan.stale(files)))
+        claim(files, lambda files: by_manifest and bool(plan.stale(files)))
         plan.refuse_collisions()  # with what the run that ended has made
         # The run that ended removed the folder.
         Path(workflow.persistence.path, "locks").mkdir(exist_ok=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from dwp.errors import InputError
 from dwp.pipeline import artifact_store, crate, paths, transfers
 from dwp.pipeline.artifact_store import Version
+from dwp.pipeline.claims import claim, release
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, read_config
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.printing import print_json
 from dwp.pipeline.provenance import Artifact
-from dwp.pipeline.run_locks import lock, release
 from dwp.pipeline.shared_store import Store, name_of
 
 
@@ -55,7 +55,7 @@ def pull(options: argparse.Namespace, found: list[Version], overlays: list[list[
     def is_wanted(manifest: Path, content: dict) -> bool:
         return wanted is None or wanted[manifest].matches(content)
 
-    lock(map(str, manifests))
+    claim(map(str, manifests))
     try:
         transfer = transfers.to_pull(store, manifests, is_wanted)
         if len(transfer.missing) == len(manifests):
