@@ -91,7 +91,7 @@ def claim(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda f
     versions: dict[str, list[str]] = {}
     for file in files:
         versions.setdefault(paths.label(file), []).append(file)
-    # Snakemake evaluates targets more than once. A second place could be behind a run that waits for this one.
+    # Snakemake evaluates targets more than once; a second place could be behind a run that waits for this one
     if versions.keys() <= {version for one in _own for version in one.uses}:
         return
 
