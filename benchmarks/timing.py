@@ -1,151 +1,107 @@
-"""Measurement of workloads: in turns, each side in its own process."""
+"""Measurement by torch.utils.benchmark: in turns, each side in its own process."""
 
 import contextlib
 import ctypes
-import dataclasses
+import functools
 import gc
-import json
 import logging
+import multiprocessing
 import os
 import platform
 import re
-import statistics
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.material import Material, Options
+from benchmarks.optimisations import disabled
+from benchmarks.options import Options
+from benchmarks.workloads import WORKLOADS, Run
+from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
 
-ROOT = Path(__file__).resolve().parent.parent
-ANSWER = "answer:"
-MiB = 2**20
+Submit = Callable[..., Future]
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Median, smallest and largest of several measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Summarise the values."""
-        return cls(statistics.median(values), min(values), max(values))
+@contextlib.contextmanager
+def process(kept: bool = True) -> Iterator[Submit]:
+    """Yield the `submit` of a new process, with the memory settings of the workflow's jobs or without."""
+    environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with patch.dict(os.environ, environment | (MEMORY if kept else {}), clear=True):
+            pool.submit(gc.collect).result()  # starts it
+        yield pool.submit
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return the duration of a call in seconds, including pending work on the device."""
-    began = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
-
-
-def in_turns(calls: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """Time several workloads in turns, so that changes in the machine's speed affect all of them.
-
-    Each runs once untimed before. The order is reversed in every other turn.
-
-    Args:
-        calls: each runs a workload and returns its time in seconds.
-        repeats: number of turns.
-
-    Returns:
-        Seconds, one list of `repeats` for each call.
-    """
-    for call in calls:
-        call()
-    found: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats):
-        order = range(len(calls)) if repeat % 2 == 0 else reversed(range(len(calls)))
-        for index in order:
-            found[index].append(calls[index]())
-    return found
-
-
-class Side:
-    """One side of a workload in its own process, which runs it on request and is otherwise idle."""
-
-    def __init__(self, workload: str, side: str, options: Options) -> None:
-        arguments = json.dumps([workload, side, dataclasses.asdict(options)])
-        environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
-        if side == "ours" and options.keep_memory:
-            environment |= MEMORY
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.timing", arguments],
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.amount = self._answer()[0]
-
-    def __enter__(self) -> "Side":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def seconds(self) -> float:
-        """Run the workload; return its time in seconds."""
-        return self._ask("workload")[0]
-
-    def memory(self) -> tuple[int, int]:
-        """Return the peak memory so far, and that at the start (libraries, data, priors), in bytes.
-
-        On CUDA: PyTorch's allocations on the device, and the part for data and weights.
-        """
-        peak, start = self._ask("memory")
-        return int(peak), int(start)
-
-    def _ask(self, question: str) -> list[float]:
-        self._process.stdin.write(question + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> list[float]:
-        for line in self._process.stdout:
-            if line.startswith(ANSWER):
-                return [float(word) for word in line.removeprefix(ANSWER).split()]
-        raise RuntimeError(
-            f"the process of a workload ended with exit code {self._process.wait()}; see above"
-        )
-
-
-def _serve(workload: str, side: str, options: dict) -> None:
-    from benchmarks.workloads import WORKLOADS
-
-    options = Options.from_json(options)
+def prepare(name: str, side: str, options: Options) -> Run:
+    """Return one side of a workload, `ours` or `recipe`, which runs in this process."""
     logging.getLogger("dwp").setLevel(logging.WARNING)
-    material = Material(options)
-    # Both sides have data and priors: they count as the start; the memory for making them is excluded.
-    material.load()
-    forget_peak(material.device)
-    start = peak(material.device)
-    call, amount = getattr(WORKLOADS[workload], side)(material)
-    print(ANSWER, amount, flush=True)
-    for question in sys.stdin:
-        if question == "workload\n":
-            print(ANSWER, seconds(call, material.device), flush=True)
-        else:
-            print(ANSWER, peak(material.device), start, flush=True)
+    torch.set_num_threads(options.threads)
+    with disabled(options.without):
+        ready = getattr(WORKLOADS[name], side)(options)
+
+    def within(call: Callable) -> Callable:
+        def run(*arguments: object) -> object:
+            with disabled(options.without):
+                return call(*arguments)
+
+        return run
+
+    return ready._replace(run=within(ready.run), evaluate=within(ready.evaluate))
 
 
-def with_memory_kept(main: Callable[[], None]) -> None:
-    """Call main in the environment of the workflow's jobs; restart the process if it is not set."""
-    if MEMORY.items() <= os.environ.items():
-        main()
-    else:
-        os.execve(sys.executable, sys.orig_argv, os.environ | MEMORY)
+@functools.cache
+def prepared(name: str, side: str, options: Options) -> Run:
+    """Return the same, kept for further calls; forget the peak of memory before."""
+    run = prepare(name, side, options)
+    forget_peak(options.where)
+    return run
+
+
+def seconds(name: str, side: str, options: Options) -> float:
+    """Return the median time per unit of a workload, after an untimed run."""
+    run = prepared(name, side, options)
+    return timed(run.run, options) / run.amount
+
+
+def timed(call: Callable[[], object], options: Options) -> float:
+    """Return the median time of a call in seconds, after an untimed one."""
+    timer = Timer("call()", globals={"call": call}, num_threads=options.threads)
+    return timer.blocked_autorange(min_run_time=options.seconds).median
+
+
+def flops(name: str, options: Options) -> float:
+    """Return the operations of matrix products and convolutions that the recipe needs for a unit."""
+    run = prepared(name, "recipe", replace(options, source_steps=1, vae_steps=1, steps=1))
+    with FlopCounterMode(display=False) as counter:
+        run.run()
+    return counter.get_total_flops() / run.amount
+
+
+def product_rate(options: Options, precision: str) -> float:
+    """Return the operations per second of a square matrix product: what counts as the machine's peak."""
+    torch.set_num_threads(options.threads)
+    n, dtype = options.product, choose_precision(precision, options.where)
+    a = torch.randn(n, n, device=options.where).to(dtype)
+    return 2 * n**3 / timed(lambda: a @ a, options)
+
+
+def in_turns(calls: Mapping[Hashable, Callable[[], float]], turns: int) -> dict[Hashable, list[float]]:
+    """Call each function once a turn, in reverse order in every other turn; return their results.
+
+    Changes in the machine's speed then affect all of them.
+    """
+    found: dict[Hashable, list[float]] = {name: [] for name in calls}
+    for turn in range(turns):
+        for name in list(calls) if turn % 2 == 0 else reversed(calls):
+            found[name].append(calls[name]())
+    return found
 
 
 def forget_peak(device: torch.device) -> None:
@@ -159,47 +115,32 @@ def forget_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: resident size of this process, or allocations on the GPU."""
+def peak(device: torch.device) -> float:
+    """Return the peak memory so far in MiB: of this process (Linux only), or of its tensors on a GPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Not getrusage: on Linux its maximum includes that of the parent process.
     status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux its maximum includes that of the parent process.
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024
-
-
-def machine(device: torch.device, threads: int) -> str:
-    """Return one line that describes the machine and the software."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
-        name = found[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    units = [
-        feature
-        for feature, there in (
-            ("AVX-512", torch.cpu._is_avx512_supported()),
-            ("bf16 matrix units", torch.cpu._is_amx_tile_supported()),
-        )
-        if there
-    ]
-    where = f"{name}, {cores} cores, {threads} threads, {', '.join(units) or 'neither AVX-512 nor AMX'}"
-    if device.type == "cuda":
-        where = f"{torch.cuda.get_device_name(device)}; {where}"
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
-        text=True,
-        capture_output=True,
-        check=False,
+    return (
+        int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10 if status.exists() else float("nan")
     )
-    commit = git.stdout.strip() or "unknown"
-    return f"{where}; torch {torch.__version__}, Python {platform.python_version()}, commit {commit}"
 
 
-if __name__ == "__main__":
-    _serve(*json.loads(sys.argv[1]))
+def machine(options: Options) -> str:
+    """Return one line that describes the machine and the software."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(git, text=True, capture_output=True, check=False).stdout.strip()
+    return ", ".join(
+        [
+            *([torch.cuda.get_device_name()] if options.where.type == "cuda" else []),
+            found[1] if found else platform.processor(),
+            torch.backends.cpu.get_cpu_capability(),
+            *(["bf16 matrix units"] if torch.cpu._is_amx_tile_supported() else []),
+            f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else "",
+            f"{options.threads} threads",
+            f"torch {torch.__version__}",
+            f"commit {commit or 'unknown'}",
+        ]
+    )

@@ -1,220 +1,228 @@
-"""The workloads, each run once by the library and once by the baseline.
+"""The workloads: what is trained and evaluated, by the library and by the recipe, from the same weights.
 
-The library's side calls the same functions as the workflow's scripts: `training.fit` with the source
-networks' loss, `VAE.fit`, `training.fit` with the few-shot loss, `layers.predict` with
-`metrics.summary`. Both sides start from the same weights where these could matter.
+The library's side goes through the functions that the workflow calls.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from benchmarks import baseline
-from benchmarks.material import LR, Material, network
+from benchmarks import inputs, recipe
+from benchmarks.options import Options
 from dwp import metrics
 from dwp.bayes import layers
 from dwp.bayes.objectives import cross_entropy, elbo
-from dwp.experiments import few_shot
-from dwp.initialisation import build_initialised
-from dwp.nn import convnet
 from dwp.nn.precision import autocast
+from dwp.nn.seeding import seeded
 from dwp.priors.base import KLEstimator
-from dwp.priors.vae import VAE
 from dwp.training.loop import fit
 from dwp.training.schedule import Schedule
 
-SOURCE_L2, VAE_BATCH, SUBSET = 1e-3, 128, 256
-# Few kernels, because evaluation during training is not the subject of the measurement.
-TEST_KERNELS = 16
-Call = Callable[[], object]
+
+class Run(NamedTuple):
+    """One side of a workload, ready to run."""
+
+    run: Callable[..., object]
+    """Runs it. A training calls its first argument before and after every so many steps, its second."""
+    evaluate: Callable[[], dict[str, float]] = dict
+    """Returns metrics on held-out data."""
+    amount: float = 1
+    """Units of the workload in a run."""
+    steps: int = 1
+    """Steps of a run."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One row: each side makes a call that does `amount` units.
-
-    `goal` is the speed-up to reach; `unit` is the unit of the rate.
-    """
+    """Something to run, by the library and by the recipe."""
 
     title: str
     unit: str
     goal: float
-    baseline: Callable[[Material], tuple[Call, float]]
-    ours: Callable[[Material], tuple[Call, float]]
+    """Wanted ratio of the library's rate to the recipe's."""
+    ours: Callable[[Options], Run]
+    recipe: Callable[[Options], Run]
 
 
-# The library's side
+def ours_training(
+    options: Options,
+    schedule: Schedule,
+    model: nn.Module,
+    loss: Callable,
+    tensors: tuple[Tensor, ...],
+    evaluate: Callable[[], dict],
+) -> Run:
+    """Return a training by the library."""
+
+    def run(after: Callable[[], dict] | None = None, every: int = 0) -> None:
+        fit(model, loss, tensors, schedule, seed=options.seed, evaluate=after, every=every)
+
+    return Run(run, evaluate, examples_seen(schedule, len(tensors[0])), schedule.steps)
 
 
-def ours_source(m: Material) -> tuple[Call, float]:
-    amount = m.sizes.source_batch * m.sizes.source_steps
-    images, labels = m.source.images("train", m.device)[:amount], m.source.labels("train", m.device)[:amount]
-    described = network(*m.sizes.source), m.source.image_shape, m.source.classes
-    model = build_initialised(*described, m.seed, build=m.build).to(m.device)
-    schedule = Schedule(lr=LR, epochs=1, batch=m.sizes.source_batch, precision=m.precision)
-    loss = cross_entropy(model, SOURCE_L2)
-    return lambda: fit(model, loss, (images, labels), schedule, seed=m.seed), amount
+def recipe_training(
+    options: Options,
+    schedule: Schedule,
+    parameters: Iterable[nn.Parameter],
+    loss: Callable,
+    loader: DataLoader,
+    evaluate: Callable[[], dict],
+) -> Run:
+    """Return a training by the recipe."""
+    parameters = list(parameters)
+
+    def run(after: Callable[[], dict] | None = None, every: int = 0) -> None:
+        def each(step: int) -> None:
+            if every and step % every == 0:
+                after()
+
+        torch.manual_seed(options.seed)
+        each(0)
+        recipe.train(loss, parameters, loader, schedule.steps, schedule.lr, each)
+
+    return Run(run, evaluate, examples_seen(schedule, len(loader.dataset)), schedule.steps)
 
 
-def ours_vae(size: int) -> Callable[[Material], tuple[Call, float]]:
-    def make(m: Material) -> tuple[Call, float]:
-        kernels = m.kernels(size, m.sizes.kernels[size])
-        schedule = {"lr": LR, "epochs": 1, "batch": VAE_BATCH, "precision": m.precision}
-        settings = {**m.sizes.vaes[size], "schedule": schedule}
-        return lambda: VAE.fit(kernels, kernels[:TEST_KERNELS], settings, seed=m.seed), len(kernels)
-
-    return make
+def examples_seen(schedule: Schedule, examples: int) -> int:
+    """Return the number of examples in all minibatches; the last of an epoch is smaller."""
+    batch = min(schedule.batch or examples, examples)
+    epochs, rest = divmod(schedule.steps, schedule.steps_per_epoch(examples))
+    return epochs * examples + rest * batch
 
 
-def ours_few_shot(subset: int | None) -> Callable[[Material], tuple[Call, float]]:
-    def make(m: Material) -> tuple[Call, float]:
-        chosen, model = m.examples(), m.bayesian()
-        images, labels = (
-            tensor("train", m.device)[chosen.to(m.device)] for tensor in (m.target.images, m.target.labels)
-        )
-        steps = m.sizes.steps if subset is None else m.sizes.subset_steps
-        schedule = Schedule(lr=LR, steps=steps, precision=m.precision)
-        loss = elbo(model, len(labels), KLEstimator(subset))
-        trained = nn.ModuleList([model, *layers.reverse_models(model)])
-        return lambda: fit(trained, loss, (images, labels), schedule, seed=m.seed), steps
+def ours_source(options: Options) -> Run:
+    used, model = inputs.source(options), inputs.source_network(options)
+    tensors = used.images("train", options.where), used.labels("train", options.where)
 
-    return make
+    def evaluate() -> dict[str, float]:
+        with autocast(options.where, options.precision):
+            found = layers.predict(model, used.images("test", options.where), samples=0).mean(0)
+        return metrics.summary(found, used.test_labels)
+
+    loss = cross_entropy(model, options.l2)
+    return ours_training(options, options.source_schedule, model, loss, tensors, evaluate)
 
 
-def ours_evaluation(m: Material) -> tuple[Call, float]:
-    model = m.bayesian()
-    images, labels = m.target.images("test", m.device), m.target.labels("test", m.device)
+def recipe_source(options: Options) -> Run:
+    used, model, schedule = (
+        inputs.source(options),
+        inputs.recipe_source_network(options),
+        options.source_schedule,
+    )
+    loader = recipe.image_loader(
+        used.train_images, used.train_labels, schedule.batch, shuffle=True, workers=options.workers
+    )
+    test = recipe.image_loader(used.test_images, used.test_labels)
+    loss = partial(recipe.source_loss, model, options.l2)
 
-    def call() -> dict[str, float]:
-        with autocast(m.device, m.precision):
-            mean = layers.predict(model, images, samples=0)[0]
-            members = layers.predict(model, images, m.sizes.members)
-        return {
-            **metrics.summary(members.mean(0), labels),
-            "mean_accuracy": metrics.accuracy(mean, labels),
+    def evaluate() -> dict[str, float]:
+        return metrics.summary(recipe.predict(model, test, 0).mean(0), used.test_labels)
+
+    return recipe_training(options, schedule, model.parameters(), loss, loader, evaluate)
+
+
+def ours_vae(size: int, options: Options) -> Run:
+    prior, (train, test) = inputs.vae(options, size).to(options.where), inputs.kernels(options, size)
+
+    def loss(w: Tensor) -> tuple[Tensor, dict]:
+        bound = prior.log_prob(w).mean()
+        return -bound, {"train_elbo": bound}
+
+    return ours_training(options, options.vae_schedule, prior, loss, (train,), lambda: prior.evaluate(test))
+
+
+def recipe_vae(size: int, options: Options) -> Run:
+    prior, (train, test) = (
+        inputs.copied_vae(inputs.vae(options, size)).to(options.where),
+        inputs.kernels(options, size),
+    )
+    schedule = options.vae_schedule
+    loader = recipe.kernel_loader(train, schedule.batch, options.workers)
+
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:
+        with seeded(0, options.where):
+            return {"elbo": prior.elbo(test).mean().item()}
+
+    loss = partial(recipe.vae_loss, prior)
+    return recipe_training(options, schedule, prior.parameters(), loss, loader, evaluate)
+
+
+def ours_few_shot(subset: bool, options: Options) -> Run:
+    model, used, chosen = inputs.few_shot_network(options), inputs.target(options), inputs.examples(options)
+    tensors = [read("train")[chosen].to(options.where) for read in (used.images, used.labels)]
+    loss = elbo(model, len(chosen), KLEstimator(options.subset if subset else None))
+    trained = nn.ModuleList([model, *layers.reverse_models(model)])
+    schedule, evaluate = options.few_shot_schedule, ours_evaluation(options, model).run
+    run = ours_training(options, schedule, trained, loss, tuple(tensors), evaluate)
+    return run._replace(amount=schedule.steps)
+
+
+def recipe_few_shot(options: Options) -> Run:
+    (model, found), used, chosen = (
+        inputs.recipe_few_shot_network(options),
+        inputs.target(options),
+        inputs.examples(options),
+    )
+    schedule, evaluate = options.few_shot_schedule, recipe_evaluation(options, model).run
+    images, labels = used.train_images[chosen], used.train_labels[chosen]
+    loader = recipe.image_loader(
+        images, labels, schedule.batch or len(chosen), shuffle=True, workers=options.workers
+    )
+    trained = itertools.chain(model.parameters(), *map(recipe.reverse_model, found.values()))
+    loss = partial(recipe.few_shot_loss, model, found, len(chosen))
+    run = recipe_training(options, schedule, trained, loss, loader, evaluate)
+    return run._replace(amount=schedule.steps)
+
+
+def ours_evaluation(options: Options, model: nn.Module | None = None) -> Run:
+    model = inputs.few_shot_network(options) if model is None else model
+    images, labels = inputs.target(options).images("test", options.where), inputs.target(options).test_labels
+
+    def run() -> dict[str, float]:
+        with autocast(options.where, options.precision):
+            mean = layers.predict(model, images, samples=0).mean(0)
+            members = layers.predict(model, images, options.members).mean(0)
+        return {**metrics.summary(members, labels), "mean_accuracy": metrics.accuracy(mean, labels)}
+
+    return Run(run)
+
+
+def recipe_evaluation(options: Options, model: recipe.ConvNet | None = None) -> Run:
+    model = inputs.recipe_few_shot_network(options)[0] if model is None else model
+    images, labels = inputs.target(options).test_images, inputs.target(options).test_labels
+    loader = recipe.image_loader(images, labels, workers=options.workers)
+
+    def run() -> dict[str, float]:
+        # The published code reports the accuracy of the ensemble, of one sample and of the mean.
+        members, one, mean = (recipe.predict(model, loader, n).mean(0) for n in (options.members, 1, 0))
+        single = {"sample_accuracy": one, "mean_accuracy": mean}
+        return metrics.summary(members, labels) | {
+            name: metrics.accuracy(found, labels) for name, found in single.items()
         }
 
-    return call, 1
+    return Run(run)
 
 
-def ours_run(m: Material, subset: int | None) -> list[dict]:
-    """Run one whole few-shot experiment; return its rows {step, metric, value}."""
-    return few_shot.run(m.few_shot(subset))
-
-
-# The baseline's side
-
-
-def baseline_source(m: Material) -> tuple[Call, float]:
-    amount, device = m.sizes.source_batch * m.sizes.source_steps, m.device
-    loader = baseline.image_loader(
-        m.source.train_images[:amount],
-        m.source.train_labels[:amount],
-        m.sizes.source_batch,
-        shuffle=True,
-        workers=m.options.workers,
-    )
-    model = baseline.ConvNet(*m.sizes.source).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    return lambda: baseline.train_source(model, optimizer, loader, SOURCE_L2, device), amount
-
-
-def baseline_vae(size: int) -> Callable[[Material], tuple[Call, float]]:
-    def make(m: Material) -> tuple[Call, float]:
-        kernels = m.kernels(size, m.sizes.kernels[size])
-        loader = baseline.kernel_loader(kernels, VAE_BATCH, m.options.workers)
-        vae = baseline.KernelVAE(size, **m.sizes.vaes[size]).to(m.device)
-        optimizer = torch.optim.Adam(vae.parameters(), lr=LR)
-        return lambda: baseline.train_vae(vae, optimizer, loader, m.device), len(kernels)
-
-    return make
-
-
-def baseline_bayesian(m: Material) -> tuple[baseline.ConvNet, dict[int, baseline.KernelVAE]]:
-    """Return the baseline's few-shot network and priors, with the library's initial weights."""
-    ours = m.bayesian()
-    model = baseline.ConvNet(*m.sizes.target, layer=baseline.BayesianConv2d)
-    copy_network(ours, model)
-    priors = {}
-    for size, prior in m.priors.items():
-        priors[size] = baseline.KernelVAE(size, prior.settings["hidden"], prior.latent)
-        copy_vae(prior, priors[size])
-        priors[size].to(m.device)
-    return model.to(m.device), priors
-
-
-def baseline_few_shot(m: Material) -> tuple[Call, float]:
-    model, priors = baseline_bayesian(m)
-    return lambda: baseline_training(m, model, priors), m.sizes.steps
-
-
-def baseline_training(m: Material, model: baseline.ConvNet, priors: dict[int, baseline.KernelVAE]) -> None:
-    """Train the baseline's few-shot network, with a new optimiser."""
-    chosen = m.examples()
-    images, labels = m.target.train_images[chosen], m.target.train_labels[chosen]
-    loader = baseline.image_loader(images, labels, len(chosen), shuffle=True, workers=m.options.workers)
-    trained = [parameter for prior in priors.values() for parameter in baseline.reverse_model(prior)]
-    optimizer = torch.optim.Adam([*model.parameters(), *trained], lr=LR)
-    baseline.train_few_shot(model, priors, optimizer, loader, m.sizes.steps, m.device)
-
-
-def baseline_evaluation(m: Material) -> tuple[Call, float]:
-    model, _ = baseline_bayesian(m)
-    images, labels = m.target.test_images, m.target.test_labels
-    loader = baseline.image_loader(
-        images, labels, baseline.TEST_BATCH, shuffle=False, workers=m.options.workers
-    )
-    return lambda: baseline.evaluate(model, loader, m.device, m.sizes.members), 1
-
-
-# Copies of the library's weights, so that both sides do the same work
-
-
-@torch.no_grad()
-def copy_network(ours: nn.Module, theirs: baseline.ConvNet) -> None:
-    """Copy the weights of the library's network, ordinary or Bayesian, into the baseline's."""
-    convolutions = layers.bayesian_layers(ours) or [layer for _, layer in convnet.convolutions(ours)]
-    for mine, layer in zip(convolutions, (theirs.conv1, theirs.conv2), strict=True):
-        layer.bias.copy_(mine.bias)
-        if isinstance(layer, baseline.BayesianConv2d):
-            layer.mean.copy_(mine.posterior.mean)
-            layer.log_variance.copy_(mine.posterior.log_variance)
-        else:
-            layer.weight.copy_(mine.weight)
-    theirs.classifier.load_state_dict(ours.classifier.state_dict())
-
-
-@torch.no_grad()
-def copy_vae(ours: VAE, theirs: baseline.KernelVAE) -> None:
-    """Copy the weights of the library's VAE into the baseline's, whose mean and variance have two heads."""
-
-    def layers(modules: Iterable[nn.Module]) -> list[nn.Module]:
-        return [module for module in modules if hasattr(module, "weight")]
-
-    *encoder, code = layers(ours.encoder)
-    *decoder, kernel = layers(ours.decoder)
-    pairs = [*zip(encoder, layers(theirs.encoder), strict=True)]
-    pairs += zip(decoder, layers(theirs.decoder), strict=True)
-    for mine, layer in pairs:
-        layer.load_state_dict(mine.state_dict())
-    for mine, heads in (
-        (code, (theirs.code_mean, theirs.code_variance)),
-        (kernel, (theirs.kernel_mean, theirs.kernel_variance)),
-    ):
-        for name in ("weight", "bias"):
-            for part, head in zip(getattr(mine, name).chunk(2), heads, strict=True):
-                getattr(head, name).copy_(part)
-
-
-WORKLOADS: dict[str, Workload] = {
-    "source": Workload("source net", "images/s", 4, baseline_source, ours_source),
-    "vae7": Workload("VAE 7×7 training", "kernels/s", 5, baseline_vae(7), ours_vae(7)),
-    "vae5": Workload("VAE 5×5 training", "kernels/s", 5, baseline_vae(5), ours_vae(5)),
-    "step": Workload("few-shot step, all kernels", "steps/s", 5, baseline_few_shot, ours_few_shot(None)),
-    "subset": Workload(
-        f"few-shot step, ours with {SUBSET} kernels", "steps/s", 20, baseline_few_shot, ours_few_shot(SUBSET)
+WORKLOADS = {
+    "source": Workload("source network", "images/s", 4, ours_source, recipe_source),
+    "vae7": Workload("VAE 7×7", "kernels/s", 5, partial(ours_vae, 7), partial(recipe_vae, 7)),
+    "vae5": Workload("VAE 5×5", "kernels/s", 5, partial(ours_vae, 5), partial(recipe_vae, 5)),
+    "step": Workload(
+        "few-shot step, all kernels", "steps/s", 5, partial(ours_few_shot, False), recipe_few_shot
     ),
-    "evaluation": Workload("evaluation of the ensemble", "1/s", 10, baseline_evaluation, ours_evaluation),
+    "subset": Workload(
+        "few-shot step, dwp with a subset of kernels",
+        "steps/s",
+        20,
+        partial(ours_few_shot, True),
+        recipe_few_shot,
+    ),
+    "evaluation": Workload("evaluation of the ensemble", "1/s", 10, ours_evaluation, recipe_evaluation),
 }
