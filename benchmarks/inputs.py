@@ -29,7 +29,7 @@ def dataset(name: str, root: str | None, train: int, test: int) -> Dataset:
     """Return a data set with at most so many images."""
     if root is not None and not Path(root, name).is_dir():
         raise InputError(f"data_root: {root} has no folder {name}; give both notmnist and mnist")
-    options = {"train": train, "test": max(10, test)} if name == "glyphs" else None
+    options = {"train": train, "test": max(10, test)} if root is None else None
     found = data.build(name, data_root=root, downloads="results/downloads", options=options)
     return Dataset(
         name,
@@ -45,9 +45,9 @@ def source(options: Options) -> Dataset:
 
 
 def target(options: Options) -> Dataset:
-    """Return the target data set: MNIST, or digits."""
-    name = "mnist" if options.data_root else "digits"
-    return dataset(name, options.data_root, 60_000, options.test_images)
+    """Return the target data set: MNIST, or other glyphs, from which the examples are drawn."""
+    name, train = ("mnist", 60_000) if options.data_root else ("glyphs-k-t", 2 * options.examples + 100)
+    return dataset(name, options.data_root, train, options.test_images)
 
 
 def examples(options: Options) -> Tensor:

@@ -18,7 +18,7 @@ from dwp.training.schedule import Schedule
 class Options:
     """Options of all benchmarks; networks and VAEs are the paper's, with few steps."""
 
-    data_root: str | None = None  # folder with notmnist/ and mnist/; null: embedded glyphs and digits
+    data_root: str | None = None  # folder with notmnist/ and mnist/; null: embedded glyphs
     device: str = "auto"
     precision: str = "auto"  # of the library; the recipe is in float32
     threads: int = torch.get_num_threads()
