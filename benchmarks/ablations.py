@@ -12,17 +12,11 @@ from functools import partial
 
 import torch
 
-from benchmarks import tables, timing
+from benchmarks import measure
 from benchmarks.optimisations import MEMORY_KEPT, OPTIMISATIONS
-from benchmarks.options import Options, read
+from benchmarks.options import Options
 from benchmarks.workloads import WORKLOADS
 from dwp.nn.precision import choose_precision
-
-
-def main(words: list[str] | None = None) -> None:
-    """Measure and print the table."""
-    options = read(__doc__, words)
-    tables.table(timing.machine(options), rows(options))
 
 
 def rows(options: Options) -> Iterator[dict[str, str]]:
@@ -32,22 +26,21 @@ def rows(options: Options) -> Iterator[dict[str, str]]:
         variants = {title: replace(options, without=title) for title in titles}
         if choose_precision(options.precision, options.where) == torch.bfloat16:
             variants["bfloat16"] = replace(options, precision="float32")
-        with timing.process() as kept, timing.process(kept=False) as returned:
-
-            def seconds(title: str, name=name, kept=kept, returned=returned, variants=variants) -> float:
-                submit = returned if title == MEMORY_KEPT else kept
-                return submit(timing.seconds, name, "ours", variants[title]).result()
-
-            found = timing.in_turns({title: partial(seconds, title) for title in variants}, options.turns)
+        with measure.process() as kept, measure.process(kept=False) as returned:
+            calls = {
+                title: partial(
+                    returned if title == MEMORY_KEPT else kept, measure.seconds, name, "ours", variant
+                )
+                for title, variant in variants.items()
+            }
+            found = measure.in_turns(calls, options.turns)
         complete = found.pop("")
         for title, values in found.items():
-            ratios = [without / all_ for without, all_ in zip(values, complete, strict=True)]
-            yield {
-                "workload": WORKLOADS[name].title,
-                "optimisation": title,
-                "slowdown without it": tables.spread(ratios),
-            }
+            ratio = measure.spread([without / all_ for without, all_ in zip(values, complete, strict=True)])
+            yield {"workload": WORKLOADS[name].title, "optimisation": title, "slowdown without it": ratio}
 
+
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()

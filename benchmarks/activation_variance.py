@@ -1,4 +1,4 @@
-"""Variance of activations by depth, and short training, by the scale of kernels drawn from a prior.
+"""Variance of activations by depth, by the scale of kernels drawn from a prior.
 
     python -m benchmarks.activation_variance --output activation-variance.png
 
@@ -7,7 +7,7 @@ everything else is initialised by He's rule (for "images, all layers": drawn by 
 The figure is the variance of each layer's outputs for images with a 1/f spectrum, over that with He's rule in
 all layers, at initialisation and without the effect of batch normalisation. Two controls of fan-in tell what
 makes the difference: with random signs, kernels are zero on average; with random signs of their weights they
-are not smooth either. Training: the source networks of the prior, in several widths, on 200 images.
+are not smooth either.
 """
 
 import argparse
@@ -17,22 +17,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks import tables
-from dwp import data, init_, load_prior, metrics, predict
-from dwp.bayes.objectives import cross_entropy
-from dwp.initialisation import build_initialised
-from dwp.nn.spec import Conv, Network
+from benchmarks import measure
+from dwp import init_, load_prior
 from dwp.priors.base import Prior
 from dwp.torchvision_import import torchvision_datasets
-from dwp.training.loop import fit
-from dwp.training.schedule import Schedule
 
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
 GAINS = ("as drawn", "fan-in", "images", "images, all layers")
 CONTROLS = {"fan-in, signs of kernels": (1, 1), "fan-in, signs of weights": (3, 3)}
-STARTS = ("he", "as drawn", "xavier", "fan-in", "images")
-WIDTHS = (0.25, 1.0, 2.0)  # relative to the source networks of the prior glyphs-3x3
-NETWORK = Network(layers=tuple(Conv(conv=n, kernel=3, pool=2) for n in (16, 32, 32)), batch_norm=False)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -40,20 +32,15 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", default="activation-variance.png", help="file of the figure")
     parser.add_argument("--prior", default="glyphs-3x3", help="over 3×3 kernels (default: glyphs-3x3)")
-    parser.add_argument("--architectures", nargs="*", default=ARCHITECTURES, help="none: no variance")
+    parser.add_argument("--architectures", nargs="*", default=ARCHITECTURES, help="of torchvision")
     parser.add_argument("--side", type=int, default=32, help="of the images for the variance (default: 32)")
     parser.add_argument("--draws", type=int, default=3, help="of the weights for the variance (default: 3)")
-    parser.add_argument("--seeds", type=int, default=10, help="of training (default: 10; 0: no training)")
-    parser.add_argument("--steps", type=int, default=100, help="of each training run (default: 100)")
     options = parser.parse_args(words)
     prior = load_prior(options.prior)
     ratios: dict[str, dict[str, Tensor]] = {}
     title = "Smallest and largest variance of a network's layers over that with He's rule"
-    tables.table(title, variances(prior, options, ratios))
-    if ratios:
-        draw(ratios, options.output)
-    if options.seeds:
-        tables.table("Accuracy and NLL (nats) after training", training(prior, options.seeds, options.steps))
+    measure.table(title, variances(prior, options, ratios))
+    draw(ratios, options.output)
 
 
 def draw_(model: nn.Module, prior: Prior, gain: str, images: Tensor, seed: int) -> None:
@@ -108,7 +95,7 @@ def smooth_images(number: int, side: int, seed: int) -> Tensor:
 def variances(
     prior: Prior, options: argparse.Namespace, ratios: dict[str, dict[str, Tensor]]
 ) -> Iterator[dict[str, str]]:
-    """Yield a row for each architecture; add the variance of its layers over that of He by gain to `ratios`."""
+    """Yield a row for each architecture; add its layers' variances over those of He to `ratios`."""
     torchvision_datasets()
     import torchvision
 
@@ -129,39 +116,6 @@ def variances(
             **row,
             "He's draws, factor": f"{he.std(0, correction=0).exp().max():.2g}",
         }
-
-
-def training(prior: Prior, seeds: int, steps: int) -> Iterator[dict[str, str]]:
-    """Yield rows: test accuracy and NLL by data, width and initialisation, trained on 200 examples."""
-    schedule = Schedule(lr=1e-3, steps=steps, batch=64, precision="float32")
-    size = {"train": 200, "test": 1000}
-    sets = {
-        "glyphs": data.build("glyphs", downloads=".", options=size),
-        "digits": data.build("digits", downloads="."),
-    }
-    for (name, found), width in itertools.product(sets.items(), WIDTHS):
-        examples = found.images("train")[:200], found.labels("train")[:200]
-        test, labels = found.images("test"), found.labels("test")
-        values = {}
-        for start in STARTS:
-            rule = start if start == "xavier" else "he"
-            origins = dict.fromkeys(NETWORK.layer_sizes(), rule)
-            scores = []
-            for seed in range(seeds):
-                described = NETWORK, found.image_shape, found.classes, seed
-                model = build_initialised(*described, width=width, origins=origins)
-                if start in GAINS:
-                    draw_(model, prior, start, examples[0][:64], seed)
-                fit(model, cross_entropy(model, 3e-4), examples, schedule, seed=seed)
-                probabilities = predict(model, test, 0)[0]
-                scores.append((metrics.accuracy(probabilities, labels), metrics.nll(probabilities, labels)))
-            values[start] = list(zip(*scores, strict=True))
-            row = {"data": name, "width": f"{width:g}", "initialisation": start}
-            for index, metric in enumerate(("accuracy", "NLL")):
-                references = [values.get(other, values["he"])[index] for other in STARTS[:2]]
-                cells = tables.by_seed(values[start][index], *references)
-                row |= zip((metric, f"{metric} minus He", f"{metric} minus as drawn"), cells, strict=True)
-            yield row
 
 
 def draw(ratios: dict[str, dict[str, Tensor]], path: str) -> None:

@@ -9,9 +9,9 @@ import sys
 
 import torch
 
-from benchmarks import speed
+from benchmarks import measure, speed
 
-STEPS = {"source_steps": 40, "vae_steps": 140, "steps": 50, "seconds": 2.0, "product": 8192}
+DEFAULTS = "device=cuda source_steps=40 vae_steps=140 target_steps=50 product=8192"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> None:
         print("No GPU is available: nothing is measured.")
         return
     for precision in ("auto", "float32"):
-        speed.main([*words, f"precision={precision}"], **{"device": "cuda", **STEPS})
+        measure.command(__doc__, speed.rows, f"{DEFAULTS} precision={precision}")(words)
 
 
 if __name__ == "__main__":

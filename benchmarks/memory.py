@@ -14,10 +14,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 import dwp
-from benchmarks import tables, timing
+from benchmarks import measure
 from dwp.kernels import store
 
 PART = 1_000_000
@@ -30,7 +29,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--folder", help="where files are written (default: that of temporary files)")
     arguments = parser.parse_args(words)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        tables.table("Collecting kernels", rows(arguments.kernels, Path(folder)))
+        measure.table("Collecting kernels", rows(arguments.kernels, Path(folder)))
 
 
 def rows(counts: list[int], folder: Path) -> Iterator[dict[str, object]]:
@@ -38,8 +37,8 @@ def rows(counts: list[int], folder: Path) -> Iterator[dict[str, object]]:
     for count in counts:
         path = write(folder / "dataset.h5", count)
         for task in (imports, store_of_the_workflow, sample_of_100_000):
-            with timing.process() as submit:
-                seconds, peak = submit(measured, task, path).result()
+            with measure.process() as call:
+                seconds, peak = call(measured, task, path)
             title = task.__name__.replace("_", " ")
             yield {"kernels": f"{count:,}", "task": title, "peak memory, MiB": peak, "seconds": seconds}
         path.unlink()
@@ -63,7 +62,7 @@ def measured(task: Callable[[Path], None], path: Path) -> tuple[float, float]:
     """Return the seconds of a task in this process, and the peak memory in MiB."""
     began = time.perf_counter()
     task(path)
-    return time.perf_counter() - began, timing.peak(torch.device("cpu"))
+    return time.perf_counter() - began, measure.peak()
 
 
 def write(path: Path, count: int) -> Path:

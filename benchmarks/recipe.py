@@ -3,7 +3,7 @@
 Written anew from the paper and from what is known of its code, without regard to speed: a DataLoader passes
 each image from PIL through a transform, everything is float32 and contiguous, activations come before
 pooling, every kernel passes through the VAE in every step, and at test every image has its own noise in every
-layer. It computes the same quantities as the library (`tests/test_recipe.py`).
+layer. It computes the same quantities as the library, whose state dicts it loads (`tests/test_recipe.py`).
 
 Nothing is slowed down on purpose: it uses PyTorch's own modules, threads and optimiser defaults.
 """
@@ -16,11 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from dwp.torchvision_import import torchvision_datasets
 
-TEST_BATCH = 500
 VARIANCE_FLOOR = 1e-6  # as in the library, so that both compute the same numbers
 
 
@@ -40,39 +39,28 @@ class Images:
         return self.transform(Image.fromarray(self.images[index], mode="L")), self.labels[index]
 
 
-def image_loader(
-    images: Tensor, labels: Tensor, batch: int = TEST_BATCH, *, shuffle: bool = False, workers: int = 0
-) -> DataLoader:
-    """Return batches of (images float32 [b, 1, h, w], labels [b]) of uint8 images [n, 1, h, w]."""
-    return DataLoader(Images(images, labels), batch_size=batch, shuffle=shuffle, num_workers=workers)
-
-
-def kernel_loader(kernels: Tensor, batch: int, workers: int = 0) -> DataLoader:
-    """Return shuffled batches of kernels [n, 1, k, k]."""
-    return DataLoader(TensorDataset(kernels.cpu()), batch_size=batch, shuffle=True, num_workers=workers)
-
-
 class BayesianConv2d(nn.Module):
     """A convolution with Gaussian weights; its outputs are sampled (local reparameterisation)."""
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__()
-        self.mean = nn.Parameter(nn.Conv2d(inputs, outputs, size).weight.detach())
-        self.log_variance = nn.Parameter(torch.full_like(self.mean, -10.0))
+        mean = nn.Conv2d(inputs, outputs, size).weight.detach()
+        self.posterior = nn.ParameterDict({"mean": mean, "log_variance": torch.full_like(mean, -10.0)})
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.noisy = True
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = functional.conv2d(x, self.mean, self.bias)
+        mean = functional.conv2d(x, self.posterior["mean"], self.bias)
         if not self.noisy:
             return mean
-        variance = functional.conv2d(x**2, torch.exp(self.log_variance))
+        variance = functional.conv2d(x**2, torch.exp(self.posterior["log_variance"]))
         return mean + torch.sqrt(variance + 1e-12) * torch.randn_like(mean)
 
     def kl(self, prior: "KernelVAE") -> Tensor:
         """Return the bound on KL(q(W) || p(W)) in nats, summed, with every kernel through the VAE (eq. 9)."""
-        shape = (-1, 1, *self.mean.shape[2:])
-        mean, log_variance = self.mean.view(shape), self.log_variance.view(shape)
+        mean, log_variance = (
+            self.posterior[name].flatten(0, 1)[:, None] for name in ("mean", "log_variance")
+        )
         w = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         entropy = 0.5 * (log_variance + math.log(2 * math.pi * math.e)).sum()
         return -prior.elbo(w).sum() - entropy
@@ -89,7 +77,7 @@ class ConvNet(nn.Sequential):
 
 
 class KernelVAE(nn.Module):
-    """The paper's VAE over k×k kernels, k = 5 or 7, with separate heads for mean and variance."""
+    """The paper's VAE over k×k kernels, k = 5 or 7."""
 
     def __init__(self, size: int, hidden: int, latent: int) -> None:
         super().__init__()
@@ -102,33 +90,22 @@ class KernelVAE(nn.Module):
         self.encoder = nn.Sequential()
         for inputs, outputs, padding in encoder:
             self.encoder.extend([nn.Conv2d(inputs, outputs, 3, padding=padding), nn.ELU()])
-        self.code_mean = nn.Conv2d(2 * h, latent, 1)
-        self.code_variance = nn.Conv2d(2 * h, latent, 1)
+        self.encoder.append(nn.Conv2d(2 * h, 2 * latent, 1))
         self.decoder = nn.Sequential(nn.Conv2d(latent, 2 * h, 1), nn.ELU())
         for inputs, outputs in decoder:
             self.decoder.extend([nn.ConvTranspose2d(inputs, outputs, 3), nn.ELU()])
-        self.kernel_mean = nn.Conv2d(h, 1, 1)
-        self.kernel_variance = nn.Conv2d(h, 1, 1)
+        self.decoder.append(nn.Conv2d(h, 2, 1))
 
     def elbo(self, w: Tensor) -> Tensor:
         """Return log p(w|z) - KL(r(z|w) || p(z)) of kernels [n, 1, k, k] for one code each, [n], in nats."""
-        hidden = self.encoder(w)
-        mean = self.code_mean(hidden).flatten(1)
-        variance = functional.softplus(self.code_variance(hidden).flatten(1)) + VARIANCE_FLOOR
+        mean, raw = self.encoder(w).flatten(1).chunk(2, 1)
+        variance = functional.softplus(raw) + VARIANCE_FLOOR
         z = mean + torch.sqrt(variance) * torch.randn_like(mean)
         kl = 0.5 * (variance + mean**2 - 1 - torch.log(variance)).sum(1)
-        hidden = self.decoder(z[:, :, None, None])
-        location = self.kernel_mean(hidden)
-        scale = functional.softplus(self.kernel_variance(hidden)) + VARIANCE_FLOOR
+        location, raw = self.decoder(z[:, :, None, None]).chunk(2, 1)
+        scale = functional.softplus(raw) + VARIANCE_FLOOR
         log_density = -0.5 * ((w - location) ** 2 / scale + torch.log(scale) + math.log(2 * math.pi))
         return log_density.flatten(1).sum(1) - kl
-
-
-def reverse_model(vae: KernelVAE) -> list[nn.Parameter]:
-    """Freeze a VAE except its encoder r(z|w), which the paper trains jointly; return its parameters."""
-    vae.requires_grad_(False)
-    trained = nn.ModuleList([vae.encoder, vae.code_mean, vae.code_variance]).requires_grad_(True)
-    return list(trained.parameters())
 
 
 def source_loss(model: ConvNet, l2: float, images: Tensor, labels: Tensor) -> Tensor:
@@ -160,13 +137,7 @@ def train(
 ) -> None:
     """Minimise a loss of batches by Adam, with a learning rate that falls linearly to zero.
 
-    Args:
-        loss: takes a batch and returns the scalar to minimise.
-        parameters: parameters to train; batches move to their device.
-        loader: one pass over it is an epoch.
-        steps: number of steps.
-        lr: initial learning rate.
-        after: called after each step with the number of steps done.
+    `after` is called after each step with the number of steps done.
     """
     optimizer = torch.optim.Adam(parameters, lr=lr)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
@@ -183,15 +154,11 @@ def train(
 @torch.no_grad()
 def predict(model: ConvNet, loader: DataLoader, members: int) -> Tensor:
     """Return class probabilities [members, n, classes] of noisy passes; members 0: of one with the means."""
-    model.eval()
-    for layer in (model.conv1, model.conv2):
-        layer.noisy = members > 0
+    model.conv1.noisy = model.conv2.noisy = members > 0
     device = model.classifier.weight.device
     passes = [
         torch.cat([functional.softmax(model(images.to(device)), 1).cpu() for images, _ in loader])
         for _ in range(max(members, 1))
     ]
-    for layer in (model.conv1, model.conv2):
-        layer.noisy = True
-    model.train()
+    model.conv1.noisy = model.conv2.noisy = True
     return torch.stack(passes)

@@ -1,108 +1,83 @@
-"""Growth of the library's time and memory with kernels, widths, networks, threads and processes.
+"""Growth of the library's time and memory with kernels, widths and networks; threads and processes.
 
-python -m benchmarks.scaling data_root=~/data
+    python -m benchmarks.scaling data_root=~/data
+
+Each row has a new process; the last rows have several at the same time.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from benchmarks import tables, timing
-from benchmarks.options import Options, read
+from benchmarks import measure
+from benchmarks.options import Options
 from benchmarks.workloads import WORKLOADS
 
-WIDTHS = (0.25, 0.5, 1, 2)
-COUNTS = (1, 2, 4)
 
-
-def main(words: list[str] | None = None) -> None:
-    """Measure and print the tables."""
-    options = read(__doc__, words)
-    print(timing.machine(options))
-    tables.table("Kernels and widths", sizes(options))
-    tables.table("Networks, one after another", networks(options))
-    tables.table("Threads and processes", processes(options))
-
-
-def sizes(options: Options) -> Iterator[dict[str, object]]:
-    """Yield time and memory of workloads of several sizes, each in a new process."""
-    first, second = options.target_net
+def rows(options: Options) -> Iterator[dict[str, object]]:
+    """Yield time and memory of each size, and the time of several threads and processes."""
+    pairs = options.target_net[0] * options.target_net[1]
+    small, large = options.vae_kernels
     cases = [
-        ("subset", f"{n} kernels of a layer in the KL", {"subset": n})
-        for n in (first * second // share or 1 for share in (64, 16, 4, 1))
+        *(("subset", {"target_subset": max(1, pairs // share)}) for share in (64, 16, 4, 1)),
+        *(("vae5", {"vae_kernels": (small, factor * large)}) for factor in (1, 2, 4)),
+        *(("source", {"source_net": scaled(options.source_net, width)}) for width in (0.25, 0.5, 1)),
+        *(("subset", {"target_net": scaled(options.target_net, width)}) for width in (0.25, 0.5, 1, 2)),
     ]
-    n7, n5 = options.kernels
-    cases += [("vae5", f"{factor * n5} kernels", {"kernels": (n7, factor * n5)}) for factor in COUNTS]
-    for name, field in (("source", "source_net"), ("subset", "target_net")):
-        for width in WIDTHS:
-            channels = tuple(int(width * n) for n in getattr(options, field))
-            cases.append((name, f"{channels} channels", {field: channels}))
-    for name, size, changes in cases:
-        with timing.process() as submit:
-            seconds = submit(timing.seconds, name, "ours", replace(options, **changes)).result()
-            peak = submit(timing.peak, options.where).result()
-        yield {
-            "workload": WORKLOADS[name].title,
-            "size": size,
-            "ms per unit": 1e3 * seconds,
-            "unit": WORKLOADS[name].unit.removesuffix("s/s"),
-            "peak memory, MiB": peak,
-        }
-
-
-def networks(options: Options) -> Iterator[dict[str, object]]:
-    """Yield time and memory of several networks that a process trains one after another."""
+    for name, changes in cases:
+        with measure.process() as call:
+            seconds = call(measure.seconds, name, "ours", replace(options, **changes))
+            ((size, value),) = changes.items()
+            yield row(name, f"{size} {value}", seconds, call(measure.peak, options.where.type))
     for name in ("source", "subset"):
-        for count in COUNTS:
-            with timing.process() as submit:
-                seconds = submit(one_after_another, name, count, options).result()
-                peak = submit(timing.peak, options.where).result()
-            yield {
-                "workload": WORKLOADS[name].title,
-                "networks": count,
-                "ms of each": 1e3 * seconds / count,
-                "peak memory, MiB": peak,
-            }
+        for count in (1, 2, 4):
+            with measure.process() as call:
+                seconds = call(one_after_another, name, count, options)
+                size = f"{count} networks, one after another"
+                yield row(name, size, seconds, call(measure.peak, options.where.type))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for name in ("source", "subset"):
+        for count, threads in dict.fromkeys([(1, 1), (1, cores), (cores, 1)]):
+            seconds = together(name, count, replace(options, threads=threads))
+            yield row(name, f"processes: {count}, threads of each: {threads}", seconds)
+
+
+def scaled(channels: tuple[int, int], width: float) -> tuple[int, int]:
+    """Return the channels times a factor."""
+    return int(width * channels[0]), int(width * channels[1])
+
+
+def row(name: str, size: str, seconds: float, peak: float | str = "") -> dict[str, object]:
+    """Return a row of the table."""
+    unit = WORKLOADS[name].unit.removesuffix("s/s")
+    title = f"{WORKLOADS[name].title}, one {unit}"
+    return {"workload": title, "size": size, "ms": 1e3 * seconds, "peak memory, MiB": peak}
 
 
 def one_after_another(name: str, count: int, options: Options) -> float:
-    """Return the seconds in which several networks are built and trained."""
+    """Return the seconds per unit of several networks that are built and trained in this process."""
+    amount = measure.prepared(name, "ours", options).amount  # reads the data
 
     def call() -> None:
         for seed in range(count):
             WORKLOADS[name].ours(replace(options, seed=seed)).run()
 
-    timing.prepared(name, "ours", options)  # reads the data
-    return timing.timed(call, options)
+    return measure.timed(call, options) / count / amount
 
 
-def processes(options: Options) -> Iterator[dict[str, object]]:
-    """Yield the rates of workloads with more threads, and with more processes at the same time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for name in ("source", "subset"):
-        alone = None
-        for count, threads in dict.fromkeys([(1, 1), (1, cores), (cores, 1)]):
-            rate = throughput(name, count, replace(options, threads=threads))
-            alone = alone or rate
-            yield {
-                "workload": WORKLOADS[name].title,
-                "processes": count,
-                "threads of each": threads,
-                f"{WORKLOADS[name].unit}": rate,
-                "relative to one process with one thread": rate / alone,
-            }
+def together(name: str, count: int, options: Options) -> float:
+    """Return the seconds per unit of several processes that run a workload at the same time."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as threads:
+        calls = [stack.enter_context(measure.process()) for _ in range(count)]
+        for call in calls:
+            call(measure.seconds, name, "ours", options)  # prepares it
+        found = threads.map(lambda call: call(measure.seconds, name, "ours", options), calls)
+        return 1 / sum(1 / seconds for seconds in found)
 
 
-def throughput(name: str, count: int, options: Options) -> float:
-    """Return the units per second of several processes that run a workload at the same time."""
-    with contextlib.ExitStack() as stack:
-        submits = [stack.enter_context(timing.process()) for _ in range(count)]
-        for submit in submits:
-            submit(timing.seconds, name, "ours", replace(options, seconds=0.0)).result()  # prepares it
-        running = [submit(timing.seconds, name, "ours", options) for submit in submits]
-        return sum(1 / one.result() for one in running)
-
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()

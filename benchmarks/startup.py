@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch.utils.benchmark.utils.timer import timer
 
-from benchmarks import tables
+from benchmarks import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS, SETTINGS = 5, 2  # of few_shot in config/smoke.yaml
@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--cells", type=int, default=2000, help=text)
     parser.add_argument("--shard", type=int, default=1, help="seeds in one job (default: 1)")
     arguments = parser.parse_args(words)
-    tables.table("Start-up time", rows(arguments.cells, arguments.shard))
+    measure.table("Start-up time", rows(arguments.cells, arguments.shard))
 
 
 def rows(cells: int, shard: int) -> Iterator[dict[str, object]]:

@@ -3,26 +3,38 @@
 The library's side goes through the functions that the workflow calls.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import inputs, recipe
+from benchmarks import recipe
 from benchmarks.options import Options
-from dwp import metrics
+from dwp import data, load_prior, metrics
 from dwp.bayes import layers
 from dwp.bayes.objectives import cross_entropy, elbo
+from dwp.data.dataset import Dataset
+from dwp.errors import InputError
+from dwp.initialisation import build_initialised
+from dwp.nn import convnet
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import seeded
+from dwp.nn.spec import Conv, Network
 from dwp.priors.base import KLEstimator
+from dwp.priors.vae import VAE
 from dwp.training.loop import fit
-from dwp.training.schedule import Schedule
+
+HELD_OUT = 1000  # kernels
+TEST_BATCH = 500  # of the recipe
+
+build = convnet.build  # replaced where an optimisation is disabled
 
 
 class Run(NamedTuple):
@@ -50,179 +62,244 @@ class Workload:
     recipe: Callable[[Options], Run]
 
 
+# Inputs
+
+
+@functools.cache
+def dataset(name: str, root: str | None, train: int, test: int) -> Dataset:
+    """Return a data set with at most so many images."""
+    if root is not None and not Path(root, name).is_dir():
+        raise InputError(f"data_root: {root} has no folder {name}; give both notmnist and mnist")
+    options = {"train": train, "test": max(10, test)} if root is None else None
+    found = data.build(name, data_root=root, downloads="results/downloads", options=options)
+    first = [tensor[:train] for tensor in (found.train_images, found.train_labels)]
+    return Dataset(name, *first, *(tensor[:test] for tensor in (found.test_images, found.test_labels)))
+
+
+def source(o: Options) -> Dataset:
+    """Return the source data set: notMNIST, or glyphs."""
+    return dataset(
+        "notmnist" if o.data_root else "glyphs", o.data_root, o.source_images, min(1000, o.target_images)
+    )
+
+
+def target(o: Options) -> Dataset:
+    """Return the target data set: MNIST, or other glyphs."""
+    name, train = ("mnist", 60_000) if o.data_root else ("glyphs-k-t", 2 * o.target_examples + 100)
+    return dataset(name, o.data_root, train, o.target_images)
+
+
+def kernels(o: Options, size: int) -> tuple[Tensor, Tensor]:
+    """Return training and held-out kernels [n, 1, k, k], drawn from a prior of the collection."""
+    prior, n = (
+        load_prior(f"{'notmnist' if o.data_root else 'glyphs'}-{size}x{size}"),
+        o.vae_kernels[size == 5],
+    )
+    drawn = prior.sample(n + HELD_OUT, torch.Generator().manual_seed(o.seed)).to(o.where)
+    return drawn[:n], drawn[n:]
+
+
+def vae(o: Options, size: int) -> VAE:
+    """Return a VAE before training."""
+    with seeded(o.seed):
+        return VAE(size, hidden=o.vae_hidden[size == 5], latent=o.vae_latent[size == 5]).to(o.where)
+
+
+def recipe_vae_of(prior: VAE) -> recipe.KernelVAE:
+    """Return the recipe's VAE with the weights of the library's."""
+    theirs = recipe.KernelVAE(prior.kernel_size, prior.settings["hidden"], prior.latent)
+    theirs.load_state_dict(prior.state_dict())
+    return theirs
+
+
+def priors(o: Options) -> dict[int, VAE]:
+    """Return the VAEs of the few-shot network by kernel size: fitted ones from files, or untrained ones."""
+    if not o.target_priors:
+        return {size: vae(o, size).requires_grad_(False) for size in (7, 5)}
+    found = {prior.kernel_size: prior for prior in map(load_prior, o.target_priors)}
+    if set(found) != {5, 7} or not all(isinstance(prior, VAE) for prior in found.values()):
+        raise InputError("target_priors: give two VAEs, one over 7×7 and one over 5×5 kernels")
+    return found
+
+
+def network(channels: tuple[int, int]) -> Network:
+    """Return the paper's network for grey images of 28×28."""
+    sizes = zip(channels, (7, 5), strict=True)
+    return Network(layers=tuple(Conv(conv=n, kernel=k, pool=2) for n, k in sizes), batch_norm=False)
+
+
+def source_network(o: Options) -> nn.Module:
+    """Return a source network before training."""
+    return build_initialised(network(o.source_net), (1, 28, 28), 10, o.seed, build=build).to(o.where)
+
+
+def few_shot_network(o: Options) -> nn.Module:
+    """Return the Bayesian network before training, its kernels decoder means of the priors."""
+    found, described = priors(o), network(o.target_net)
+    origins = {layer: found[size] for layer, size in described.layer_sizes().items()}
+    plain = build_initialised(described, (1, 28, 28), 10, o.seed, origins=origins, mean=True, build=build)
+    return layers.make_bayesian(plain, found, "additive").to(o.where)
+
+
+def recipe_few_shot_network(o: Options) -> recipe.ConvNet:
+    """Return the recipe's Bayesian network with the weights of the library's."""
+    model = recipe.ConvNet(*o.target_net, recipe.BayesianConv2d)
+    model.load_state_dict(few_shot_network(o).state_dict())
+    return model.to(o.where)
+
+
+def loader(o: Options, images: Tensor, labels: Tensor, batch: int | None = None) -> DataLoader:
+    """Return the recipe's batches of images uint8 [n, 1, h, w], shuffled if their size is given."""
+    return DataLoader(
+        recipe.Images(images, labels), batch or TEST_BATCH, shuffle=bool(batch), num_workers=o.workers
+    )
+
+
+# Both sides of each workload
+
+
 def ours_training(
-    options: Options,
-    schedule: Schedule,
-    model: nn.Module,
-    loss: Callable,
-    tensors: tuple[Tensor, ...],
-    evaluate: Callable[[], dict],
+    o: Options, what: str, model: nn.Module, loss: Callable, tensors: tuple, evaluate: Callable
 ) -> Run:
     """Return a training by the library."""
+    schedule = o.schedule(what)
 
     def run(after: Callable[[], dict] | None = None, every: int = 0) -> None:
-        fit(model, loss, tensors, schedule, seed=options.seed, evaluate=after, every=every)
+        fit(model, loss, tensors, schedule, seed=o.seed, evaluate=after, every=every)
 
-    return Run(run, evaluate, examples_seen(schedule, len(tensors[0])), schedule.steps)
+    return Run(run, evaluate, units(o, what, len(tensors[0])), schedule.steps)
 
 
 def recipe_training(
-    options: Options,
-    schedule: Schedule,
-    parameters: Iterable[nn.Parameter],
-    loss: Callable,
-    loader: DataLoader,
-    evaluate: Callable[[], dict],
+    o: Options, what: str, parameters: list, loss: Callable, batches: DataLoader, evaluate: Callable
 ) -> Run:
     """Return a training by the recipe."""
-    parameters = list(parameters)
+    schedule = o.schedule(what)
 
     def run(after: Callable[[], dict] | None = None, every: int = 0) -> None:
         def each(step: int) -> None:
             if every and step % every == 0:
                 after()
 
-        torch.manual_seed(options.seed)
+        torch.manual_seed(o.seed)
         each(0)
-        recipe.train(loss, parameters, loader, schedule.steps, schedule.lr, each)
+        recipe.train(loss, parameters, batches, schedule.steps, schedule.lr, each)
 
-    return Run(run, evaluate, examples_seen(schedule, len(loader.dataset)), schedule.steps)
+    return Run(run, evaluate, units(o, what, len(batches.dataset)), schedule.steps)
 
 
-def examples_seen(schedule: Schedule, examples: int) -> int:
-    """Return the number of examples in all minibatches; the last of an epoch is smaller."""
-    batch = min(schedule.batch or examples, examples)
+def units(o: Options, what: str, examples: int) -> int:
+    """Return the number of examples in all minibatches (the last of an epoch is smaller), or of steps."""
+    schedule = o.schedule(what)
     epochs, rest = divmod(schedule.steps, schedule.steps_per_epoch(examples))
-    return epochs * examples + rest * batch
+    return schedule.steps if what == "target" else epochs * examples + rest * min(schedule.batch, examples)
 
 
-def ours_source(options: Options) -> Run:
-    used, model = inputs.source(options), inputs.source_network(options)
-    tensors = used.images("train", options.where), used.labels("train", options.where)
+def ours_source(o: Options) -> Run:
+    used, model = source(o), source_network(o)
 
     def evaluate() -> dict[str, float]:
-        with autocast(options.where, options.precision):
-            found = layers.predict(model, used.images("test", options.where), samples=0).mean(0)
-        return metrics.summary(found, used.test_labels)
+        with autocast(o.where, o.precision):
+            found = layers.predict(model, used.images("test", o.where), samples=0)
+        return metrics.summary(found.mean(0), used.test_labels)
 
-    loss = cross_entropy(model, options.l2)
-    return ours_training(options, options.source_schedule, model, loss, tensors, evaluate)
+    tensors = used.images("train", o.where), used.labels("train", o.where)
+    return ours_training(o, "source", model, cross_entropy(model, o.source_l2), tensors, evaluate)
 
 
-def recipe_source(options: Options) -> Run:
-    used, model, schedule = (
-        inputs.source(options),
-        inputs.recipe_source_network(options),
-        options.source_schedule,
-    )
-    loader = recipe.image_loader(
-        used.train_images, used.train_labels, schedule.batch, shuffle=True, workers=options.workers
-    )
-    test = recipe.image_loader(used.test_images, used.test_labels)
-    loss = partial(recipe.source_loss, model, options.l2)
+def recipe_source(o: Options) -> Run:
+    used, model = source(o), recipe.ConvNet(*o.source_net).to(o.where)
+    model.load_state_dict(source_network(o).state_dict())
+    test = loader(o, used.test_images, used.test_labels)
 
     def evaluate() -> dict[str, float]:
         return metrics.summary(recipe.predict(model, test, 0).mean(0), used.test_labels)
 
-    return recipe_training(options, schedule, model.parameters(), loss, loader, evaluate)
+    batches = loader(o, used.train_images, used.train_labels, o.source_batch)
+    loss = partial(recipe.source_loss, model, o.source_l2)
+    return recipe_training(o, "source", [*model.parameters()], loss, batches, evaluate)
 
 
-def ours_vae(size: int, options: Options) -> Run:
-    prior, (train, test) = inputs.vae(options, size).to(options.where), inputs.kernels(options, size)
+def ours_vae(size: int, o: Options) -> Run:
+    prior, (train, test) = vae(o, size), kernels(o, size)
 
     def loss(w: Tensor) -> tuple[Tensor, dict]:
         bound = prior.log_prob(w).mean()
         return -bound, {"train_elbo": bound}
 
-    return ours_training(options, options.vae_schedule, prior, loss, (train,), lambda: prior.evaluate(test))
+    return ours_training(o, "vae", prior, loss, (train,), lambda: prior.evaluate(test))
 
 
-def recipe_vae(size: int, options: Options) -> Run:
-    prior, (train, test) = (
-        inputs.copied_vae(inputs.vae(options, size)).to(options.where),
-        inputs.kernels(options, size),
-    )
-    schedule = options.vae_schedule
-    loader = recipe.kernel_loader(train, schedule.batch, options.workers)
+def recipe_vae(size: int, o: Options) -> Run:
+    prior, (train, test) = recipe_vae_of(vae(o, size)).to(o.where), kernels(o, size)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        with seeded(0, options.where):
+        with seeded(0, o.where):
             return {"elbo": prior.elbo(test).mean().item()}
 
-    loss = partial(recipe.vae_loss, prior)
-    return recipe_training(options, schedule, prior.parameters(), loss, loader, evaluate)
+    batches = DataLoader(TensorDataset(train.cpu()), o.vae_batch, shuffle=True, num_workers=o.workers)
+    return recipe_training(
+        o, "vae", [*prior.parameters()], partial(recipe.vae_loss, prior), batches, evaluate
+    )
 
 
-def ours_few_shot(subset: bool, options: Options) -> Run:
-    model, used, chosen = inputs.few_shot_network(options), inputs.target(options), inputs.examples(options)
-    tensors = [read("train")[chosen].to(options.where) for read in (used.images, used.labels)]
-    loss = elbo(model, len(chosen), KLEstimator(options.subset if subset else None))
+def ours_few_shot(subset: bool, o: Options) -> Run:
+    model, used = few_shot_network(o), target(o)
+    chosen = data.few_shot(used.train_labels, o.target_examples, o.seed)
+    tensors = tuple(tensor("train")[chosen].to(o.where) for tensor in (used.images, used.labels))
+    loss = elbo(model, len(chosen), KLEstimator(o.target_subset if subset else None))
     trained = nn.ModuleList([model, *layers.reverse_models(model)])
-    schedule, evaluate = options.few_shot_schedule, ours_evaluation(options, model).run
-    run = ours_training(options, schedule, trained, loss, tuple(tensors), evaluate)
-    return run._replace(amount=schedule.steps)
+    return ours_training(o, "target", trained, loss, tensors, ours_evaluation(o, model).run)
 
 
-def recipe_few_shot(options: Options) -> Run:
-    (model, found), used, chosen = (
-        inputs.recipe_few_shot_network(options),
-        inputs.target(options),
-        inputs.examples(options),
-    )
-    schedule, evaluate = options.few_shot_schedule, recipe_evaluation(options, model).run
-    images, labels = used.train_images[chosen], used.train_labels[chosen]
-    loader = recipe.image_loader(
-        images, labels, schedule.batch or len(chosen), shuffle=True, workers=options.workers
-    )
-    trained = itertools.chain(model.parameters(), *map(recipe.reverse_model, found.values()))
+def recipe_few_shot(o: Options) -> Run:
+    model, used = recipe_few_shot_network(o), target(o)
+    chosen = data.few_shot(used.train_labels, o.target_examples, o.seed)
+    batches = loader(o, used.train_images[chosen], used.train_labels[chosen], o.target_batch or len(chosen))
+    found = {
+        size: recipe_vae_of(prior).to(o.where).requires_grad_(False) for size, prior in priors(o).items()
+    }
+    reverse = (prior.encoder.requires_grad_(True).parameters() for prior in found.values())
     loss = partial(recipe.few_shot_loss, model, found, len(chosen))
-    run = recipe_training(options, schedule, trained, loss, loader, evaluate)
-    return run._replace(amount=schedule.steps)
+    evaluate = recipe_evaluation(o, model).run
+    return recipe_training(
+        o, "target", [*itertools.chain(model.parameters(), *reverse)], loss, batches, evaluate
+    )
 
 
-def ours_evaluation(options: Options, model: nn.Module | None = None) -> Run:
-    model = inputs.few_shot_network(options) if model is None else model
-    images, labels = inputs.target(options).images("test", options.where), inputs.target(options).test_labels
+def ours_evaluation(o: Options, model: nn.Module | None = None) -> Run:
+    model, used = model or few_shot_network(o), target(o)
+    images = used.images("test", o.where)
 
     def run() -> dict[str, float]:
-        with autocast(options.where, options.precision):
-            mean = layers.predict(model, images, samples=0).mean(0)
-            members = layers.predict(model, images, options.members).mean(0)
-        return {**metrics.summary(members, labels), "mean_accuracy": metrics.accuracy(mean, labels)}
+        with autocast(o.where, o.precision):
+            mean, members = (layers.predict(model, images, n).mean(0) for n in (0, o.target_members))
+        mean_accuracy = metrics.accuracy(mean, used.test_labels)
+        return {**metrics.summary(members, used.test_labels), "mean_accuracy": mean_accuracy}
 
     return Run(run)
 
 
-def recipe_evaluation(options: Options, model: recipe.ConvNet | None = None) -> Run:
-    model = inputs.recipe_few_shot_network(options)[0] if model is None else model
-    images, labels = inputs.target(options).test_images, inputs.target(options).test_labels
-    loader = recipe.image_loader(images, labels, workers=options.workers)
+def recipe_evaluation(o: Options, model: nn.Module | None = None) -> Run:
+    model, used = model or recipe_few_shot_network(o), target(o)
+    batches = loader(o, used.test_images, used.test_labels)
 
     def run() -> dict[str, float]:
-        # The published code reports the accuracy of the ensemble, of one sample and of the mean.
-        members, one, mean = (recipe.predict(model, loader, n).mean(0) for n in (options.members, 1, 0))
-        single = {"sample_accuracy": one, "mean_accuracy": mean}
-        return metrics.summary(members, labels) | {
-            name: metrics.accuracy(found, labels) for name, found in single.items()
-        }
+        # The published code reports the accuracy of the mean, of one sample and of the ensemble.
+        predictions = [recipe.predict(model, batches, n).mean(0) for n in (0, 1, o.target_members)]
+        mean_accuracy = metrics.accuracy(predictions[0], used.test_labels)
+        return {**metrics.summary(predictions[2], used.test_labels), "mean_accuracy": mean_accuracy}
 
     return Run(run)
 
 
+STEP, SUBSET = partial(ours_few_shot, False), partial(ours_few_shot, True)
 WORKLOADS = {
     "source": Workload("source network", "images/s", 4, ours_source, recipe_source),
     "vae7": Workload("VAE 7×7", "kernels/s", 5, partial(ours_vae, 7), partial(recipe_vae, 7)),
     "vae5": Workload("VAE 5×5", "kernels/s", 5, partial(ours_vae, 5), partial(recipe_vae, 5)),
-    "step": Workload(
-        "few-shot step, all kernels", "steps/s", 5, partial(ours_few_shot, False), recipe_few_shot
-    ),
-    "subset": Workload(
-        "few-shot step, dwp with a subset of kernels",
-        "steps/s",
-        20,
-        partial(ours_few_shot, True),
-        recipe_few_shot,
-    ),
+    "step": Workload("few-shot step, all kernels", "steps/s", 5, STEP, recipe_few_shot),
+    "subset": Workload("few-shot step, dwp with a subset of kernels", "steps/s", 20, SUBSET, recipe_few_shot),
     "evaluation": Workload("evaluation of the ensemble", "1/s", 10, ours_evaluation, recipe_evaluation),
 }
