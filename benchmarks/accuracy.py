@@ -3,10 +3,9 @@
     python -m benchmarks.accuracy data_root=~/data target_priors='[vae-7x7.safetensors, vae-5x5.safetensors]'
 
 For each seed, all rows have the same examples, initial weights and priors; noise and minibatches differ.
-Means and standard deviations; differences from the recipe with 95 % intervals.
+Means, also of the differences from the recipe, with 95 % intervals.
 """
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -46,7 +45,7 @@ def rows(options: Options) -> Iterator[dict[str, str]]:
         yield {
             "workload": WORKLOADS[name].title,
             "variant": variant,
-            "accuracy": f"{statistics.mean(found):.3f} ± {statistics.stdev(found):.3f}",
+            "accuracy": "{:.3f} ± {:.3f}".format(*measure.interval(found)),
             "minus the recipe": "{:+.3f} ± {:.3f}".format(*measure.interval(pairs)),
             "by seed": " ".join(f"{value:.3f}" for value in found),
         }

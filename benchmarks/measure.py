@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.optimisations import disabled
 from benchmarks.options import Options, read
-from benchmarks.workloads import WORKLOADS, Run, source
+from benchmarks.workloads import WORKLOADS, Run
 from dwp.errors import InputError
 from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
@@ -40,10 +40,9 @@ def command(doc: str | None, rows: Callable[[Options], Iterable[Row]], defaults:
     def main(words: list[str] | None = None) -> None:
         options = read(doc, words, defaults)
         try:
-            source(options)  # reports a wrong data_root before anything is measured
+            table(machine(options), rows(options))
         except InputError as error:
             raise SystemExit(f"error: {error}") from None
-        table(machine(options), rows(options))
 
     return main
 

@@ -1,12 +1,11 @@
 """Peak memory and time of collecting kernels, by their number.
 
-    python -m benchmarks.memory --kernels 1000000 10000000 100000000
+    python -m benchmarks.memory collected='[1000000, 10000000, 100000000]'
 
 The kernels are random, a fifth of them near zero, in a file laid out like CNN Filter DB's: a dataset `filter`
-[n, 9]. It is written to --folder, with what is made of it: about 100 bytes for each kernel.
+[n, 9]. With what is made of it, the file takes about 100 bytes for each kernel.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,31 +16,22 @@ import numpy as np
 
 import dwp
 from benchmarks import measure
+from benchmarks.options import Options
 from dwp.kernels import store
 
 PART = 1_000_000
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kernels", type=int, nargs="+", default=[10**6, 10**7, 10**8])
-    parser.add_argument("--folder", help="where files are written (default: that of temporary files)")
-    arguments = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        measure.table("Collecting kernels", rows(arguments.kernels, Path(folder)))
-
-
-def rows(counts: list[int], folder: Path) -> Iterator[dict[str, object]]:
+def rows(options: Options) -> Iterator[dict[str, object]]:
     """Yield a row for each number of kernels and task, which has its own process."""
-    for count in counts:
-        path = write(folder / "dataset.h5", count)
-        for task in (imports, store_of_the_workflow, sample_of_100_000):
-            with measure.process() as call:
-                seconds, peak = call(measured, task, path)
-            title = task.__name__.replace("_", " ")
-            yield {"kernels": f"{count:,}", "task": title, "peak memory, MiB": peak, "seconds": seconds}
-        path.unlink()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for count in options.collected:
+            path = write(Path(folder, "dataset.h5"), count)
+            for task in (imports, store_of_the_workflow, sample_of_100_000):
+                with measure.process() as call:
+                    seconds, peak = call(measured, task, path)
+                title = task.__name__.replace("_", " ")
+                yield {"kernels": f"{count:,}", "task": title, "peak memory, MiB": peak, "seconds": seconds}
 
 
 def imports(path: Path) -> None:
@@ -76,6 +66,8 @@ def write(path: Path, count: int) -> Path:
             data[first : first + len(part)] = part
     return path
 
+
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,8 @@ from dwp.pipeline import typed
 from dwp.training.devices import choose_device
 from dwp.training.schedule import Schedule
 
+ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -24,13 +26,21 @@ class Options:
     threads: int = torch.get_num_threads()
     workers: int = 0  # processes of the recipe's DataLoaders
     without: str = ""  # an optimisation of the library to disable, see ablations.py
-    dwp: tuple[str, ...] = ()  # options, NAME=VALUE, of the library alone in quality.py
     # Measurements
     only: tuple[str, ...] = ()  # workloads; none: all
     turns: int = 5
     seconds: float = 1.0  # of a turn, at least
     seeds: int = 5
     product: int = 4096  # side of the matrices whose product counts as the machine's peak
+    # Single commands
+    dwp: tuple[str, ...] = ()  # quality: options, NAME=VALUE, of the library alone
+    cells: int = 2000  # startup: seeds of few_shot, times methods and settings
+    shard: int = 1  # startup: seeds in one job
+    collected: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)  # memory: numbers of kernels
+    folder: str | None = None  # memory: where files are written; null: that of temporary files
+    architectures: tuple[str, ...] = ARCHITECTURES  # activation_variance: of torchvision
+    draws: int = 3  # activation_variance: of the weights
+    figure: str = "activation-variance.png"  # activation_variance
     # Workloads
     seed: int = 0
     source_net: tuple[int, int] = (256, 512)  # channels
@@ -39,7 +49,7 @@ class Options:
     source_steps: int = 2
     source_lr: float = 0.001
     source_l2: float = 0.001
-    source_accuracy: float = 0.85  # target in quality.py
+    source_accuracy: float = 0.85  # quality: the target
     vae_hidden: tuple[int, int] = (32, 64)  # of 7×7 and 5×5
     vae_latent: tuple[int, int] = (2, 4)
     vae_kernels: tuple[int, int] = (1769, 2560)
@@ -74,7 +84,7 @@ class Options:
 
 TINY = (
     "device=cpu threads=1 turns=1 seconds=0 seeds=2 product=64 source_net=[4,8] source_images=100 "
-    "source_batch=16 source_steps=2 vae_hidden=[4,4] vae_latent=[2,2] vae_kernels=[256,256] "
+    "source_batch=16 source_steps=3 vae_hidden=[4,4] vae_latent=[2,2] vae_kernels=[256,256] "
     "vae_steps=14 target_net=[4,8] target_examples=20 target_steps=3 target_members=3 target_images=60 dwp=[]"
 )
 

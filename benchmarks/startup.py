@@ -1,20 +1,19 @@
 """Start-up time: `import dwp`, and `snakemake -n` with many cells and no results.
 
-python -m benchmarks.startup --cells 100000 --shard 100
+python -m benchmarks.startup cells=100000 shard=100
 """
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch.utils.benchmark.utils.timer import timer
-
 from benchmarks import measure
+from benchmarks.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS, SETTINGS = 5, 2  # of few_shot in config/smoke.yaml
@@ -30,30 +29,20 @@ print(bare - began, now() - began)
 """
 
 
-def main(words: list[str] | None = None) -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    text = "seeds of few_shot, methods and settings together (default: 2000)"
-    parser.add_argument("--cells", type=int, default=2000, help=text)
-    parser.add_argument("--shard", type=int, default=1, help="seeds in one job (default: 1)")
-    arguments = parser.parse_args(words)
-    measure.table("Start-up time", rows(arguments.cells, arguments.shard))
-
-
-def rows(cells: int, shard: int) -> Iterator[dict[str, object]]:
+def rows(options: Options) -> Iterator[dict[str, object]]:
     """Yield the rows."""
     bare, every = map(float, run(sys.executable, "-c", IMPORTS).split())
     yield {"command": "import dwp, after torch", "seconds": bare}
     yield {"command": "the same, and every name in it", "seconds": every}
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder, "cells.yaml")
-        seeds = cells // (METHODS * SETTINGS)
-        overlay.write_text(f"experiments: {{few_shot: {{seeds: {seeds}, shard: {shard}}}}}\n")
+        seeds = options.cells // (METHODS * SETTINGS)
+        overlay.write_text(f"experiments: {{few_shot: {{seeds: {seeds}, shard: {options.shard}}}}}\n")
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
         command += ["--directory", folder, "--configfile", str(ROOT / "config" / "smoke.yaml"), str(overlay)]
-        began = timer()
+        began = time.perf_counter()
         planned = run(*command, "--dry-run")
-        seconds = timer() - began
+        seconds = time.perf_counter() - began
         jobs = re.search(r"^total +(\d+)", planned, re.M)[1]
         yield {"command": f"snakemake -n, {jobs} jobs", "seconds": seconds}
 
@@ -67,6 +56,8 @@ def run(*command: str) -> str:
         sys.exit(done.stdout[-3000:])
     return done.stdout
 
+
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()

@@ -4,9 +4,7 @@ The library's side goes through the functions that the workflow calls.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,24 +38,19 @@ build = convnet.build  # replaced where an optimisation is disabled
 class Run(NamedTuple):
     """One side of a workload, ready to run."""
 
+    # A training calls its first argument before, after every so many steps, its second, and at the end.
     run: Callable[..., object]
-    """Runs it. A training calls its first argument before and after every so many steps, its second."""
-    evaluate: Callable[[], dict[str, float]] = dict
-    """Returns metrics on held-out data."""
-    amount: float = 1
-    """Units of the workload in a run."""
+    evaluate: Callable[[], dict[str, float]] = dict  # metrics on held-out data
+    amount: float = 1  # units of the workload in a run
     steps: int = 1
-    """Steps of a run."""
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(NamedTuple):
     """Something to run, by the library and by the recipe."""
 
     title: str
     unit: str
-    goal: float
-    """Wanted ratio of the library's rate to the recipe's."""
+    goal: float  # wanted ratio of the library's rate to the recipe's
     ours: Callable[[Options], Run]
     recipe: Callable[[Options], Run]
 
@@ -78,9 +71,8 @@ def dataset(name: str, root: str | None, train: int, test: int) -> Dataset:
 
 def source(o: Options) -> Dataset:
     """Return the source data set: notMNIST, or glyphs."""
-    return dataset(
-        "notmnist" if o.data_root else "glyphs", o.data_root, o.source_images, min(1000, o.target_images)
-    )
+    name = "notmnist" if o.data_root else "glyphs"
+    return dataset(name, o.data_root, o.source_images, min(1000, o.target_images))
 
 
 def target(o: Options) -> Dataset:
@@ -91,10 +83,8 @@ def target(o: Options) -> Dataset:
 
 def kernels(o: Options, size: int) -> tuple[Tensor, Tensor]:
     """Return training and held-out kernels [n, 1, k, k], drawn from a prior of the collection."""
-    prior, n = (
-        load_prior(f"{'notmnist' if o.data_root else 'glyphs'}-{size}x{size}"),
-        o.vae_kernels[size == 5],
-    )
+    prior = load_prior(f"{'notmnist' if o.data_root else 'glyphs'}-{size}x{size}")
+    n = o.vae_kernels[size == 5]
     drawn = prior.sample(n + HELD_OUT, torch.Generator().manual_seed(o.seed)).to(o.where)
     return drawn[:n], drawn[n:]
 
@@ -178,7 +168,7 @@ def recipe_training(
 
     def run(after: Callable[[], dict] | None = None, every: int = 0) -> None:
         def each(step: int) -> None:
-            if every and step % every == 0:
+            if every and (step % every == 0 or step == schedule.steps):
                 after()
 
         torch.manual_seed(o.seed)
@@ -239,9 +229,8 @@ def recipe_vae(size: int, o: Options) -> Run:
             return {"elbo": prior.elbo(test).mean().item()}
 
     batches = DataLoader(TensorDataset(train.cpu()), o.vae_batch, shuffle=True, num_workers=o.workers)
-    return recipe_training(
-        o, "vae", [*prior.parameters()], partial(recipe.vae_loss, prior), batches, evaluate
-    )
+    loss = partial(recipe.vae_loss, prior)
+    return recipe_training(o, "vae", [*prior.parameters()], loss, batches, evaluate)
 
 
 def ours_few_shot(subset: bool, o: Options) -> Run:
@@ -257,15 +246,13 @@ def recipe_few_shot(o: Options) -> Run:
     model, used = recipe_few_shot_network(o), target(o)
     chosen = data.few_shot(used.train_labels, o.target_examples, o.seed)
     batches = loader(o, used.train_images[chosen], used.train_labels[chosen], o.target_batch or len(chosen))
-    found = {
-        size: recipe_vae_of(prior).to(o.where).requires_grad_(False) for size, prior in priors(o).items()
-    }
-    reverse = (prior.encoder.requires_grad_(True).parameters() for prior in found.values())
+    found = {size: recipe_vae_of(prior).to(o.where) for size, prior in priors(o).items()}
+    trained = [*model.parameters()]
+    for prior in found.values():
+        # The paper trains the reverse model r(z|w) together with the posterior.
+        trained += prior.requires_grad_(False).encoder.requires_grad_(True).parameters()
     loss = partial(recipe.few_shot_loss, model, found, len(chosen))
-    evaluate = recipe_evaluation(o, model).run
-    return recipe_training(
-        o, "target", [*itertools.chain(model.parameters(), *reverse)], loss, batches, evaluate
-    )
+    return recipe_training(o, "target", trained, loss, batches, recipe_evaluation(o, model).run)
 
 
 def ours_evaluation(o: Options, model: nn.Module | None = None) -> Run:

@@ -111,7 +111,7 @@ def test_gpu_says_that_there_is_none_and_runs_on_the_cpu(capsys, here, monkeypat
     gpu.main(["--tiny"])
     assert capsys.readouterr().out == "No GPU is available: nothing is measured.\n"
     gpu.main(["--tiny", "device=cpu", "only=[vae7]"])
-    assert [row[0] for row in printed(capsys)][1::2] == ["VAE 7×7"] * 2
+    assert [row[:2] for row in printed(capsys)][1::2] == [["bfloat16", "VAE 7×7"], ["float32", "VAE 7×7"]]
 
 
 def test_quality_prints_every_row(capsys, here):
@@ -154,11 +154,11 @@ def test_the_clock_stops_during_evaluations(monkeypatch):
 
 @pytest.mark.parametrize("side", ["ours", "recipe"])
 @pytest.mark.parametrize("name", ["source", "vae7", "vae5", "subset"])
-def test_evaluations_during_training(name, side):
+def test_training_is_evaluated_before_between_and_at_the_end(name, side):
     run = measure.prepare(name, side, TINY)
     calls = []
-    run.run(lambda: calls.append(run.evaluate()) or {}, 1)
-    assert len(calls) == run.steps + 1
+    run.run(lambda: calls.append(run.evaluate()) or {}, run.steps - 1)
+    assert len(calls) == 3  # before, after all steps but one, and at the end
     assert all({"accuracy", "nll"} <= found.keys() or "elbo" in found for found in calls)
 
 
@@ -249,7 +249,7 @@ def test_accuracy_prints_every_variant(capsys):
 
 
 def test_memory_prints_every_row(capsys, here, tmp_path):
-    memory.main(["--kernels", "1000", "2000", "--folder", str(tmp_path)])
+    memory.main(["collected=[1000, 2000]", f"folder={tmp_path}"])
     assert [row[0] for row in printed(capsys)] == ["1,000"] * 3 + ["2,000"] * 3
 
 
@@ -260,7 +260,7 @@ def test_the_kernels_of_the_memory_benchmark_are_read_and_pruned(tmp_path):
 
 
 def test_startup_prints_every_row(capsys):
-    startup.main(["--cells", "10"])
+    startup.main(["cells=10"])
     rows = printed(capsys)
     assert [row[0].split(",")[0] for row in rows] == ["import dwp", "the same", "snakemake -n"]
 
@@ -268,7 +268,7 @@ def test_startup_prints_every_row(capsys):
 def test_activation_variance_prints_every_row_and_draws_a_figure(capsys, tmp_path):
     torchvision_datasets()
     figure = tmp_path / "found.png"
-    activation_variance.main(["--architectures", "squeezenet1_1", "--draws", "1", "--output", str(figure)])
+    activation_variance.main(["architectures=[squeezenet1_1]", "draws=1", f"figure={figure}"])
     (row,) = printed(capsys)
     ranges = row[1:-1]
     assert len(ranges) == len((*activation_variance.GAINS, *activation_variance.CONTROLS))
