@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import recipe, workloads
 from dwp.bayes import layers
+from dwp.errors import unknown
 from dwp.nn.conv import MaxPool2d, pytorch_only
 from dwp.nn.noise import Noise
 from dwp.training import loop
@@ -117,4 +118,6 @@ OPTIMISATIONS: dict[str, tuple[Callable[[], Context], tuple[str, ...]]] = {
 
 def disabled(title: str) -> Context:
     """Return a context in which an optimisation is disabled."""
+    if title not in OPTIMISATIONS:
+        raise unknown("without", title, list(OPTIMISATIONS))
     return OPTIMISATIONS[title][0]()

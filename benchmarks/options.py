@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 import yaml
@@ -13,6 +14,7 @@ from dwp.pipeline import typed
 from dwp.training.devices import choose_device
 from dwp.training.schedule import Schedule
 
+Name = Literal["source", "vae7", "vae5", "step", "subset", "evaluation"]
 ARCHITECTURES = ("vgg11", "squeezenet1_1", "resnet18", "densenet121", "mobilenet_v2", "regnet_y_400mf")
 
 
@@ -25,9 +27,9 @@ class Options:
     precision: str = "auto"  # of the library; the recipe is in float32
     threads: int = torch.get_num_threads()
     workers: int = 0  # processes of the recipe's DataLoaders
-    without: str = ""  # an optimisation of the library to disable, see ablations.py
+    without: str = ""  # an optimisation of the library to disable, see optimisations.py
     # Measurements
-    only: tuple[str, ...] = ()  # workloads; none: all
+    only: tuple[Name, ...] = ()  # workloads; none: all
     turns: int = 5
     seconds: float = 1.0  # of a turn, at least
     seeds: int = 5

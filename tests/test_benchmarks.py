@@ -77,6 +77,7 @@ def test_options_are_read_and_refused(capsys):
         (["sauce_net=3"], "options.sauce_net"),
         (["turns=many"], "options.turns"),
         (["source_net=[8"], "expected"),
+        (["only=[vae3]"], "options.only"),
     ):
         with pytest.raises(SystemExit, match=message):
             read(None, words)
@@ -85,6 +86,11 @@ def test_options_are_read_and_refused(capsys):
 def test_a_data_root_without_the_sets_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="has no folder notmnist"):
         speed.main(["--tiny", f"data_root={tmp_path}"])
+
+
+def test_an_unknown_optimisation_is_refused(here):
+    with pytest.raises(SystemExit, match="without: 'fast forms' is unknown"):
+        speed.main(["--tiny", "without=fast forms"])
 
 
 def test_memory_is_of_the_work_s_own_process():
