@@ -22,7 +22,7 @@ from dwp.nn.precision import choose_precision
 def rows(options: Options) -> Iterator[dict[str, str]]:
     """Yield a row for each workload and each of its optimisations."""
     for name in options.only or WORKLOADS:
-        titles = ["", *(title for title, (_, affected) in OPTIMISATIONS.items() if name in affected)]
+        titles = ["nothing", *(title for title, (_, affected) in OPTIMISATIONS.items() if name in affected)]
         variants = {title: replace(options, without=title) for title in titles}
         if choose_precision(options.precision, options.where) == torch.bfloat16:
             variants["bfloat16"] = replace(options, precision="float32")
@@ -34,7 +34,7 @@ def rows(options: Options) -> Iterator[dict[str, str]]:
                 for title, variant in variants.items()
             }
             found = measure.in_turns(calls, options.turns)
-        complete = found.pop("")
+        complete = found.pop("nothing")
         for title, values in found.items():
             ratio = measure.spread([without / all_ for without, all_ in zip(values, complete, strict=True)])
             yield {"workload": WORKLOADS[name].title, "optimisation": title, "slowdown without it": ratio}

@@ -97,9 +97,9 @@ def noise_for_each_image() -> Context:
 
 
 NETWORKS = ("source", "step", "evaluation")
-# Title; the context that disables it; the workloads that it affects. The first is a matter of the process.
+# Title; the context that disables it; the workloads that it affects. Whether memory is kept is a matter of the process.
 OPTIMISATIONS: dict[str, tuple[Callable[[], Context], tuple[str, ...]]] = {
-    "": (contextlib.nullcontext, ()),
+    "nothing": (contextlib.nullcontext, ()),
     MEMORY_KEPT: (contextlib.nullcontext, tuple(workloads.WORKLOADS)),
     FAST_FORMS: (pytorch_convolutions, tuple(workloads.WORKLOADS)),
     "cropping unused pixels": (lambda: built(lambda model: model, crop=False), NETWORKS),

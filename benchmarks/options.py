@@ -27,7 +27,7 @@ class Options:
     precision: str = "auto"  # of the library; the recipe is in float32
     threads: int = torch.get_num_threads()
     workers: int = 0  # processes of the recipe's DataLoaders
-    without: str = ""  # an optimisation of the library to disable, see optimisations.py
+    without: str = "nothing"  # an optimisation of the library to disable, see optimisations.py
     # Measurements
     only: tuple[Name, ...] = ()  # workloads; none: all
     turns: int = 5

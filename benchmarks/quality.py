@@ -2,13 +2,14 @@
 
     python -m benchmarks.quality data_root=~/data threads=2
 
-Source networks train to a given test accuracy; VAEs to the held-out ELBO, and few-shot networks to the test
-accuracy and NLL (nats), that the recipe has at the end of its schedule with the same seed. The option `dwp`
-lists those of the library alone; by default its schedules are those of config/mnist-cpu.yaml. Each side has
-its own process; the clock stops during the evaluations, every twentieth of a schedule. Seconds are means over
-the seeds with which both sides reach the target; their ratio is a geometric mean; intervals are of 95 %. The
-share of the product's rate counts the operations of the recipe's networks. Without `target_priors`, the
-library fits the VAEs of the few-shot networks beforehand.
+Source networks train to the test accuracy `source_accuracy`; VAEs to the held-out ELBO, and few-shot networks
+to the test accuracy and NLL, that the recipe has at the end of its schedule with the same seed, within 0.5
+nats, 0.01 and 0.02 nats. The option `dwp` lists those of the library alone; by default, its schedules of
+source and few-shot networks are short, with small batches, as in config/mnist-cpu.yaml. Each side has its own
+process; the clock stops during the evaluations, every twentieth of a schedule. Seconds are means over the
+seeds with which both sides reach the target; their ratio is a geometric mean; intervals are of 95 %. The share
+of the product's rate counts the operations of the recipe's networks. Without `target_priors`, the library fits
+the VAEs of the few-shot networks beforehand.
 """
 
 import math
@@ -37,6 +38,8 @@ TRAININGS = (
     ("subset", "few-shot network, n = 50", ["target_examples=50"], ("accuracy", "nll")),
     ("subset", "few-shot network, n = 1,000", ["target_examples=1000"], ("accuracy", "nll")),
 )
+# Two runs of the same schedule end a little apart. An NLL is better below its target.
+TOLERANCES = {"accuracy": 0.01, "elbo": 0.5, "nll": -0.02}
 EVALUATIONS = 20
 Points = list[tuple[float, dict[str, float]]]
 
@@ -59,27 +62,33 @@ def rows(options: Options) -> Iterator[dict[str, object]]:
             shares = [share(name, curves["recipe"], recipe, "float32")]
             shares.append(share(name, curves["ours"], sides["ours"], options.precision))
         for metric in metrics:
-            targets = [points[-1][1][metric] for points in curves["recipe"]]
-            if name == "source":
-                targets = [options.source_accuracy] * options.seeds
+            ends = [points[-1][1][metric] - TOLERANCES[metric] for points in curves["recipe"]]
+            targets = [options.source_accuracy] * options.seeds if name == "source" else ends
             times = [
                 [reached(*each, metric) for each in zip(found, targets, strict=True)]
                 for found in curves.values()
             ]
             both = [pair for pair in zip(*times, strict=True) if None not in pair]
-            theirs, ours = zip(*both, strict=True) if both else ((), ())
-            logs = measure.interval([math.log(pair[0] / pair[1]) for pair in both])
             yield {
                 "training": title,
                 "target": f"{metric} {measure.interval(targets)[0]:.3f}",
                 "reached by recipe, dwp": ", ".join(f"{len(t) - t.count(None)} of {len(t)}" for t in times),
-                "seconds, recipe": "{:.3g} ± {:.2g}".format(*measure.interval(theirs)),
-                "seconds, dwp": "{:.3g} ± {:.2g}".format(*measure.interval(ours)),
-                "ratio": "{:.3g} ({:.3g}–{:.3g})".format(
-                    *(math.exp(logs[0] + s * logs[1]) for s in (0, -1, 1))
-                ),
+                **comparison(both),
                 "share of the product's rate: recipe, dwp": "{:.2f}, {:.2f}".format(*shares),
             }
+
+
+def comparison(both: list[tuple[float, float]]) -> dict[str, str]:
+    """Return the cells of the seconds of both sides by seed, and of their ratio."""
+    if not both:
+        return dict.fromkeys(("seconds, recipe", "seconds, dwp", "ratio"), "–")
+    theirs, ours = zip(*both, strict=True)
+    mean, half = measure.interval([math.log(recipe / own) for recipe, own in both])
+    return {
+        "seconds, recipe": "{:.3g} ± {:.2g}".format(*measure.interval(theirs)),
+        "seconds, dwp": "{:.3g} ± {:.2g}".format(*measure.interval(ours)),
+        "ratio": "{:.3g} ({:.3g}–{:.3g})".format(*map(math.exp, (mean, mean - half, mean + half))),
+    }
 
 
 def fitted_priors(options: Options, folder: Path) -> tuple[str, ...]:
