@@ -3,7 +3,7 @@
     python -m benchmarks.memory collected='[1000000, 10000000, 100000000]'
 
 The kernels are random, a fifth of them near zero, in a file laid out like CNN Filter DB's: a dataset `filter`
-[n, 9]. With what is made of it, the file takes about 100 bytes for each kernel.
+[n, 9]. With what is made of it, the file takes about 100 bytes for each kernel, in the folder TMPDIR.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ PART = 1_000_000
 
 def rows(options: Options) -> Iterator[dict[str, object]]:
     """Yield a row for each number of kernels and task, which has its own process."""
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         for count in options.collected:
             path = write(Path(folder, "dataset.h5"), count)
             for task in (imports, store_of_the_workflow, sample_of_100_000):

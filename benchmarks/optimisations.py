@@ -97,7 +97,7 @@ def noise_for_each_image() -> Context:
 
 
 NETWORKS = ("source", "step", "evaluation")
-# Title; the context that disables it; the workloads that it affects. Whether memory is kept is a matter of the process.
+# The context that disables it, and the workloads that it affects; a process starts with memory kept or not.
 OPTIMISATIONS: dict[str, tuple[Callable[[], Context], tuple[str, ...]]] = {
     "nothing": (contextlib.nullcontext, ()),
     MEMORY_KEPT: (contextlib.nullcontext, tuple(workloads.WORKLOADS)),

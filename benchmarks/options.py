@@ -39,7 +39,6 @@ class Options:
     cells: int = 2000  # startup: seeds of few_shot, times methods and settings
     shard: int = 1  # startup: seeds in one job
     collected: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)  # memory: numbers of kernels
-    folder: str | None = None  # memory: where files are written; null: that of temporary files
     architectures: tuple[str, ...] = ARCHITECTURES  # activation_variance: of torchvision
     draws: int = 3  # activation_variance: of the weights
     figure: str = "activation-variance.png"  # activation_variance

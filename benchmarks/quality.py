@@ -7,9 +7,9 @@ to the test accuracy and NLL, that the recipe has at the end of its schedule wit
 nats, 0.01 and 0.02 nats. The option `dwp` lists those of the library alone; by default, its schedules of
 source and few-shot networks are short, with small batches, as in config/mnist-cpu.yaml. Each side has its own
 process; the clock stops during the evaluations, every twentieth of a schedule. Seconds are means over the
-seeds with which both sides reach the target; their ratio is a geometric mean; intervals are of 95 %. The share
-of the product's rate counts the operations of the recipe's networks. Without `target_priors`, the library fits
-the VAEs of the few-shot networks beforehand.
+seeds with which both sides reach the target; their ratio is a geometric mean; intervals are of 95 %. The
+share of the product's rate counts the operations of the recipe's networks. Without `target_priors`, the
+library fits the VAEs of the few-shot networks beforehand.
 """
 
 import math

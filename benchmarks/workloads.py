@@ -4,6 +4,7 @@ The library's side goes through the functions that the workflow calls.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,7 @@ class Workload(NamedTuple):
 @functools.cache
 def dataset(name: str, root: str | None, train: int, test: int) -> Dataset:
     """Return a data set with at most so many images."""
+    root = root and os.path.expanduser(root)
     if root is not None and not Path(root, name).is_dir():
         raise InputError(f"data_root: {root} has no folder {name}; give both notmnist and mnist")
     options = {"train": train, "test": max(10, test)} if root is None else None

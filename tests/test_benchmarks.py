@@ -261,8 +261,8 @@ def test_accuracy_prints_every_variant(capsys):
         assert all(0 <= value <= 1 for value in each)
 
 
-def test_memory_prints_every_row(capsys, here, tmp_path):
-    memory.main(["collected=[1000, 2000]", f"folder={tmp_path}"])
+def test_memory_prints_every_row(capsys, here):
+    memory.main(["collected=[1000, 2000]"])
     assert [row[0] for row in printed(capsys)] == ["1,000"] * 3 + ["2,000"] * 3
 
 
