@@ -1,6 +1,7 @@
 """Options of the benchmarks: data, sizes, schedules and how long to measure."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -93,9 +94,10 @@ TINY = (
 def read(description: str | None, words: list[str] | None, defaults: str = "") -> Options:
     """Return the options of a command line of words NAME=VALUE; stop with one line if one is refused."""
     options = Options().changed(defaults.split())
+    defaults_as_text = "".join(f"  {name}={json.dumps(value)}\n" for name, value in asdict(options).items())
     parser = argparse.ArgumentParser(
         description=description,
-        epilog="options and defaults:\n" + yaml.dump(asdict(options), sort_keys=False),
+        epilog="options, see benchmarks/options.py, and their defaults:\n" + defaults_as_text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("options", nargs="*", metavar="NAME=VALUE")

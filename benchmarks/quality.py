@@ -74,7 +74,7 @@ def rows(options: Options) -> Iterator[dict[str, object]]:
                 "target": f"{metric} {measure.interval(targets)[0]:.3f}",
                 "reached by recipe, dwp": ", ".join(f"{len(t) - t.count(None)} of {len(t)}" for t in times),
                 **comparison(both),
-                "share of the product's rate: recipe, dwp": "{:.2f}, {:.2f}".format(*shares),
+                "share of the product's rate: recipe, dwp": "{:.2g}, {:.2g}".format(*shares),
             }
 
 

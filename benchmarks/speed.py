@@ -50,7 +50,7 @@ def rows(options: Options) -> Iterator[dict[str, object]]:
             f"≥ {WORKLOADS[name].goal}",
             "{:.0f}, {:.0f}".format(*peaks[name]),
             flops / 1e6,
-            "{:.2f}, {:.2f}".format(*shares),
+            "{:.2g}, {:.2g}".format(*shares),
         )
     for name in ("step", "subset"):
         if {name, "evaluation"} <= medians.keys():
