@@ -1,66 +1,62 @@
-"""Peak memory of collecting kernels, by their number.
+"""Peak memory and time of collecting kernels, by their number.
 
-    python -m benchmarks.memory --kernels 1000000 10000000 100000000
+    python -m benchmarks.memory collected='[1000000, 10000000, 100000000]'
 
 The kernels are random, a fifth of them near zero, in a file laid out like CNN Filter DB's: a dataset `filter`
-[n, 9]. It is written to --folder, with what is made of it: about 100 bytes for each kernel.
+[n, 9]. With what is made of it, the file takes about 100 bytes for each kernel, in the folder TMPDIR.
 """
 
-import argparse
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+import dwp
+from benchmarks import measure
+from benchmarks.options import Options
+from dwp.kernels import store
+
 PART = 1_000_000
 
-TASKS = {
-    "imports": "",
-    "store of the workflow": (
-        'store.collect([path], 3, output, threshold="otsu", test_fraction=0.2)\nPath(output).unlink()'
-    ),
-    "dwp.collect, a sample of 100,000": "dwp.collect(path, 3, most=100_000)",
-}
 
-SCRIPT = """
-import logging, resource, sys
-from pathlib import Path
-import dwp
-from dwp.kernels import collection, store
-logging.basicConfig(level=logging.ERROR)
-path, output = sys.argv[1:]
-{task}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kernels", type=int, nargs="+", default=[1_000_000, 10_000_000, 100_000_000])
-    parser.add_argument("--folder", help="where files are written (default: that of temporary files)")
-    options = parser.parse_args()
-    # ru_maxrss is in kB on Linux and in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(f"{'kernels':>12}  {'task':34} {'peak MB':>8} {'seconds':>8}")
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for count in options.kernels:
+def rows(options: Options) -> Iterator[dict[str, object]]:
+    """Yield a row for each number of kernels and task, which has its own process."""
+    with tempfile.TemporaryDirectory() as folder:
+        for count in options.collected:
             path = write(Path(folder, "dataset.h5"), count)
-            for name, task in TASKS.items():
-                began = time.perf_counter()
-                peak = int(run(SCRIPT.format(task=task), path, Path(folder, "kernels.h5"))) * unit
-                seconds = time.perf_counter() - began
-                print(f"{count:12,}  {name:34} {peak / 1e6:8.0f} {seconds:8.0f}", flush=True)
-            path.unlink()
+            for task in (imports, store_of_the_workflow, sample_of_100_000):
+                with measure.process() as call:
+                    seconds, peak = call(measured, task, path)
+                title = task.__name__.replace("_", " ")
+                yield {"kernels": f"{count:,}", "task": title, "peak memory, MiB": peak, "seconds": seconds}
+
+
+def imports(path: Path) -> None:
+    """Do nothing."""
+
+
+def store_of_the_workflow(path: Path) -> None:
+    """Collect all kernels, as the workflow does."""
+    store.collect([path], 3, path.with_name("kernels.h5"), threshold="otsu", test_fraction=0.2)
+
+
+def sample_of_100_000(path: Path) -> None:
+    """Collect a sample by `dwp.collect`."""
+    dwp.collect(path, 3, most=100_000)
+
+
+def measured(task: Callable[[Path], None], path: Path) -> tuple[float, float]:
+    """Return the seconds of a task in this process, and the peak memory in MiB."""
+    began = time.perf_counter()
+    task(path)
+    return time.perf_counter() - began, measure.peak()
 
 
 def write(path: Path, count: int) -> Path:
-    """Write random kernels in parts."""
+    """Write random kernels in parts; return the path."""
     generator = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         data = file.create_dataset("filter", (count, 9), "f4")
@@ -71,14 +67,7 @@ def write(path: Path, count: int) -> Path:
     return path
 
 
-def run(script: str, *arguments: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], text=True, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done.stdout
-
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()

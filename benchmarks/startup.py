@@ -1,87 +1,63 @@
-"""Start-up time: `snakemake -n` with many cells, and `import dwp`.
+"""Start-up time: `import dwp`, and `snakemake -n` with many cells and no results.
 
-    python benchmarks/startup.py --cells 2000
-    python benchmarks/startup.py --cells 100000 --shard 100
-
-The files of the cells are empty and recorded by `snakemake --touch`; nothing is trained.
+python -m benchmarks.startup cells=100000 shard=100
 """
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS, SETTINGS = 5, 2  # of few_shot in config/smoke.yaml
-
-IMPORT = """
-import time, torch
-began = time.perf_counter()
+IMPORTS = """
+import torch
+from time import perf_counter as now
+began = now()
 import dwp
-imported = time.perf_counter()
+bare = now()
 for name in dwp.__all__:
     getattr(dwp, name)
-print(imported - began, time.perf_counter() - began)
+print(bare - began, now() - began)
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--cells",
-        type=int,
-        default=2000,
-        help="seeds of few_shot, methods and settings together (default: 2000)",
-    )
-    parser.add_argument("--shard", type=int, default=1, help="seeds in one job (default: 1)")
-    parser.add_argument("--repeats", type=int, default=3, help="dry runs to time (default: 3)")
-    options = parser.parse_args()
-
-    bare, all_names = map(float, run(sys.executable, "-c", IMPORT).split())
-    print(f"import dwp, after torch: {bare:.3f} s; with every name in it: {all_names:.3f} s")
-
+def rows(options: Options) -> Iterator[dict[str, object]]:
+    """Yield the rows."""
+    bare, every = map(float, run(sys.executable, "-c", IMPORTS).split())
+    yield {"command": "import dwp, after torch", "seconds": bare}
+    yield {"command": "the same, and every name in it", "seconds": every}
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder, "cells.yaml")
         seeds = options.cells // (METHODS * SETTINGS)
         overlay.write_text(f"experiments: {{few_shot: {{seeds: {seeds}, shard: {options.shard}}}}}\n")
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
         command += ["--directory", folder, "--configfile", str(ROOT / "config" / "smoke.yaml"), str(overlay)]
-
         began = time.perf_counter()
         planned = run(*command, "--dry-run")
-        print(f"snakemake -n, nothing made: {time.perf_counter() - began:.1f} s")
-        outputs = [
-            name for line in re.findall(r"^    output: (.*)$", planned, re.M) for name in line.split(", ")
-        ]
-        for name in outputs:
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        run(*command, "--touch")
-        for _ in range(options.repeats):
-            began = time.perf_counter()
-            again = run(*command, "--dry-run")
-            seconds = time.perf_counter() - began
-            assert "Nothing to be done" in again, again[-3000:]
-            print(f"snakemake -n, all {len(outputs)} files made: {seconds:.1f} s")
+        seconds = time.perf_counter() - began
+        jobs = re.search(r"^total +(\d+)", planned, re.M)[1]
+        yield {"command": f"snakemake -n, {jobs} jobs", "seconds": seconds}
 
 
 def run(*command: str) -> str:
     """Run a command with dwp from this checkout; return its output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, env=environment, text=True, check=False, **both)
     if done.returncode:
         sys.exit(done.stdout[-3000:])
     return done.stdout
 
+
+main = measure.command(__doc__, rows)
 
 if __name__ == "__main__":
     main()
