@@ -132,6 +132,7 @@ class PairwiseAugmentedGANSettings(TrainedPriorSettings):
     kind: ClassVar = "pairwise_augmented_gan"
     has_density: ClassVar = False
     has_kl: ClassVar = False
+    has_codes: ClassVar = True
 
     hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
     latent: int | None = setting("dimensions of a kernel's code; null: as many as weights", None, ge=1)
@@ -139,6 +140,20 @@ class PairwiseAugmentedGANSettings(TrainedPriorSettings):
         "standard deviation of the noise that a reconstruction may have, where whitened kernels have 1",
         0.1,
         gt=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetropolisHastingsSettings(TrainedPriorSettings):
+    """A generator of kernels as the proposal of a Metropolis-Hastings chain; samples only."""
+
+    kind: ClassVar = "metropolis_hastings"
+    has_density: ClassVar = False
+    has_kl: ClassVar = False
+
+    hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
+    proposals: int = setting(
+        "proposals that the chain of each sample accepts or rejects; 0: samples of the generator", 20, ge=0
     )
 
 
