@@ -32,7 +32,7 @@ class ExactRatio(nn.Module):
 def exact(**settings):
     """Return a prior with proposals from N(0, I) and the exact ratio for the target N(SHIFT, I)."""
     prior = MetropolisHastings(SIZE, hidden=4, **settings).double()
-    prior.averaged["discriminator"] = ExactRatio(SHIFT)
+    prior.averaged["ratio"] = ExactRatio(SHIFT)
     return prior
 
 
@@ -104,12 +104,13 @@ def test_each_network_has_the_gradient_of_its_own_loss():
     torch.manual_seed(0)
     prior = MetropolisHastings(SIZE, hidden=4).double()
     terms = prior.losses(correlated(64, 1).double())
-    other = {"train_discriminator": "generator", "train_generator": "discriminator"}
-    assert set(terms) == set(other)
-    for name, term in terms.items():
-        parameters = list(prior.trained[other[name]].parameters())
-        found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        assert all(gradient is None for gradient in found), name
+    assert set(terms) == {f"train_{network}" for network in prior.trained}
+    for network, module in prior.trained.items():
+        for name, term in terms.items():
+            parameters = list(module.parameters())
+            found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            own = name == f"train_{network}"
+            assert all((gradient is not None) == own for gradient in found), (network, name)
 
 
 @pytest.mark.parametrize("draw", [correlated, two_modes])
@@ -120,7 +121,7 @@ def test_samples_have_the_moments_of_the_kernels(draw):
     torch.testing.assert_close(y.mean(0), x.mean(0), rtol=0, atol=0.12)
     torch.testing.assert_close(torch.cov(y.T), torch.cov(x.T), rtol=0, atol=0.2)
     recorded = {row["metric"]: row["value"] for row in rows}
-    assert recorded["acceptance"] > 0.8
+    assert recorded["acceptance"] > 0.75
     if draw is two_modes:
         sums = prior.sample(4000, seeded()).flatten(1).sum(1)
         assert (sums > 3).float().mean().item() == pytest.approx(0.4 * 0.97, abs=0.08)
@@ -138,22 +139,24 @@ def test_an_untrained_prior_is_the_gaussian():
 
 
 def test_the_chain_corrects_a_generator_that_has_not_learned():
-    # The discriminator alone is trained: proposals stay Gaussian, and the chain finds the modes.
+    # The ratio alone is trained: proposals stay Gaussian, and the chain finds the modes.
     train = two_modes(4000, 1)
     torch.manual_seed(0)
-    prior = MetropolisHastings(SIZE, hidden=64).take_moments(Gaussian.fit(train, train[:1], {})[0])
-    optimizer = torch.optim.Adam(prior.trained["discriminator"].parameters(), lr=0.003)
-    for step in range(600):
+    gaussian = Gaussian.fit(train, train[:1], {})[0]
+    prior = MetropolisHastings(SIZE, hidden=64).take_moments(gaussian)
+    optimizer = torch.optim.Adam(prior.trained["ratio"].parameters(), lr=0.003)
+    for step in range(400):
         optimizer.zero_grad()
-        prior.losses(train[torch.randint(4000, [256], generator=seeded(step))])["train_discriminator"].backward()
+        batch = train[torch.randint(4000, [256], generator=seeded(step))]
+        prior.losses(batch)["train_ratio"].backward()
         optimizer.step()
     prior.averaged.load_state_dict(prior.trained.state_dict())
-    between = [(draw(4000).flatten(1).sum(1).abs() < 2).float().mean() for draw in (two_modes_of(prior), prior.sample)]
-    assert between[1] < 0.5 * between[0]
 
+    def between(w):
+        return (w.flatten(1).sum(1).abs() < 2).float().mean().item()
 
-def two_modes_of(prior):
-    return super(MetropolisHastings, prior).sample
+    assert between(gaussian.sample(4000, seeded())) == pytest.approx(0.25, abs=0.04)
+    assert between(prior.sample(4000, seeded())) < 0.14
 
 
 def test_a_resumed_fit_gives_the_same_prior(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
         InputError: the prior cannot be sampled from, or its density is missing or only a bound.
     """
     # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
-    if isinstance(prior, PriorWithCodes):
+    if isinstance(prior, PriorWithCodes) and prior.settings_class.has_density:
         return Codes(prior)
     if prior.kind == "whitened_vae":
         return Whitened(prior)

@@ -13,7 +13,7 @@ from dwp.priors._training import trained
 from dwp.priors._whitening import Whitening
 from dwp.priors.gaussian import Gaussian
 
-# Weight of the squared gradients of a discriminator at its inputs.
+# Weight of the squared gradients of a discriminator in its loss.
 PENALTY = 1.0
 # Share of its old value that the moving average of a parameter keeps in each step.
 MOMENTUM = 0.99
@@ -111,11 +111,11 @@ class Adversarial(Whitening):
 
 
 def penalised_logits(discriminator: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits [n] of inputs [n, d] without a gradient for them, and the penalty, a scalar."""
+    """Return logits [n] of inputs [n, d] without a gradient for them, and the mean squared gradient."""
     inputs = inputs.detach().requires_grad_()
     logits = discriminator(inputs)[:, 0]
     (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return logits, PENALTY * gradient.square().sum(1).mean()
+    return logits, gradient.square().sum(1).mean()
 
 
 def fixed_logits(discriminator: nn.Module, inputs: Tensor) -> Tensor:

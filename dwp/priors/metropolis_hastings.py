@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from dwp.priors._adversarial import (
     EVALUATED,
+    PENALTY,
     Adversarial,
     Residual,
     discriminator,
@@ -14,6 +15,10 @@ from dwp.priors._adversarial import (
 )
 from dwp.priors.base import register
 from dwp.priors.settings import MetropolisHastingsSettings
+
+# Weight of the squared gradients of the ratio in its loss: the ratio is too flat with much more, and fits the
+# training kernels only with less.
+RATIO_PENALTY = 0.01
 
 
 @register
@@ -25,7 +30,8 @@ class MetropolisHastings(Adversarial):
     1 - TV(p(w)q(w'), q(w)p(w')), so it is 1 only for q = p. A discriminator D tells kernels from samples of
     the generator in pairs, by the logistic loss of D(w) - D(w'), whose minimiser is log p/q up to a constant.
     The generator maximises E log σ(D(w') - D(w)), a lower bound of E log min(1, ξ) and so of the logarithm
-    of the acceptance rate.
+    of the acceptance rate. The chain takes the ratio from a second discriminator with a smaller penalty of
+    its gradients: the penalty that lets the generator converge makes the ratio too flat.
 
     G starts as the identity: an untrained prior is a Gaussian with the mean and covariance of the training
     kernels. For training see `Adversarial`.
@@ -49,18 +55,19 @@ class MetropolisHastings(Adversarial):
         self._train_and_average(
             generator=Residual(self.latent, hidden, self.latent),
             discriminator=discriminator(self.latent, hidden),
+            ratio=discriminator(self.latent, hidden),
         )
 
     def losses(self, w: Tensor) -> dict[str, Tensor]:
-        """Return the losses of both networks on kernels [n, 1, k, k]; see `Adversarial.losses`."""
+        """Return the losses of all networks on kernels [n, 1, k, k]; see `Adversarial.losses`."""
         x = self.whiten(w)
         both = torch.cat([x, self.trained["generator"](torch.randn_like(x))])
-        judge = self.trained["discriminator"]
-        logits, penalty = penalised_logits(judge, both)
-        real, drawn = logits.chunk(2)
-        terms = {"train_discriminator": functional.softplus(drawn - real).mean() + penalty}
-        real, drawn = fixed_logits(judge, both).chunk(2)
-        return terms | {"train_generator": functional.softplus(real - drawn).mean()}
+        terms = {}
+        for name, weight in (("discriminator", PENALTY), ("ratio", RATIO_PENALTY)):
+            logits, penalty = penalised_logits(self.trained[name], both)
+            terms[f"train_{name}"] = _pairwise(logits) + weight * penalty
+        logits = fixed_logits(self.trained["discriminator"], both)
+        return terms | {"train_generator": _pairwise(-logits)}
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
@@ -87,7 +94,7 @@ class MetropolisHastings(Adversarial):
         return torch.where(accepted.view(-1, 1, 1, 1), proposed, w.cpu())
 
     def acceptance(self, w: Tensor, proposed: Tensor) -> Tensor:
-        """Return the acceptance probability of each proposal, by the discriminator's ratio of densities.
+        """Return the acceptance probability of each proposal, by the learned ratio of densities.
 
         Args:
             w: states, [n, 1, k, k].
@@ -96,8 +103,8 @@ class MetropolisHastings(Adversarial):
         Returns:
             Probabilities [n] on the CPU, in double precision.
         """
-        judge = self.averaged["discriminator"]
-        here, there = (judge(self.whiten(part.to(self.mean.device)))[:, 0] for part in (w, proposed))
+        ratio = self.averaged["ratio"]
+        here, there = (ratio(self.whiten(part.to(self.mean.device)))[:, 0] for part in (w, proposed))
         return (there - here).cpu().double().clamp_max(0).exp()
 
     @torch.no_grad()
@@ -111,3 +118,9 @@ class MetropolisHastings(Adversarial):
         w = w[:EVALUATED]
         proposed = super().sample(len(w), torch.Generator().manual_seed(1)).to(w)
         return super().evaluate(w, chunk) | {"acceptance": self.acceptance(w, proposed).mean().item()}
+
+
+def _pairwise(logits: Tensor) -> Tensor:
+    """Return the mean logistic loss of kernels against samples, from the logits of both, [2·n]."""
+    real, drawn = logits.chunk(2)
+    return functional.softplus(drawn - real).mean()

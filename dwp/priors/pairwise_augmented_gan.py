@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from dwp.priors._adversarial import (
     EVALUATED,
+    PENALTY,
     Adversarial,
     Residual,
     discriminator,
@@ -79,7 +80,8 @@ class PairwiseAugmentedGAN(Adversarial):
             signs = torch.ones_like(pairs[:, 0])
             signs[len(x) :] = -1
             logits, penalty = penalised_logits(judge, pairs)
-            terms[f"train_{name}_discriminator"] = 2 * functional.softplus(-signs * logits).mean() + penalty
+            loss = 2 * functional.softplus(-signs * logits).mean()
+            terms[f"train_{name}_discriminator"] = loss + PENALTY * penalty
             logits = fixed_logits(judge, pairs)
             terms[f"train_{name}_generator"] = 2 * functional.softplus(signs * logits).mean()
         return terms
