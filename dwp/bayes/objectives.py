@@ -5,11 +5,16 @@ Each function returns a loss: a function from a minibatch to a scalar and its te
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from dwp.bayes import layers
+from dwp.bayes.posteriors import Factorised
+from dwp.errors import InputError
 from dwp.nn.convnet import squared_norm
+from dwp.nn.noise import Noise, fixed_weight_sample, noise_of
 from dwp.nn.precision import at_least_float32
 from dwp.priors.base import KLEstimator
 
@@ -48,6 +53,83 @@ def elbo(
         return nll + scaled / examples, {"train_nll": nll, "kl": kl}
 
     return loss
+
+
+def acceptance(model: nn.Module, examples: int, weight: float = 1.0, samples: int = 4) -> Loss:
+    """Return a loss whose minimiser proposes weights that the Metropolis-Hastings algorithm accepts.
+
+    A proposal w' ~ q is accepted at w with probability min(1, ξ), ξ = p(w'|D)·q(w) / (p(w|D)·q(w')), in
+    which the evidence cancels (Neklyudov et al. 2018). The Gaussian posterior q maximises E log min(1, ξ)
+    with w ~ q too, a lower bound of the logarithm of the acceptance rate at the start of the chain. By
+    symmetry it is minus half the mean absolute difference of log p(w, D) - log q(w) between two samples,
+    0 if q is the posterior. Its value does not depend on the likelihood of the data, so all parameters
+    without a posterior minimise the mean NLL, as with `elbo`.
+
+    It is exact for the batch of all examples; a minibatch makes the differences larger.
+
+    Args:
+        model: a Bayesian model without scales that maps images to logits.
+        examples: size of the training set.
+        weight: of log q(w) - log p(w), as for the KL of `elbo`; above 0.
+        samples: samples of the weights, whose pairs are compared in each step.
+
+    Returns:
+        The loss, in nats per example. Its terms are train_nll, kl (an estimate from the samples) and
+        log_acceptance, the bound, in nats.
+
+    Raises:
+        InputError: a posterior is not Gaussian, a layer has scales, or the density of a prior is missing or
+            only a bound.
+    """
+    bayesian = layers.bayesian_layers(model)
+    for layer in bayesian:
+        _check_ratio(layer)
+    learned = {id(parameter) for layer in bayesian for parameter in layer.posterior.parameters()}
+
+    def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def nll(fixed: dict[str, Tensor]) -> Tensor:
+            logits = functional_call(model, fixed, (images,))
+            return functional.cross_entropy(at_least_float32(logits), labels)
+
+        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        posterior = {name: parameters[name] for name, p in model.named_parameters() if id(p) in learned}
+        others = {name: value for name, value in parameters.items() if name not in posterior}
+        energies, ratios = [], []
+        with noise_of(model, Noise.WEIGHTS):
+            for _ in range(samples):
+                with fixed_weight_sample(model):
+                    ratio = sum(layer.posterior.log_ratio(layer.weight) for layer in bayesian)
+                    energies.append(nll(others) + weight * ratio / examples)
+                    ratios.append(ratio)
+        difference = mean_difference(torch.stack(energies))
+        mean_nll = nll(posterior)
+        terms = {
+            "train_nll": mean_nll,
+            "kl": torch.stack(ratios).mean(),
+            "log_acceptance": -difference * examples / weight,
+        }
+        return mean_nll + difference, terms
+
+    return loss
+
+
+def mean_difference(values: Tensor) -> Tensor:
+    """Return half the mean absolute difference of all pairs of n > 1 samples [n, ...], [...]."""
+    differences = (values[:, None] - values[None]).abs().sum((0, 1))
+    return 0.5 * differences / (len(values) * (len(values) - 1))
+
+
+def _check_ratio(layer: layers.BayesianLayer) -> None:
+    """Refuse a layer whose posterior has no density relative to its prior."""
+    posterior, prior = layer.posterior, layer.posterior.prior
+    name = type(posterior).__name__
+    if not isinstance(posterior, Factorised):
+        raise InputError(f"acceptance: posterior {name} has no density; use additive, or the ELBO")
+    if layer.scales is not None:
+        raise InputError("acceptance: the layers have scales; leave them out, or use the ELBO")
+    if not prior.settings_class.has_density or not prior.exact:
+        what = "a bound on its density" if prior.settings_class.has_density else "no density"
+        raise InputError(f"acceptance: prior {prior.kind} has {what}; use one with an exact density")
 
 
 def penalised(loss: Loss, layer: nn.Linear, precision: float) -> Loss:

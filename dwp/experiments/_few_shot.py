@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import metrics
 from dwp.bayes import last_layer_laplace, layers
-from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
+from dwp.bayes.objectives import Loss, acceptance, cross_entropy, elbo, penalised, together
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
 from dwp.experiments import _classifier
@@ -199,10 +199,13 @@ def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.
     if method.is_bayesian:
         priors = task.priors_by_layer(method.prior)
         model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
-        estimator = KLEstimator(
-            settings.kernel_subset, settings.posterior_samples, settings.importance_samples
-        )
-        loss = elbo(model, examples.originals, estimator, method.kl_weight)
+        if method.objective == "acceptance":
+            loss = acceptance(model, examples.originals, method.kl_weight)
+        else:
+            estimator = KLEstimator(
+                settings.kernel_subset, settings.posterior_samples, settings.importance_samples
+            )
+            loss = elbo(model, examples.originals, estimator, method.kl_weight)
     else:
         loss = cross_entropy(model, method.l2)
     if precision:

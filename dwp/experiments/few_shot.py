@@ -56,6 +56,11 @@ class Method(base.KernelMethod):
         1.0,
         ge=0,
     )
+    objective: Literal["elbo", "acceptance"] = setting(
+        "objective of a Gaussian posterior; acceptance: a lower bound of the log acceptance rate of its "
+        "samples as proposals of the Metropolis-Hastings algorithm, under a prior with an exact density",
+        "elbo",
+    )
     scales: Literal["normal_jeffreys", "horseshoe"] | None = setting(
         "prior over multiplicative scales of the output channels of convolutions, of a Bayesian method, in "
         "addition to the prior over kernels; null: no scales",
@@ -119,7 +124,8 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network or a deep ensemble; return predictive metrics on the test set, by step.
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
-    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats). For hmc a step is
+    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats) and, with that
+    objective, log_acceptance (nats). For hmc a step is
     a gradient evaluation, with metrics of the samples so far and acceptance instead of the last three.
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
@@ -146,6 +152,7 @@ EXPERIMENT = Experiment(
         Metric("mean_accuracy", "test accuracy of the posterior mean", better="higher"),
         base.TRAIN_NLL,
         Metric("kl", "KL(q‖p)", "nats", role="training"),
+        Metric("log_acceptance", "bound on the log acceptance rate", "nats", role="training"),
         Metric("channels", "channels of {part} that are not pruned"),
         Metric("acceptance", "acceptance probability of HMC"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),

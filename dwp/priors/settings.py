@@ -30,6 +30,8 @@ class PriorSettings:
     """Whether fitting is training by gradient descent, under a `schedule`."""
     has_density: ClassVar[bool] = True
     """Whether there is a log density, exact or a lower bound."""
+    exact: ClassVar[bool] = True
+    """Whether the log density is exact; otherwise it is a lower bound in expectation."""
     has_kl: ClassVar[bool] = True
     """Whether the KL divergence from a Gaussian can be computed, at least up to a constant."""
     has_samples: ClassVar[bool] = True
@@ -82,6 +84,7 @@ class VAESettings(TrainedPriorSettings):
     """A variational autoencoder over kernels: the deep weight prior."""
 
     kind: ClassVar = "vae"
+    exact: ClassVar = False
     has_codes: ClassVar = True
     smallest_size: ClassVar = 2  # a single weight has no structure to encode
 
@@ -162,6 +165,7 @@ class ArbitraryConditioningVAESettings(TrainedPriorSettings):
     """A variational autoencoder that draws any weights of a kernel given the others."""
 
     kind: ClassVar = "arbitrary_conditioning_vae"
+    exact: ClassVar = False
 
     hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
     latent: int = setting("dimensions of a kernel's code", 16, ge=1)

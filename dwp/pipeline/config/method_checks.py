@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from dwp.bayes.settings import POSTERIORS, SAMPLED
+from dwp.bayes.settings import FORMS, POSTERIORS, SAMPLED
 from dwp.errors import InputError
 from dwp.experiments.base import ExperimentSettings, KernelMethod, Names
-from dwp.experiments.methods import ORIGINS, PRETRAINED, by_layer, is_pretrained
+from dwp.experiments.methods import ORIGINS, PRETRAINED, PRIOR, by_layer, is_pretrained
 from dwp.nn.spec import RULES, size_label
 from dwp.pipeline.config.model import Config, PriorChoice
 
@@ -34,6 +34,7 @@ def check(where: str, method: KernelMethod, settings: ExperimentSettings, config
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
     if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
         raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
+    _check_objective(where, method, settings, config.priors)
     if (kind := getattr(method, "scales", None)) and _form(method) in ("none", SAMPLED):
         raise InputError(f"{where}.scales: {kind!r} does not go with posterior {_form(method)!r}")
     if _form(method) == SAMPLED:
@@ -41,7 +42,7 @@ def check(where: str, method: KernelMethod, settings: ExperimentSettings, config
             raise InputError(
                 f"{where}.kl_weight: 0 does not go with posterior {SAMPLED}; give a positive weight"
             )
-        if getattr(method, "dropout", None) or settings.network.dropout:
+        if _dropout(method, settings):
             raise InputError(f"{where}.posterior: {SAMPLED} does not go with dropout; set {where}.dropout: 0")
     if getattr(method, "frozen", False):
         if method.is_bayesian:
@@ -52,6 +53,36 @@ def check(where: str, method: KernelMethod, settings: ExperimentSettings, config
         raise InputError(f"{where}.laplace: true does not go with augment")
     if getattr(method, "laplace", False) and (dropout := getattr(method, "dropout", None)):
         raise InputError(f"{where}.laplace: true does not go with dropout, here {dropout}")
+
+
+def _check_objective(where: str, method: KernelMethod, settings: ExperimentSettings, priors: Priors) -> None:
+    objective, form = getattr(method, "objective", "elbo"), _form(method)
+    if objective == "elbo":
+        return
+    gaussian = [name for name, one in FORMS.items() if one.gaussian]
+    if form not in gaussian:
+        allowed = " or ".join(gaussian)
+        raise InputError(f"{where}.objective: {objective!r} needs posterior {allowed}; here it is {form!r}")
+    for name, _ in _chosen(f"{where}.prior", getattr(method, PRIOR), settings):
+        facts = priors[name].facts
+        if not facts.has_density or not facts.exact:
+            raise InputError(
+                f"{where}.objective: {objective!r} needs a prior with an exact density, unlike {name!r} "
+                f"({facts.kind})"
+            )
+    if not getattr(method, "kl_weight", 1):
+        raise InputError(
+            f"{where}.kl_weight: 0 does not go with objective {objective!r}; give a positive weight"
+        )
+    if kind := getattr(method, "scales", None):
+        raise InputError(f"{where}.scales: {kind!r} does not go with objective {objective!r}")
+    if _dropout(method, settings):
+        raise InputError(f"{where}.objective: {objective!r} does not go with dropout; set {where}.dropout: 0")
+
+
+def _dropout(method: KernelMethod, settings: ExperimentSettings) -> float:
+    rate = getattr(method, "dropout", None)
+    return settings.network.dropout if rate is None else rate
 
 
 def _form(method: KernelMethod) -> str:
