@@ -18,11 +18,14 @@ from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
 from dwp.experiments import _classifier
 from dwp.experiments._augmentation import Examples, augmented
+from dwp.experiments.methods import PRETRAINED
 from dwp.experiments.task import Task
+from dwp.nn.convnet import convolutions
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.centred import Centred
 from dwp.priors.standard_normal import StandardNormal
 
 PRUNED = 3.0
@@ -149,7 +152,7 @@ def _sample(task: Task[Any, Any], examples: Examples, test: Tensor, labels: Tens
 
     for member in range(method.members):
         model = task.build_initialised(width=method.width, member=member)
-        priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
+        priors = _priors(task, model)
         refine = None
         if method.classifier == "fitted":
             fitted = _classifier.fit_(model, examples)
@@ -197,7 +200,7 @@ def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.
     if method.classifier == "fitted":
         precision = _classifier.fit_(model, examples).precision
     if method.is_bayesian:
-        priors = task.priors_by_layer(method.prior)
+        priors = _priors(task, model)
         model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
         if method.objective == "acceptance":
             loss = acceptance(model, examples.originals, method.kl_weight)
@@ -211,6 +214,13 @@ def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.
     if precision:
         loss = penalised(loss, _classifier.of(model), precision / examples.originals)
     return model, loss
+
+
+def _priors(task: Task[Any, Any], model: nn.Module) -> dict[int | str, Prior | None]:
+    """Return the prior of each convolution of a network before training, by layer name."""
+    if task.method.prior == PRETRAINED:
+        return {name: Centred(layer.weight, task.method.prior_scale) for name, layer in convolutions(model)}
+    return task.priors_by_layer(task.method.prior)
 
 
 def _ensemble(

@@ -38,8 +38,14 @@ class Method(base.KernelMethod):
     )
     prior: Names | None = setting(
         "prior over kernels, of a Bayesian method: the name of one, or names by kernel size or layer, "
-        "such as {7x7: vae, conv2: standard_normal}",
+        "such as {7x7: vae, conv2: standard_normal}; or pretrained: a Gaussian around the weights of the "
+        "source network that the method starts from",
         None,
+    )
+    prior_scale: float | None = setting(
+        "standard deviation of each weight under prior pretrained, which needs one; with other priors null",
+        None,
+        gt=0,
     )
     l2: float = setting("weight of the squared norm of all convolution kernels in the loss", 0.0, ge=0)
     dropout: float | None = setting(

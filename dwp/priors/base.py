@@ -121,7 +121,10 @@ class Prior(nn.Module):
 
     def __init_subclass__(cls) -> None:
         cls.kind, cls.exact = cls.settings_class.kind, cls.settings_class.exact
-        for name, adapt in (("log_prob", _of_weights), ("kl", _of_distributions)):
+        for name, adapt in (
+            *(("log_prob", _of_weights), ("kl", _of_distributions)),
+            ("cross_entropy", _of_distributions),
+        ):
             if name in vars(cls):
                 setattr(cls, name, adapt(vars(cls)[name]))
 

@@ -14,8 +14,8 @@ from dwp.settings import setting
 from dwp.training.schedule import Schedule
 
 _kinds: dict[str, type["PriorSettings"]] = {}
-# Modules of the package that define no kind.
-_OTHERS = ("base", "distributions", "scores", "settings")
+# Modules of the package that define no kind for a configuration.
+_OTHERS = ("base", "centred", "distributions", "scores", "settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,9 @@ class PriorSettings:
     smallest_size: ClassVar[int] = 1
     """The smallest supported kernel size."""
 
-    def __init_subclass__(cls) -> None:
-        if cls.kind:
+    def __init_subclass__(cls, *, listed: bool = True) -> None:
+        """Register the kind; with `listed` false, a configuration or a file cannot name it."""
+        if cls.kind and listed:
             _kinds[cls.kind] = cls
 
     @classmethod
@@ -244,6 +245,15 @@ class StandardNormalSettings(PriorSettings):
     kind: ClassVar = "standard_normal"
 
     scale: float = setting("standard deviation of every weight", 1.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredSettings(PriorSettings, listed=False):
+    """Every weight of a layer independent and Gaussian around a given weight."""
+
+    kind: ClassVar = "centred"
+
+    scale: float = setting("standard deviation of every weight", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)

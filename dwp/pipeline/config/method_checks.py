@@ -9,6 +9,7 @@ from dwp.experiments.base import ExperimentSettings, KernelMethod, Names
 from dwp.experiments.methods import ORIGINS, PRETRAINED, PRIOR, by_layer, is_pretrained
 from dwp.nn.spec import RULES, size_label
 from dwp.pipeline.config.model import Config, PriorChoice
+from dwp.priors.settings import CentredSettings
 
 Priors = Mapping[str, PriorChoice]
 
@@ -28,6 +29,8 @@ def check(where: str, method: KernelMethod, settings: ExperimentSettings, config
     if is_pretrained(method):
         settings = replace(settings, network=config.source.network)
     _check_prior(where, method, settings, config.priors)
+    if (scale := getattr(method, "prior_scale", None)) and (prior := getattr(method, PRIOR)) != PRETRAINED:
+        raise InputError(f"{where}.prior_scale: {scale} goes with prior {PRETRAINED}; here it is {prior!r}")
     _check_origin(f"{where}.init.from", method, settings, config)
     for key in ("laplace", "dropout", "l2"):
         if method.is_bayesian and (value := getattr(method, key, None)):
@@ -64,7 +67,7 @@ def _check_objective(where: str, method: KernelMethod, settings: ExperimentSetti
         allowed = " or ".join(gaussian)
         raise InputError(f"{where}.objective: {objective!r} needs posterior {allowed}; here it is {form!r}")
     for name, _ in _chosen(f"{where}.prior", getattr(method, PRIOR), settings):
-        facts = priors[name].facts
+        facts = CentredSettings if name == PRETRAINED else priors[name].facts
         if not facts.has_density or not facts.exact:
             raise InputError(
                 f"{where}.objective: {objective!r} needs a prior with an exact density, unlike {name!r} "
@@ -101,6 +104,9 @@ def _check_prior(where: str, method: KernelMethod, settings: ExperimentSettings,
     if prior is None:
         raise InputError(f"{where}.prior: missing; a Bayesian method needs one of {', '.join(priors)}")
     for name, size in _chosen(f"{where}.prior", prior, settings):
+        if name == PRETRAINED and hasattr(method, "prior_scale"):
+            _check_centred(where, method)
+            continue
         _check_known(f"{where}.prior", name, priors, size)
         try:
             POSTERIORS[form].check(priors[name].facts)
@@ -110,6 +116,20 @@ def _check_prior(where: str, method: KernelMethod, settings: ExperimentSettings,
             priors[name].of(size).check_posterior(form)
         except InputError as error:
             raise InputError(f"{where}.posterior: {form!r} with prior {name!r}: {error}") from None
+
+
+def _check_centred(where: str, method: KernelMethod) -> None:
+    """Refuse settings that do not go with a prior around the weights of a source network."""
+    if getattr(method, PRIOR) != PRETRAINED:
+        raise InputError(f"{where}.prior: {PRETRAINED!r} is for the whole network, not for single layers")
+    if not is_pretrained(method):
+        raise InputError(f"{where}.prior: {PRETRAINED!r} needs init.from {PRETRAINED}")
+    if getattr(method, "prior_scale", None) is None:
+        raise InputError(f"{where}.prior_scale: missing; prior {PRETRAINED!r} needs one, such as 0.1")
+    try:
+        POSTERIORS[_form(method)].check(CentredSettings)
+    except InputError as error:
+        raise InputError(f"{where}.prior: {PRETRAINED!r} with posterior {_form(method)!r}: {error}") from None
 
 
 def _check_origin(where: str, method: KernelMethod, settings: ExperimentSettings, config: Config) -> None:
@@ -163,7 +183,7 @@ def _check_pretrained(where: str, method: KernelMethod, settings: ExperimentSett
             f"{where} needs {needed} source networks, one for each start; source.nets is {trained}"
         )
     missing = set(config.source.network.kernel_sizes()) - set(config.sizes)
-    if method.is_bayesian and missing:
+    if method.is_bayesian and getattr(method, PRIOR) != PRETRAINED and missing:
         raise InputError(
             f"{where} needs priors over {', '.join(map(size_label, missing))} kernels, which no experiment's "
             "network has"
