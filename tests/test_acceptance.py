@@ -167,6 +167,20 @@ def test_what_has_no_exact_ratio_is_refused(form, prior, message):
         objectives.acceptance(network, 30)
 
 
+@pytest.mark.parametrize("options", [{"weight": 0}, {"samples": 1}])
+def test_other_arguments_are_refused(options):
+    with pytest.raises(InputError, match="expected a positive weight and 2 samples or more"):
+        objectives.acceptance(model(), 30, **options)
+    with pytest.raises(InputError, match="a Linear without Bayesian layers"):
+        objectives.acceptance(nn.Linear(2, 3), 30)
+
+
+def test_layers_with_scales_are_refused():
+    network = make_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3)), {3: StandardNormal(3)}, scales="horseshoe")
+    with pytest.raises(InputError, match="the layers have scales"):
+        objectives.acceptance(network, 30)
+
+
 def test_few_shot_trains_with_it(run, fitted):
     method = METHODS["few_shot"]["standard_normal"] | {"objective": "acceptance"}
     rows = run("few_shot", method, [0])

@@ -78,13 +78,20 @@ def acceptance(model: nn.Module, examples: int, weight: float = 1.0, samples: in
         log_acceptance, the bound, in nats.
 
     Raises:
-        InputError: a posterior is not Gaussian, a layer has scales, or the density of a prior is missing or
-            only a bound.
+        InputError: there are no Bayesian layers, a posterior is not Gaussian, a layer has scales, the density
+            of a prior is missing or only a bound, or `weight` or `samples` is too small.
     """
-    bayesian = layers.bayesian_layers(model)
-    for layer in bayesian:
-        _check_ratio(layer)
-    learned = {id(parameter) for layer in bayesian for parameter in layer.posterior.parameters()}
+    if weight <= 0 or samples < 2:
+        raise InputError(
+            f"acceptance: weight is {weight} and samples {samples}; "
+            "expected a positive weight and 2 samples or more"
+        )
+    gaussians = [(layer, _gaussian(layer)) for layer in layers.bayesian_layers(model)]
+    if not gaussians:
+        raise InputError(
+            f"acceptance: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
+        )
+    learned = {id(parameter) for _, one in gaussians for parameter in one.parameters()}
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         def nll(fixed: dict[str, Tensor]) -> Tensor:
@@ -98,7 +105,7 @@ def acceptance(model: nn.Module, examples: int, weight: float = 1.0, samples: in
         with noise_of(model, Noise.WEIGHTS):
             for _ in range(samples):
                 with fixed_weight_sample(model):
-                    ratio = sum(layer.posterior.log_ratio(layer.weight) for layer in bayesian)
+                    ratio = torch.stack([one.log_ratio(layer.weight) for layer, one in gaussians]).sum()
                     energies.append(nll(others) + weight * ratio / examples)
                     ratios.append(ratio)
         difference = mean_difference(torch.stack(energies))
@@ -119,8 +126,8 @@ def mean_difference(values: Tensor) -> Tensor:
     return 0.5 * differences / (len(values) * (len(values) - 1))
 
 
-def _check_ratio(layer: layers.BayesianLayer) -> None:
-    """Refuse a layer whose posterior has no density relative to its prior."""
+def _gaussian(layer: layers.BayesianLayer) -> Factorised:
+    """Return the posterior of a layer; refuse one without an exact density relative to its prior."""
     posterior, prior = layer.posterior, layer.posterior.prior
     name = type(posterior).__name__
     if not isinstance(posterior, Factorised):
@@ -130,6 +137,7 @@ def _check_ratio(layer: layers.BayesianLayer) -> None:
     if not prior.settings_class.has_density or not prior.exact:
         what = "a bound on its density" if prior.settings_class.has_density else "no density"
         raise InputError(f"acceptance: prior {prior.kind} has {what}; use one with an exact density")
+    return posterior
 
 
 def penalised(loss: Loss, layer: nn.Linear, precision: float) -> Loss:

@@ -51,19 +51,21 @@ class Adversarial(Whitening):
         the kernels' precision; that of the schedule is ignored.
         """
 
-        def build(kernels: Tensor, settings: dict) -> Self:
-            gaussian = Gaussian.fit(kernels, kernels[:1], {})[0]
-            prior = cls(kernels.shape[-1], **settings).take_moments(gaussian)
-            prior.averaged.requires_grad_(False)
-            return prior
+        return trained(cls._untrained, cls._loss, "negative_energy", train, test, settings, **training)
 
-        def loss(prior: Self, w: Tensor) -> tuple[Tensor, dict]:
-            prior._average()
-            with torch.autocast(w.device.type, enabled=False):
-                terms = prior.losses(w)
-            return torch.stack(list(terms.values())).sum(), terms
+    @classmethod
+    def _untrained(cls, kernels: Tensor, settings: dict) -> Self:
+        gaussian = Gaussian.fit(kernels, kernels[:1], {})[0]
+        prior = cls(kernels.shape[-1], **settings).take_moments(gaussian)
+        prior.averaged.requires_grad_(False)
+        return prior
 
-        return trained(build, loss, "negative_energy", train, test, settings, **training)
+    def _loss(self, w: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of all losses, and its terms; update the moving averages."""
+        self._average()
+        with torch.autocast(w.device.type, enabled=False):
+            terms = self.losses(w)
+        return torch.stack(list(terms.values())).sum(), terms
 
     @torch.no_grad()
     def _average(self) -> None:
