@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from dwp.bayes import layers
@@ -59,23 +58,24 @@ def acceptance(model: nn.Module, examples: int, weight: float = 1.0, samples: in
     """Return a loss whose minimiser proposes weights that the Metropolis-Hastings algorithm accepts.
 
     A proposal w' ~ q is accepted at w with probability min(1, ξ), ξ = p(w'|D)·q(w) / (p(w|D)·q(w')), in
-    which the evidence cancels (Neklyudov et al. 2018). The Gaussian posterior q maximises E log min(1, ξ)
-    with w ~ q too, a lower bound of the logarithm of the acceptance rate at the start of the chain. By
-    symmetry it is minus half the mean absolute difference of log p(w, D) - log q(w) between two samples,
-    0 if q is the posterior. Its value does not depend on the likelihood of the data, so all parameters
-    without a posterior minimise the mean NLL, as with `elbo`.
+    which the evidence cancels (Neklyudov et al. 2018). The Gaussian posterior q maximises E log ξ with
+    w ~ p(w|D), which is -KL(q || p) - KL(p || q) = -J and bounds the acceptance rate from below by
+    1 - √(J/2). The loss is that of `elbo` plus -log q(w) of one weight w, without the terms of J that do
+    not depend on q.
 
-    It is exact for the batch of all examples; a minibatch makes the differences larger.
+    Each step draws some weights from q; w is the last state of a Metropolis-Hastings chain that starts at
+    the first of them and to which the others are proposed. It has the distribution p only if q does, but
+    then the gradient is zero in expectation.
 
     Args:
         model: a Bayesian model without scales that maps images to logits.
         examples: size of the training set.
         weight: of log q(w) - log p(w), as for the KL of `elbo`; above 0.
-        samples: samples of the weights, whose pairs are compared in each step.
+        samples: weights drawn in each step.
 
     Returns:
         The loss, in nats per example. Its terms are train_nll, kl (an estimate from the samples) and
-        log_acceptance, the bound, in nats.
+        acceptance, the mean acceptance probability of the step's proposals.
 
     Raises:
         InputError: there are no Bayesian layers, a posterior is not Gaussian, a layer has scales, the density
@@ -91,39 +91,47 @@ def acceptance(model: nn.Module, examples: int, weight: float = 1.0, samples: in
         raise InputError(
             f"acceptance: a {type(model).__name__} without Bayesian layers; convert it by make_bayesian first"
         )
-    learned = {id(parameter) for _, one in gaussians for parameter in one.parameters()}
+
+    def log_ratio(weights: list[Tensor]) -> Tensor:
+        """Return log q(w) - log p(w) of the weights of all layers."""
+        pairs = zip(gaussians, weights, strict=True)
+        return torch.stack([posterior.log_ratio(w) for (_, posterior), w in pairs]).sum()
 
     def loss(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        def nll(fixed: dict[str, Tensor]) -> Tensor:
-            logits = functional_call(model, fixed, (images,))
-            return functional.cross_entropy(at_least_float32(logits), labels)
-
-        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        posterior = {name: parameters[name] for name, p in model.named_parameters() if id(p) in learned}
-        others = {name: value for name, value in parameters.items() if name not in posterior}
-        energies, ratios = [], []
+        draws, losses = [], []
         with noise_of(model, Noise.WEIGHTS):
             for _ in range(samples):
                 with fixed_weight_sample(model):
-                    ratio = torch.stack([one.log_ratio(layer.weight) for layer, one in gaussians]).sum()
-                    energies.append(nll(others) + weight * ratio / examples)
-                    ratios.append(ratio)
-        difference = mean_difference(torch.stack(energies))
-        mean_nll = nll(posterior)
-        terms = {
-            "train_nll": mean_nll,
-            "kl": torch.stack(ratios).mean(),
-            "log_acceptance": -difference * examples / weight,
-        }
-        return mean_nll + difference, terms
+                    losses.append(functional.cross_entropy(at_least_float32(model(images)), labels))
+                    draws.append([layer.weight for layer, _ in gaussians])
+        nll, ratios = torch.stack(losses), torch.stack([log_ratio(weights) for weights in draws])
+        log_densities = -(nll * examples / weight + ratios).detach()
+        last, probability = independent_chain(log_densities)
+        # Prior and likelihood at w have no gradient, so that -log q(w) remains.
+        covered = log_ratio([w.detach() for w in draws[last]])
+        value = nll.mean() + weight / examples * (ratios.mean() - covered)
+        return value, {"train_nll": nll.mean(), "kl": ratios.mean(), "acceptance": probability}
 
     return loss
 
 
-def mean_difference(values: Tensor) -> Tensor:
-    """Return half the mean absolute difference of all pairs of n > 1 samples [n, ...], [...]."""
-    differences = (values[:, None] - values[None]).abs().sum((0, 1))
-    return 0.5 * differences / (len(values) * (len(values) - 1))
+def independent_chain(log_densities: Tensor) -> tuple[int, Tensor]:
+    """Run a Metropolis-Hastings chain over samples of a proposal; it starts at the first of them.
+
+    Args:
+        log_densities: log density of the target relative to the proposal, [n], up to a constant, in nats.
+
+    Returns:
+        The index of the last state, and the mean acceptance probability of the n - 1 proposals.
+    """
+    values, state = log_densities.cpu().double(), 0
+    thresholds, probabilities = torch.rand(len(values)), []
+    for i in range(1, len(values)):
+        probability = (values[i] - values[state]).clamp_max(0).exp()
+        probabilities.append(probability)
+        if thresholds[i] < probability:
+            state = i
+    return state, torch.stack(probabilities).mean()
 
 
 def _gaussian(layer: layers.BayesianLayer) -> Factorised:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwp import metrics
 from dwp.bayes import last_layer_laplace, layers
 from dwp.bayes.objectives import Loss, acceptance, cross_entropy, elbo, penalised, together
+from dwp.bayes.posteriors import Additive
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
 from dwp.experiments import _classifier
@@ -202,6 +203,10 @@ def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.
     if method.is_bayesian:
         priors = _priors(task, model)
         model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
+        if method.log_variance is not None:
+            for layer in layers.bayesian_layers(model):
+                assert isinstance(layer.posterior, Additive)
+                layer.posterior.log_variance.data.fill_(method.log_variance)
         if method.objective == "acceptance":
             loss = acceptance(model, examples.originals, method.kl_weight)
         else:

@@ -63,9 +63,12 @@ class Method(base.KernelMethod):
         ge=0,
     )
     objective: Literal["elbo", "acceptance"] = setting(
-        "objective of a Gaussian posterior; acceptance: a lower bound of the log acceptance rate of its "
-        "samples as proposals of the Metropolis-Hastings algorithm, under a prior with an exact density",
+        "objective of a Gaussian posterior; acceptance: a lower bound of the acceptance rate of its samples "
+        "as proposals of the Metropolis-Hastings algorithm, under a prior with an exact density",
         "elbo",
+    )
+    log_variance: float | None = setting(
+        "initial log variance of each weight under posterior additive; null: -10", None
     )
     scales: Literal["normal_jeffreys", "horseshoe"] | None = setting(
         "prior over multiplicative scales of the output channels of convolutions, of a Bayesian method, in "
@@ -131,7 +134,7 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats) and, with that
-    objective, log_acceptance (nats). For hmc a step is
+    objective, acceptance. For hmc a step is
     a gradient evaluation, with metrics of the samples so far and acceptance instead of the last three.
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
@@ -158,9 +161,8 @@ EXPERIMENT = Experiment(
         Metric("mean_accuracy", "test accuracy of the posterior mean", better="higher"),
         base.TRAIN_NLL,
         Metric("kl", "KL(q‖p)", "nats", role="training"),
-        Metric("log_acceptance", "bound on the log acceptance rate", "nats", role="training"),
         Metric("channels", "channels of {part} that are not pruned"),
-        Metric("acceptance", "acceptance probability of HMC"),
+        Metric("acceptance", "acceptance probability"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),
         Metric("bin_confidence", "confidence in a bin", averaged=False),

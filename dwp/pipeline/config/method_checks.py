@@ -37,6 +37,10 @@ def check(where: str, method: KernelMethod, settings: ExperimentSettings, config
             raise InputError(f"{where}.{key}: {value} goes with posterior none; here it is {_form(method)!r}")
     if not method.is_bayesian and (weight := getattr(method, "kl_weight", 1)) != 1:
         raise InputError(f"{where}.kl_weight: {weight} needs a posterior; here it is 'none'")
+    if (start := getattr(method, "log_variance", None)) is not None and _form(method) != "additive":
+        raise InputError(
+            f"{where}.log_variance: {start} goes with posterior additive; here it is {_form(method)!r}"
+        )
     _check_objective(where, method, settings, config.priors)
     if (kind := getattr(method, "scales", None)) and _form(method) in ("none", SAMPLED):
         raise InputError(f"{where}.scales: {kind!r} does not go with posterior {_form(method)!r}")
