@@ -221,7 +221,11 @@ BAD = [
         {"posterior": "hmc", "prior": "vae", "scales": "horseshoe", "init": {"from": "he"}},
         [f"{FEW_SHOT}.methods.new.scales: 'horseshoe' does not go with posterior 'hmc'"],
     ),
-    (f"{FEW_SHOT}.methods.l2_dwp.log_variance", -3, ["log_variance: -3", "goes with posterior additive; here it is 'none'"]),
+    (
+        f"{FEW_SHOT}.methods.l2_dwp.log_variance",
+        -3,
+        ["log_variance: -3", "goes with posterior additive; here it is 'none'"],
+    ),
     (f"{DWP}.objective", "acceptance", ["needs a prior with an exact density, unlike 'vae' (vae)"]),
     (
         f"{FEW_SHOT}.methods.l2_dwp.objective",

@@ -50,7 +50,6 @@ class Adversarial(Whitening):
         See `Prior.fit`. The best epoch is the one with the smallest energy distance. Matrix products are in
         the kernels' precision; that of the schedule is ignored.
         """
-
         return trained(cls._untrained, cls._loss, "negative_energy", train, test, settings, **training)
 
     @classmethod

@@ -16,8 +16,8 @@ from dwp.priors._adversarial import (
 from dwp.priors.base import register
 from dwp.priors.settings import MetropolisHastingsSettings
 
-# Weight of the squared gradients of the ratio in its loss: the ratio is too flat with much more, and fits the
-# training kernels only with less.
+# Weight of the squared gradients of the ratio in its loss. A larger one flattens the ratio; without one it
+# overfits.
 RATIO_PENALTY = 0.01
 
 
