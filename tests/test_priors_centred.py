@@ -105,6 +105,16 @@ def test_a_configuration_with_it_plans():
     assert set(made.methods["few_shot", "mine"].inputs) == {"dataset", "outliers", "pretrained"}
 
 
+def test_its_scale_can_be_tuned():
+    few_shot = {
+        "tuning": {"trials": 3, "examples": [50], "seeds": 1, "metric": "brier"},
+        "methods": {"mine": METHOD | {"prior_scale": None, "space": {"prior_scale": [0.01, 0.03, 0.1]}}},
+    }
+    made = plan({"experiments": {"few_shot": few_shot}})
+    scales = {trial.method.prior_scale for trial in made.config.trials["few_shot"]["mine"]}
+    assert scales == {0.01, 0.03, 0.1}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
