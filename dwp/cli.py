@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("paths", metavar="PATH", nargs="+", help=files)
     added.add_argument("--size", type=int, required=True, help="kernel size k of the k×k kernels")
     kinds = (
-        "vae, whitened_vae, arbitrary_conditioning_vae, pairwise_augmented_gan, flow, flow_matching, "
-        "mixture, gaussian, gaussian_mixture, student_t or empirical (default: vae)"
+        "vae, whitened_vae, arbitrary_conditioning_vae, pairwise_augmented_gan, metropolis_hastings, flow, "
+        "flow_matching, mixture, gaussian, gaussian_mixture, student_t or empirical (default: vae)"
     )
     added.add_argument("--kind", default="vae", help=kinds)
     added.add_argument("--out", metavar="FILE", required=True, help="file of the prior")

@@ -37,17 +37,18 @@ def fit_prior(
 
     Args:
         kernels: [n, 1, k, k], such as those of `dwp.collect`; or the weight of a convolution, [o, i, k, k].
-        kind: 'vae', 'whitened_vae', 'arbitrary_conditioning_vae', 'pairwise_augmented_gan', 'flow' (needs
-            zuko), 'flow_matching', 'mixture', 'gaussian', 'gaussian_mixture', 'student_t' (needs scipy),
-            'empirical', or another fitted kind.
+        kind: 'vae', 'whitened_vae', 'arbitrary_conditioning_vae', 'pairwise_augmented_gan',
+            'metropolis_hastings', 'flow' (needs zuko), 'flow_matching', 'mixture', 'gaussian',
+            'gaussian_mixture', 'student_t' (needs scipy), 'empirical', or another fitted kind.
         test_fraction: fraction of the kernels to hold out.
         seed: seed of the split and of the training.
         settings: settings of the kind, in place of these defaults. A kind that is trained (the VAEs,
-            flows and the GAN) has `schedule`, {"steps": 6000, "batch": 128, "lr": 0.001} with a linear
-            decay to zero, or `epochs` in place of `steps`; and `validation_fraction`, 0.1, of the training
-            kernels, which chooses the best epoch. A `vae` or `whitened_vae` has `hidden` 32, `latent` 4 and
-            a standard normal prior over its codes; a flow 6 affine couplings with 128 hidden units. See
-            `dwp.priors.settings` for these and the others.
+            flows, the GAN and the Metropolis-Hastings sampler) has `schedule`,
+            {"steps": 6000, "batch": 128, "lr": 0.001} with a linear decay to zero, or `epochs` in place of
+            `steps`; and `validation_fraction`, 0.1, of the training kernels, which chooses the best epoch.
+            A `vae` or `whitened_vae` has `hidden` 32, `latent` 4 and a standard normal prior over its codes;
+            a flow 6 affine couplings with 128 hidden units. See `dwp.priors.settings` for these and the
+            others.
 
     Returns:
         The prior, with frozen parameters. If it has a density, `held_out` has the mean `log_prob` of

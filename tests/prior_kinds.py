@@ -22,6 +22,7 @@ FITTED = {
     "spline flow": ("flow", {"hidden": 8, "transforms": 2, "coupling": "spline", "schedule": SCHEDULE}),
     "flow_matching": ("flow_matching", {"hidden": 8, "ode_steps": 5, "schedule": SCHEDULE}),
     "pairwise_augmented_gan": ("pairwise_augmented_gan", {"hidden": 8, "schedule": SCHEDULE}),
+    "metropolis_hastings": ("metropolis_hastings", {"hidden": 8, "proposals": 2, "schedule": SCHEDULE}),
     "arbitrary_conditioning_vae": (
         "arbitrary_conditioning_vae",
         {"hidden": 8, "latent": 2, "schedule": SCHEDULE},
@@ -40,7 +41,8 @@ ANALYTIC = {
 }
 KINDS = [*ANALYTIC, *FITTED]
 SAMPLED = [kind for kind in KINDS if kind not in ("log_uniform", "ard", "hierarchical_ard")]
-PAID = [kind for kind in KINDS if kind not in ("empirical", "gabor", "pairwise_augmented_gan")]
+SAMPLES_ONLY = ("empirical", "gabor", "pairwise_augmented_gan", "metropolis_hastings")
+PAID = [kind for kind in KINDS if kind not in SAMPLES_ONLY]
 
 
 def make(kind, seed=0):

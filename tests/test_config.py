@@ -221,6 +221,35 @@ BAD = [
         {"posterior": "hmc", "prior": "vae", "scales": "horseshoe", "init": {"from": "he"}},
         [f"{FEW_SHOT}.methods.new.scales: 'horseshoe' does not go with posterior 'hmc'"],
     ),
+    (
+        f"{FEW_SHOT}.methods.l2_dwp.log_variance",
+        -3,
+        ["log_variance: -3", "goes with posterior additive; here it is 'none'"],
+    ),
+    (f"{DWP}.objective", "acceptance", ["needs a prior with an exact density, unlike 'vae' (vae)"]),
+    (
+        f"{FEW_SHOT}.methods.l2_dwp.objective",
+        "acceptance",
+        ["objective: 'acceptance' needs posterior additive or truncated_alpha; here it is 'none'"],
+    ),
+    (
+        f"{FEW_SHOT}.methods.standard_normal",
+        {"objective": "acceptance", "kl_weight": 0},
+        ["kl_weight: 0 does not go with objective 'acceptance'"],
+    ),
+    (
+        f"{FEW_SHOT}.methods.standard_normal",
+        {"objective": "acceptance", "scales": "horseshoe"},
+        ["scales: 'horseshoe' does not go with objective 'acceptance'"],
+    ),
+    (
+        f"{FEW_SHOT}",
+        {
+            "network": {"dropout": 0.1},
+            "methods": {"standard_normal": {"objective": "acceptance"}},
+        },
+        ["objective: 'acceptance' does not go with dropout; set experiments.few_shot"],
+    ),
     (f"{DWP}.frozen", True, [f"{DWP}.frozen: true goes with posterior none", "'additive'"]),
     (f"{FEW_SHOT}.methods.l2_dwp.frozen", True, ["frozen: true needs classifier fitted", "'random'"]),
     (
@@ -314,6 +343,17 @@ def test_good_configurations_are_not_refused(path, value):
     for key in reversed(path.split(".")):
         value = {key: value}
     plan(merged(overlay, value))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"posterior": "hmc"}, {"posterior": "additive", "objective": "acceptance"}],
+    ids=["hmc", "acceptance"],
+)
+def test_a_method_without_dropout_in_a_network_with_it(own):
+    method = {"prior": "standard_normal", "dropout": 0, "init": {"from": "he"}, **own}
+    few_shot = {"network": {"dropout": 0.1}, "methods": {"mine": method}}
+    assert plan({"experiments": {"few_shot": few_shot}}).methods["few_shot", "mine"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dwp.bayes.sampling import Samples
 from dwp.data import few_shot
 from dwp.errors import InputError
 from dwp.experiments import _few_shot
+from dwp.priors.pairwise_augmented_gan import PairwiseAugmentedGAN
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 from dwp.training.checkpoints import Checkpoint
@@ -80,6 +81,19 @@ def test_layers_have_the_priors_chosen_for_them(run, fitted):
     first, second = bayesian_layers(fitted[0][0])
     assert isinstance(first.posterior.prior, VAE)
     assert isinstance(second.posterior.prior, StandardNormal)
+
+
+def test_the_codes_of_a_gan_have_a_posterior(run, fitted):
+    torch.manual_seed(0)
+    gan = {k: PairwiseAugmentedGAN(k, hidden=3, latent=2).requires_grad_(False) for k in (7, 5)}
+    method = {"posterior": "latent", "prior": "gan", "init": {"from": "xavier"}}
+    rows = run("few_shot", method, [0], priors={"gan": gan})
+    ((models, before, _),) = fitted
+    moved = set(changed(models, before))
+    for name, layer in zip(("conv1", "conv2"), bayesian_layers(models), strict=True):
+        assert f"0.{name}.posterior.mean" in moved
+        assert layer.posterior.mean.shape == (layer.posterior.shape[:2].numel(), 2)
+    assert all(row["value"] > 0 for row in rows if row["metric"] == "kl")
 
 
 def test_uncertainty_does_not_tell_a_data_set_from_itself(run):

@@ -21,6 +21,7 @@ QUICK = {"schedule": {"steps": 3}}
     "kind",
     [
         *("vae", "flow", "flow_matching", "arbitrary_conditioning_vae", "pairwise_augmented_gan"),
+        "metropolis_hastings",
         *("gaussian", "gaussian_mixture", "student_t", "empirical"),
     ],
 )

@@ -17,6 +17,7 @@ from dwp.priors.empirical import Empirical
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.log_uniform import LogUniform
 from dwp.priors.mixture import Mixture
+from dwp.priors.pairwise_augmented_gan import PairwiseAugmentedGAN
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 from dwp.priors.whitened_vae import WhitenedVAE
@@ -112,6 +113,8 @@ def test_a_prior_without_a_density_or_samples_has_no_coordinates():
         of_prior(LogUniform(3), kernels)
     with pytest.raises(InputError, match="no density"):
         of_prior(Empirical.fit(kernels, kernels, {}, seed=0)[0], kernels)
+    with pytest.raises(InputError, match="no density"):
+        of_prior(PairwiseAugmentedGAN(3, hidden=4), kernels)
 
 
 def test_a_chain_has_the_moments_of_a_linear_regression():

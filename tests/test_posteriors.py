@@ -20,6 +20,7 @@ from dwp.priors.ard import ARD
 from dwp.priors.base import KLEstimator
 from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.log_uniform import LogUniform
+from dwp.priors.pairwise_augmented_gan import PairwiseAugmentedGAN
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 
@@ -150,39 +151,47 @@ def test_map_under_a_normal_prior_is_ridge_regression():
 # Latent: DWR
 
 
-def test_latent_starts_from_the_codes_of_the_weight(vae):
+@pytest.fixture(params=["vae", "gan"])
+def coded(request, vae):
+    if request.param == "vae":
+        return vae
+    torch.manual_seed(0)
+    return PairwiseAugmentedGAN(3, hidden=4, latent=2).double().requires_grad_(False)
+
+
+def test_latent_starts_from_the_codes_of_the_weight(coded):
     weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    posterior = posteriors.build("latent", weight, vae)
+    posterior = posteriors.build("latent", weight, coded)
     kernels = weight.view(12, 1, 3, 3)
-    expected = vae.decode(vae.encode(kernels)[0])[0].view(4, 3, 3, 3)
+    expected = coded.decode(coded.encode(kernels)[0])[0].view(4, 3, 3, 3)
     torch.testing.assert_close(posterior.weight(sampled=False), expected)
 
 
-def test_latent_pays_the_kl_of_its_codes(vae):
-    posterior = posteriors.build("latent", torch.randn(4, 3, 3, 3, dtype=torch.float64), vae)
+def test_latent_pays_the_kl_of_its_codes(coded):
+    posterior = posteriors.build("latent", torch.randn(4, 3, 3, 3, dtype=torch.float64), coded)
     posterior.log_variance.data.normal_()
     q = Normal(posterior.mean, (0.5 * posterior.log_variance).exp())
     expected = kl_divergence(q, Normal(torch.zeros_like(q.loc), torch.ones_like(q.scale))).sum()
     torch.testing.assert_close(posterior.kl(), expected, rtol=1e-5, atol=0)
 
 
-def test_kernels_of_a_latent_posterior_stay_on_the_decoder(vae):
-    posterior = posteriors.build("latent", torch.randn(50, 4, 3, 3, dtype=torch.float64), vae)
+def test_kernels_of_a_latent_posterior_stay_on_the_decoder(coded):
+    posterior = posteriors.build("latent", torch.randn(50, 4, 3, 3, dtype=torch.float64), coded)
     posterior.mean.data.zero_()
     posterior.log_variance.data.zero_()
     torch.manual_seed(3)
     drawn = posterior.weight(sampled=True)
     torch.manual_seed(3)
     codes = torch.randn(200, 2, dtype=torch.float64)
-    torch.testing.assert_close(drawn, vae.decode(codes)[0].view(50, 4, 3, 3))
+    torch.testing.assert_close(drawn, coded.decode(codes)[0].view(50, 4, 3, 3))
 
 
-def test_gradients_reach_the_codes_and_not_the_decoder(vae):
-    layer = BayesConv2d(nn.Conv2d(2, 3, 3).double(), vae, "latent")
+def test_gradients_reach_the_codes_and_not_the_decoder(coded):
+    layer = BayesConv2d(nn.Conv2d(2, 3, 3).double(), coded, "latent")
     (layer(torch.randn(2, 2, 6, 6, dtype=torch.float64)).square().sum() + layer.kl()).backward()
     assert layer.posterior.mean.grad.abs().min() > 0
     assert layer.posterior.log_variance.grad.isfinite().all()
-    assert all(parameter.grad is None for parameter in vae.parameters())
+    assert all(parameter.grad is None for parameter in coded.parameters())
 
 
 # Compatible posteriors and priors

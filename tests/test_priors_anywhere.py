@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from prior_helpers import ERRORS, posterior, seeded, vae
-from prior_kinds import KINDS, PAID, make
+from prior_kinds import KINDS, PAID, SAMPLES_ONLY, make
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
 from dwp.errors import InputError
@@ -17,10 +17,7 @@ from dwp.priors.distributions import GaussianPosterior, PointMass
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.standard_normal import StandardNormal
 
-WITHOUT_DENSITY = (
-    *("log_uniform", "ard", "hierarchical_ard"),
-    *("empirical", "gabor", "pairwise_augmented_gan"),
-)
+WITHOUT_DENSITY = ("log_uniform", "ard", "hierarchical_ard", *SAMPLES_ONLY)
 WITH_DENSITY = [kind for kind in KINDS if kind not in WITHOUT_DENSITY]
 
 

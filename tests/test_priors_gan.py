@@ -82,7 +82,7 @@ def test_the_gradient_of_the_sum_is_that_of_each_network():
     torch.manual_seed(0)
     prior = PairwiseAugmentedGAN(SIZE, hidden=4).double()
     prior.averaged.requires_grad_(False)
-    _, terms = prior.losses(train)
+    terms = prior.losses(train)
     discriminators = [
         *prior.pair_discriminator.parameters(),
         *prior.reconstruction_discriminator.parameters(),

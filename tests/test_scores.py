@@ -203,7 +203,7 @@ def test_the_mean_kernel_has_no_excess_from_few_draws():
 
 def test_what_the_settings_of_a_kind_say_of_it_is_so():
     kinds = prior_settings.known()
-    assert len(kinds) == 17
+    assert len(kinds) == 18
     for kind in kinds:
         cls, facts = find(kind), prior_settings.find(kind)
         assert cls.settings_class is facts

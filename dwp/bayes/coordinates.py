@@ -53,7 +53,7 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
         InputError: the prior cannot be sampled from, or its density is missing or only a bound.
     """
     # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
-    if isinstance(prior, PriorWithCodes):
+    if isinstance(prior, PriorWithCodes) and prior.settings_class.has_density:
         return Codes(prior)
     if prior.kind == "whitened_vae":
         return Whitened(prior)
@@ -62,6 +62,11 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     if isinstance(prior, StandardNormal):
         identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
         return Linear(prior, torch.zeros_like(identity[0]), prior.scale * identity, exact=True)
+    if prior.kind == "centred":
+        centre = prior.get_buffer("centre").flatten(1)
+        return Linear(
+            prior, centre, prior.settings["scale"] * torch.eye(len(centre.T)).to(centre), exact=True
+        )
     if not prior.exact:
         raise InputError(
             f"prior: {prior.kind} has a bound on its density; to sample a posterior, use an exact one"
@@ -80,7 +85,7 @@ class Linear:
 
     Args:
         prior: a prior with a density.
-        location: mean of the kernels, [k²].
+        location: mean of the kernels, [k²], or of each kernel, [n, k²].
         factor: lower Cholesky factor of their covariance, [k², k²].
         exact: whether the prior is the Gaussian with these moments.
     """

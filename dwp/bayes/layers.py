@@ -16,7 +16,7 @@ from dwp.bayes.prior_choice import Default, Priors, Weighted, computes_else, tit
 from dwp.bayes.scales import Choice as ScaleChoice
 from dwp.bayes.scales import Scales
 from dwp.errors import InputError, unknown
-from dwp.nn.noise import Noise, evaluating, fixed_weight_sample, set_noise, stochastic_layers
+from dwp.nn.noise import Noise, evaluating, fixed_weight_sample, noise_of, set_noise
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
 
@@ -208,12 +208,5 @@ def predict(
 @contextlib.contextmanager
 def predicting(model: nn.Module, noise: Noise) -> Iterator[None]:
     """Set the noise of all stochastic layers and evaluation mode; both are restored afterwards."""
-    layers = stochastic_layers(model)
-    before = [layer.noise for layer in layers]
-    set_noise(model, noise)
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.noise = own
+    with noise_of(model, noise), evaluating(model):
+        yield

@@ -18,7 +18,7 @@ from torch.nn import functional
 from dwp.bayes.settings import find
 from dwp.errors import InputError
 from dwp.priors.base import KLEstimator, Prior, PriorWithCodes
-from dwp.priors.distributions import GaussianPosterior, PointMass, noise_like
+from dwp.priors.distributions import GaussianPosterior, PointMass, log_normal, noise_like
 
 ALL = KLEstimator()
 
@@ -85,6 +85,16 @@ class Factorised(Posterior):
     def kl(self, estimator: KLEstimator = ALL) -> Tensor:
         """Return KL(q || prior) in nats, summed over all kernels; see `Prior.kl`."""
         return self.prior.kl(self.kernels(), estimator)
+
+    def log_ratio(self, weight: Tensor) -> Tensor:
+        """Return log q(w) - log p(w) of a weight [o, i, k, k], in nats, summed over all kernels.
+
+        Raises:
+            InputError: the prior has no density.
+        """
+        q = self.kernels()
+        w = self.as_kernels(weight.to(q.mean.dtype))
+        return log_normal(w, q.mean, q.log_variance.exp()).sum() - self.prior.log_prob(w).sum()
 
 
 class Additive(Factorised):

@@ -31,7 +31,7 @@ FORMS = {
     "additive": Form("has_kl", _DENSITY, gaussian=True),
     "truncated_alpha": Form("has_kl", _DENSITY, gaussian=True),
     "point": Form("has_density", _DENSITY),
-    "latent": Form("has_codes", "has no latent code; use a vae"),
+    "latent": Form("has_codes", "has no latent code; use a vae or a pairwise_augmented_gan"),
 }
 
 

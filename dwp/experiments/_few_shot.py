@@ -13,16 +13,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dwp import metrics
 from dwp.bayes import last_layer_laplace, layers
-from dwp.bayes.objectives import Loss, cross_entropy, elbo, penalised, together
+from dwp.bayes.objectives import Loss, acceptance, cross_entropy, elbo, penalised, together
+from dwp.bayes.posteriors import Additive
 from dwp.bayes.sampling import NetworkPosterior, Samples, sample
 from dwp.bayes.settings import SAMPLED
 from dwp.experiments import _classifier
 from dwp.experiments._augmentation import Examples, augmented
+from dwp.experiments.methods import PRETRAINED
 from dwp.experiments.task import Task
+from dwp.nn.convnet import convolutions
 from dwp.nn.noise import stochastic_layers
 from dwp.nn.precision import autocast
 from dwp.nn.seeding import derived_seed, seeded
 from dwp.priors.base import KLEstimator, Prior
+from dwp.priors.centred import Centred
 from dwp.priors.standard_normal import StandardNormal
 
 PRUNED = 3.0
@@ -149,7 +153,7 @@ def _sample(task: Task[Any, Any], examples: Examples, test: Tensor, labels: Tens
 
     for member in range(method.members):
         model = task.build_initialised(width=method.width, member=member)
-        priors: dict[int | str, Prior | None] = dict(task.priors_by_layer(method.prior))
+        priors = _priors(task, model)
         refine = None
         if method.classifier == "fitted":
             fitted = _classifier.fit_(model, examples)
@@ -197,17 +201,31 @@ def _network(task: Task[Any, Any], member: int, examples: Examples) -> tuple[nn.
     if method.classifier == "fitted":
         precision = _classifier.fit_(model, examples).precision
     if method.is_bayesian:
-        priors = task.priors_by_layer(method.prior)
+        priors = _priors(task, model)
         model = layers.make_bayesian(model, priors, method.posterior, scales=method.scales)
-        estimator = KLEstimator(
-            settings.kernel_subset, settings.posterior_samples, settings.importance_samples
-        )
-        loss = elbo(model, examples.originals, estimator, method.kl_weight)
+        if method.log_variance is not None:
+            for layer in layers.bayesian_layers(model):
+                assert isinstance(layer.posterior, Additive)
+                layer.posterior.log_variance.data.fill_(method.log_variance)
+        if method.objective == "acceptance":
+            loss = acceptance(model, examples.originals, method.kl_weight)
+        else:
+            estimator = KLEstimator(
+                settings.kernel_subset, settings.posterior_samples, settings.importance_samples
+            )
+            loss = elbo(model, examples.originals, estimator, method.kl_weight)
     else:
         loss = cross_entropy(model, method.l2)
     if precision:
         loss = penalised(loss, _classifier.of(model), precision / examples.originals)
     return model, loss
+
+
+def _priors(task: Task[Any, Any], model: nn.Module) -> dict[int | str, Prior | None]:
+    """Return the prior of each convolution of a network before training, by layer name."""
+    if task.method.prior == PRETRAINED:
+        return {name: Centred(layer.weight, task.method.prior_scale) for name, layer in convolutions(model)}
+    return task.priors_by_layer(task.method.prior)
 
 
 def _ensemble(

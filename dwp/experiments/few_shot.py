@@ -38,8 +38,14 @@ class Method(base.KernelMethod):
     )
     prior: Names | None = setting(
         "prior over kernels, of a Bayesian method: the name of one, or names by kernel size or layer, "
-        "such as {7x7: vae, conv2: standard_normal}",
+        "such as {7x7: vae, conv2: standard_normal}; or pretrained: a Gaussian around the weights of the "
+        "source network that the method starts from",
         None,
+    )
+    prior_scale: float | None = setting(
+        "standard deviation of each weight under prior pretrained, which needs one; with other priors null",
+        None,
+        gt=0,
     )
     l2: float = setting("weight of the squared norm of all convolution kernels in the loss", 0.0, ge=0)
     dropout: float | None = setting(
@@ -55,6 +61,14 @@ class Method(base.KernelMethod):
         "weight of the KL divergence, of a Bayesian method; 1: the ELBO, below 1: a tempered posterior",
         1.0,
         ge=0,
+    )
+    objective: Literal["elbo", "acceptance"] = setting(
+        "objective of a Gaussian posterior; acceptance: a lower bound of the acceptance rate of its samples "
+        "as proposals of the Metropolis-Hastings algorithm, under a prior with an exact density",
+        "elbo",
+    )
+    log_variance: float | None = setting(
+        "initial log variance of each weight under posterior additive; null: -10", None
     )
     scales: Literal["normal_jeffreys", "horseshoe"] | None = setting(
         "prior over multiplicative scales of the output channels of convolutions, of a Bayesian method, in "
@@ -119,7 +133,8 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
     """Train one network or a deep ensemble; return predictive metrics on the test set, by step.
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
-    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats). For hmc a step is
+    posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats) and, with that
+    objective, acceptance. For hmc a step is
     a gradient evaluation, with metrics of the samples so far and acceptance instead of the last three.
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
@@ -147,7 +162,7 @@ EXPERIMENT = Experiment(
         base.TRAIN_NLL,
         Metric("kl", "KL(q‖p)", "nats", role="training"),
         Metric("channels", "channels of {part} that are not pruned"),
-        Metric("acceptance", "acceptance probability of HMC"),
+        Metric("acceptance", "acceptance probability"),
         Metric("auroc_entropy", "AUROC of the predictive entropy", better="higher"),
         Metric("auroc_mutual_information", "AUROC of the mutual information", better="higher"),
         Metric("bin_confidence", "confidence in a bin", averaged=False),

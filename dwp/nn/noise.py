@@ -78,6 +78,19 @@ def set_noise(model: nn.Module, noise: Noise) -> None:
 
 
 @contextlib.contextmanager
+def noise_of(model: nn.Module, noise: Noise) -> Iterator[None]:
+    """Set where the noise of every stochastic layer of a model enters, while the context is active."""
+    layers = stochastic_layers(model)
+    before = [layer.noise for layer in layers]
+    set_noise(model, noise)
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.noise = own
+
+
+@contextlib.contextmanager
 def fixed_weight_sample(model: nn.Module) -> Iterator[None]:
     """Let every stochastic layer draw one sample of its weights and keep it while the context is active."""
     layers = stochastic_layers(model)

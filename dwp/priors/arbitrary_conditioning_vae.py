@@ -41,7 +41,6 @@ class ArbitraryConditioningVAE(ConditionalPrior):
     """
 
     settings_class = ArbitraryConditioningVAESettings
-    exact = False
 
     mean: Tensor
     deviation: Tensor

@@ -120,8 +120,11 @@ class Prior(nn.Module):
         """Held-out log density, as recorded by `dwp.fit_prior`: see there; else empty."""
 
     def __init_subclass__(cls) -> None:
-        cls.kind = cls.settings_class.kind
-        for name, adapt in (("log_prob", _of_weights), ("kl", _of_distributions)):
+        cls.kind, cls.exact = cls.settings_class.kind, cls.settings_class.exact
+        for name, adapt in (
+            *(("log_prob", _of_weights), ("kl", _of_distributions)),
+            ("cross_entropy", _of_distributions),
+        ):
             if name in vars(cls):
                 setattr(cls, name, adapt(vars(cls)[name]))
 

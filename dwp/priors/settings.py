@@ -14,8 +14,8 @@ from dwp.settings import setting
 from dwp.training.schedule import Schedule
 
 _kinds: dict[str, type["PriorSettings"]] = {}
-# Modules of the package that define no kind.
-_OTHERS = ("base", "distributions", "scores", "settings")
+# Modules of the package that define no kind for a configuration.
+_OTHERS = ("base", "centred", "distributions", "scores", "settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class PriorSettings:
     """Whether fitting is training by gradient descent, under a `schedule`."""
     has_density: ClassVar[bool] = True
     """Whether there is a log density, exact or a lower bound."""
+    exact: ClassVar[bool] = True
+    """Whether the log density is exact; otherwise it is a lower bound in expectation."""
     has_kl: ClassVar[bool] = True
     """Whether the KL divergence from a Gaussian can be computed, at least up to a constant."""
     has_samples: ClassVar[bool] = True
@@ -39,8 +41,9 @@ class PriorSettings:
     smallest_size: ClassVar[int] = 1
     """The smallest supported kernel size."""
 
-    def __init_subclass__(cls) -> None:
-        if cls.kind:
+    def __init_subclass__(cls, *, listed: bool = True) -> None:
+        """Register the kind; with `listed` false, a configuration or a file cannot name it."""
+        if cls.kind and listed:
             _kinds[cls.kind] = cls
 
     @classmethod
@@ -82,6 +85,7 @@ class VAESettings(TrainedPriorSettings):
     """A variational autoencoder over kernels: the deep weight prior."""
 
     kind: ClassVar = "vae"
+    exact: ClassVar = False
     has_codes: ClassVar = True
     smallest_size: ClassVar = 2  # a single weight has no structure to encode
 
@@ -132,6 +136,7 @@ class PairwiseAugmentedGANSettings(TrainedPriorSettings):
     kind: ClassVar = "pairwise_augmented_gan"
     has_density: ClassVar = False
     has_kl: ClassVar = False
+    has_codes: ClassVar = True
 
     hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
     latent: int | None = setting("dimensions of a kernel's code; null: as many as weights", None, ge=1)
@@ -143,10 +148,25 @@ class PairwiseAugmentedGANSettings(TrainedPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetropolisHastingsSettings(TrainedPriorSettings):
+    """A generator of kernels as the proposal of a Metropolis-Hastings chain; samples only."""
+
+    kind: ClassVar = "metropolis_hastings"
+    has_density: ClassVar = False
+    has_kl: ClassVar = False
+
+    hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
+    proposals: int = setting(
+        "proposals that the chain of each sample accepts or rejects; 0: samples of the generator", 20, ge=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArbitraryConditioningVAESettings(TrainedPriorSettings):
     """A variational autoencoder that draws any weights of a kernel given the others."""
 
     kind: ClassVar = "arbitrary_conditioning_vae"
+    exact: ClassVar = False
 
     hidden: int = setting("units of each of the two hidden layers of every network", 128, ge=1)
     latent: int = setting("dimensions of a kernel's code", 16, ge=1)
@@ -225,6 +245,15 @@ class StandardNormalSettings(PriorSettings):
     kind: ClassVar = "standard_normal"
 
     scale: float = setting("standard deviation of every weight", 1.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredSettings(PriorSettings, listed=False):
+    """Every weight of a layer independent and Gaussian around a given weight."""
+
+    kind: ClassVar = "centred"
+
+    scale: float = setting("standard deviation of every weight", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,6 @@ class VAE(Prior):
     """
 
     settings_class = VAESettings
-    exact = False
 
     pseudo: nn.Parameter
     _fixed: Tensor | None

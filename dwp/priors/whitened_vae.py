@@ -28,7 +28,6 @@ class WhitenedVAE(Prior):
     """
 
     settings_class = WhitenedVAESettings
-    exact = False
 
     mean: Tensor
     root: Tensor
