@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
 
 from dwp import cli
-from dwp.pipeline import cli as workflow_cli
+from dwp.results import cli as workflow_cli
 
 logger = logging.getLogger(__name__)
 

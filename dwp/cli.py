@@ -13,7 +13,7 @@ from dwp.errors import InputError, extra
 if TYPE_CHECKING:
     from dwp.priors.base import Prior
 
-# Commands of `dwp.pipeline.cli`, which needs the extra `workflow`.
+# Commands of `dwp.results.cli`, which needs the extra `workflow`.
 WORKFLOW = {
     "versions": "list versions: what made them, size, age, who uses them",
     "diff": "say why two versions differ",
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in WORKFLOW:
             with extra("workflow", f"dwp {words[0]}"):
-                from dwp.pipeline import cli
+                from dwp.results import cli
             return cli.main(words)
         options = _parser().parse_args(words)
         logging.basicConfig(format="dwp: %(message)s", level=logging.INFO)

@@ -33,10 +33,10 @@ from dwp.errors import InputError
 from dwp.files import sha256
 from dwp.pipeline import manifest as manifests
 from dwp.pipeline import paths
-from dwp.pipeline.challenge import run_again
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.plan import Plan
+from dwp.results.challenge import run_again
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = (ROOT / "config" / "smoke.yaml", ROOT / "tests" / "faults.yaml")

@@ -14,11 +14,11 @@ from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
 from dwp.files import sha256
-from dwp.pipeline.challenge import difference
-from dwp.pipeline.cli import main
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.manifest import read_manifest, write_manifest
 from dwp.pipeline.plan import Plan
+from dwp.results.challenge import difference
+from dwp.results.cli import main
 
 CONFIGS = [ROOT / "config" / "smoke.yaml", ROOT / "tests" / "faults.yaml"]
 

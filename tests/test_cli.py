@@ -307,9 +307,9 @@ def test_an_unknown_command_is_refused_with_all_that_are_known(capsys):
 @pytest.mark.parametrize("command", WORKFLOW)
 def test_commands_of_the_workflow_need_its_extra(command, absent, capsys, monkeypatch):  # noqa: F811
     absent("humanfriendly")
-    for name in ("dwp.pipeline.cli",):
+    for name in ("dwp.results.cli",):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr("dwp.pipeline.cli", raising=False)
+    monkeypatch.delattr("dwp.results.cli", raising=False)
     error = failure(capsys, command)
     assert error == f"dwp: dwp {command}: it needs humanfriendly; pip install 'dwp[workflow]'\n"
 

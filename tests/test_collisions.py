@@ -8,10 +8,11 @@ from configurations import plan
 from version_samples import label, put
 
 from dwp.errors import InputError
-from dwp.pipeline import artifact_store, paths
+from dwp.pipeline import paths
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact, by_version, code_digest, refuse_others_in_folders
+from dwp.results import artifact_store
 
 
 @pytest.fixture(scope="module")

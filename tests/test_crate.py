@@ -9,8 +9,8 @@ from test_extras import absent  # noqa: F401
 from version_samples import PRIOR, SOURCE, label, put_results
 
 from dwp.files import sha256
-from dwp.pipeline.cli import main
 from dwp.pipeline.manifest import write_manifest
+from dwp.results.cli import main
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 

@@ -30,7 +30,7 @@ from dry_runs import (
     named,
 )
 
-from dwp.pipeline.cli import main
+from dwp.results.cli import main
 
 
 def one_more(parts: dict[str, int], by: int = 1) -> dict[str, int]:

@@ -34,15 +34,15 @@ from test_data_files import NAMES, idx_bytes
 from dwp.data import idx
 from dwp.kernels import store as kernel_store
 from dwp.loading import locate
-from dwp.pipeline import artifact_store
-from dwp.pipeline.challenge import challenge
 from dwp.pipeline.config.model import read
 from dwp.pipeline.manifest import read_manifest, version_of
 from dwp.pipeline.plan import Plan
-from dwp.pipeline.shared_store import Store
 from dwp.pipeline.times import settle
-from dwp.pipeline.version_diff import diff
 from dwp.priors.base import find, load_prior, save_prior
+from dwp.results import artifact_store
+from dwp.results.challenge import challenge
+from dwp.results.shared_store import Store
+from dwp.results.version_diff import diff
 
 BASE = yaml.safe_load((ROOT / "config.yaml").read_text())
 

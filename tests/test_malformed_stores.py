@@ -22,10 +22,10 @@ from malformed_inputs import (
 )
 
 from dwp.files import sha256
-from dwp.pipeline import artifact_store
 from dwp.pipeline.manifest import version_of
-from dwp.pipeline.shared_store import Store
-from dwp.pipeline.transfers import pull, push, to_pull, to_push
+from dwp.results import artifact_store
+from dwp.results.shared_store import Store
+from dwp.results.transfers import pull, push, to_pull, to_push
 
 
 def _stored() -> dict[str, bytes]:

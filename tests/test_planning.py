@@ -26,7 +26,7 @@ from dwp.pipeline.environment import MEMORY
 from dwp.pipeline.latest_links import link_latest
 from dwp.pipeline.plan import Plan
 from dwp.report.catalogue import check_captions
-import dwp.pipeline.cli
+import dwp.results.cli
 plan = Plan(read_config([Path(sys.argv[1])]))
 plan.files()
 for version in plan.artifacts:

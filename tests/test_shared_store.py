@@ -16,9 +16,9 @@ from test_extras import absent  # noqa: F401
 from version_samples import OTHER_PRIOR, PRIOR, REPORT, SOURCE, label, put, put_results
 
 from dwp.files import sha256
-from dwp.pipeline import artifact_store, transfers
-from dwp.pipeline.cli import main
 from dwp.pipeline.manifest import write_manifest
+from dwp.results import artifact_store, transfers
+from dwp.results.cli import main
 
 
 class Moving(MemoryFileSystem):

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from version_samples import PRIOR, SOURCE, label, put_results
 
-from dwp.pipeline.cli import main
+from dwp.results.cli import main
 
 pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")

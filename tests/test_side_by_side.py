@@ -18,7 +18,7 @@ from forks import forked_snakemake
 from safetensors.torch import save_file
 
 from dwp.pipeline import claims, paths
-from dwp.pipeline.cli import main
+from dwp.results.cli import main
 
 CLAIM = (
     "import sys; from dwp.pipeline.claims import claim; "

@@ -14,7 +14,7 @@ from version_samples import (
     put_results,
 )
 
-from dwp.pipeline.cli import main
+from dwp.results.cli import main
 
 
 @pytest.fixture

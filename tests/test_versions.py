@@ -23,13 +23,13 @@ from version_samples import (
 )
 
 from dwp.errors import InputError
-from dwp.pipeline import artifact_store
-from dwp.pipeline.cli import main
 from dwp.pipeline.config.files import read_config
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
 from dwp.pipeline.provenance import Artifact
-from dwp.pipeline.version_diff import diff
+from dwp.results import artifact_store
+from dwp.results.cli import main
+from dwp.results.version_diff import diff
 
 
 @pytest.fixture

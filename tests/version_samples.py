@@ -4,9 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from dwp.pipeline import artifact_store
 from dwp.pipeline.manifest import write_manifest
 from dwp.pipeline.provenance import Artifact
+from dwp.results import artifact_store
 
 
 def put(artifact: Artifact, *files: str, manifest: str | None = None) -> Path:

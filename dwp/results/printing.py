@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from humanfriendly import format_timespan
 from tabulate import tabulate
 
-from dwp.pipeline.version_diff import ABSENT
+from dwp.results.version_diff import ABSENT
 
 
 def print_json(value: dict | Iterable) -> None:
@@ -22,7 +22,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Seq
 
 
 def print_difference(difference: dict, indent: str = "", seen: set | None = None) -> None:
-    """Print a difference of two versions, see `dwp.pipeline.version_diff.diff`, and of their inputs."""
+    """Print a difference of two versions, see `dwp.results.version_diff.diff`, and of their inputs."""
     seen = set() if seen is None else seen
     pair = difference["a"], difference["b"]
     print(f"{indent}{' → '.join(pair)}" + (", as above" if pair in seen else ""))

@@ -10,11 +10,12 @@ from pathlib import Path
 from humanfriendly import format_size
 
 from dwp.errors import InputError, extra
-from dwp.pipeline import artifact_store, claims, sharing
-from dwp.pipeline.artifact_store import Version
+from dwp.pipeline import claims
+from dwp.results import artifact_store, sharing
+from dwp.results.artifact_store import Version
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, users
-from dwp.pipeline.printing import age, print_difference, print_json, print_table, some
-from dwp.pipeline.version_diff import diff
+from dwp.results.printing import age, print_difference, print_json, print_table, some
+from dwp.results.version_diff import diff
 
 CONFIGFILE = "a configuration: config.yaml with these laid over it, as with snakemake; repeat for another"
 CONFIG = "values laid over each configuration, as with snakemake: data_root=/my/data"
@@ -178,7 +179,7 @@ def _challenge(options: argparse.Namespace, found: list[Version], overlays: list
     """
     version = artifact_store.find(found, options.version)
     with extra("workflow", "dwp challenge"):
-        from dwp.pipeline.challenge import challenge
+        from dwp.results.challenge import challenge
     settings = {"device": options.device, "data_root": options.data_root, "threads": options.threads}
     results = [{**row, "verdict": _verdict(row)} for row in challenge(version, **settings)]
     different = sum(row["verdict"] == "different" for row in results)

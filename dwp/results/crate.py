@@ -16,7 +16,7 @@ from typing import Any
 from dwp.errors import InputError, extra
 from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.pipeline.artifact_store import Version, refuse_damaged
+from dwp.results.artifact_store import Version, refuse_damaged
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 URL = "https://arxiv.org/abs/1810.06943"

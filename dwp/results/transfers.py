@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
-from dwp.pipeline.artifact_store import refuse_damaged
+from dwp.results.artifact_store import refuse_damaged
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
-from dwp.pipeline.shared_store import Store, name_of
+from dwp.results.shared_store import Store, name_of
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dwp.errors import InputError
-from dwp.pipeline import artifact_store, crate, paths, transfers
-from dwp.pipeline.artifact_store import Version
+from dwp.pipeline import paths
+from dwp.results import artifact_store, crate, transfers
+from dwp.results.artifact_store import Version
 from dwp.pipeline.claims import claim, release
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, read_config
 from dwp.pipeline.plan import Plan
-from dwp.pipeline.printing import print_json
+from dwp.results.printing import print_json
 from dwp.pipeline.provenance import Artifact
-from dwp.pipeline.shared_store import Store, name_of
+from dwp.results.shared_store import Store, name_of
 
 
 def push(options: argparse.Namespace, found: list[Version], overlays: list[list[Path]]) -> int:

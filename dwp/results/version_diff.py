@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dwp.errors import InputError
-from dwp.pipeline.artifact_store import Version
+from dwp.results.artifact_store import Version
 
 ABSENT = "(absent)"
 
