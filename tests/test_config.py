@@ -381,4 +381,5 @@ def test_a_prior_of_every_kind_is_a_matter_of_configuration_alone(prior, drawn):
     method = {"posterior": "additive", "prior": "mine", "init": start}
     made = plan({"priors": {"mine": prior}, "experiments": {"few_shot": {"methods": {"mine": method}}}})
     inputs = set(made.methods["few_shot", "mine"].inputs)
-    assert inputs == {"dataset", "outliers"} | ({"mine-7", "mine-5"} if drawn else set())
+    kind = prior["kind"]
+    assert inputs == {"dataset", "outliers"} | ({f"{kind}-7", f"{kind}-5"} if drawn else set())
