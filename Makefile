@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: run test test-slurm test-wheel test-s3 lint docs help clean
+.PHONY: run test test-slurm test-wheel test-stores lint docs help clean
 
 help:
 	@echo "make run    install into .venv, run the whole workflow on the embedded data, say where the report is"
 	@echo "make test   install, then run every test"
 	@echo "make test-slurm   install, then run the workflow on a Slurm of one node (root; Debian's slurm-wlm and munge)"
 	@echo "make test-wheel   install, build the wheel, and run the README's library section with its few dependencies only"
-	@echo "make test-s3   install, then test shared stores on an S3 server on the loopback interface"
+	@echo "make test-stores   install, then test shared stores on servers on the loopback interface (S3, SFTP)"
 	@echo "make lint   install, then check style, format, types and the workflow's own lint"
 	@echo "make docs   install, then build the documentation site, build/docs/index.html"
 	@echo "make clean  remove .venv (results stay)"
@@ -42,13 +42,13 @@ test-wheel: .venv/.installed
 	cd / && $(CURDIR)/$(WHEEL)/alone/bin/python -I $(CURDIR)/tests/library_alone.py $(CURDIR)/README.md
 
 # s3fs and moto need other releases of packages than constraints.txt has: an environment over the first one.
-S3 := .venv/s3
-test-s3: .venv/.installed
-	$(PYTHON) -m venv $(S3)
-	$(S3)/bin/pip install --quiet 'moto[server]>=5' 's3fs>=2024.6'
+STORES := .venv/stores
+test-stores: .venv/.installed
+	$(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/pip install --quiet 'moto[server]>=5' 's3fs>=2024.6' 'paramiko>=3'
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-		> "$$($(S3)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over.pth"
-	$(S3)/bin/python -m pytest -rs tests/test_shared_store_s3.py
+		> "$$($(STORES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over.pth"
+	$(STORES)/bin/python -m pytest -rs tests/test_shared_store_servers.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
