@@ -92,6 +92,51 @@ def test_a_file_has_the_size_of_its_bits_and_loads_again(tmp_path):
     assert torch.equal(again(x), network(x))
 
 
+def perceptron():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 10))
+
+
+def sparse(share):
+    """Return a network of whose weights a share is zero, at random places."""
+    torch.manual_seed(0)
+    model = bayesian(perceptron(), share=0.0)
+    for layer in bayesian_layers(model):
+        layer.posterior.log_variance.data.fill_(-14.0)
+    network = shrink(model, 0.0)
+    for row in network.shrink_report.rows:
+        weight = network.get_submodule(row.name).weight.data
+        weight[torch.rand_like(weight) < share] = 0
+    return network
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.99, 1.0])
+def test_zeros_take_no_more_than_their_places_and_are_read_back(tmp_path, share):
+    network, path = sparse(share), tmp_path / "network.safetensors"
+    files.save(network, path)
+    loaded = files.load(path, perceptron())
+    files.round_(network)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    stored = files.load_tensors(path, "network")[0]
+    for name, one in files.precisions(network).items():
+        weight = network.get_submodule(name).weight
+        # In bits: places cost at most a bit each and zlib's header, values their width.
+        dense, zeros = weight.numel() * one.bits, int((weight == 0).sum())
+        size = 8 * sum(len(stored[key]) for key in stored if key.startswith(f"{name}.weight"))
+        assert size <= min(dense, weight.numel() + 8 * 13 + (weight.numel() - zeros) * one.bits) + 8
+
+
+def test_damaged_places_are_refused(tmp_path):
+    path = tmp_path / "network.safetensors"
+    files.save(sparse(0.95), path)
+    tensors, header = files.load_tensors(path, "network")
+    (name, *_) = (key for key in tensors if key.endswith(files.PLACES))
+    for changed in (tensors[name][:-6], tensors[name].flip(0), torch.zeros(0, dtype=torch.uint8)):
+        files.save_tensors({**tensors, name: changed}, path, {"dwp": json.dumps(header)})
+        with pytest.raises(InputError, match="is damaged"):
+            files.load(path, perceptron())
+
+
 def test_weights_without_variances_are_stored_as_they_are(tmp_path):
     network = small(log_variance=-60.0, scales="horseshoe")
     network.shrink_report.rows[0].__dict__["deviation"] = 0.0

@@ -7,6 +7,7 @@ of their posterior standard deviations. Rounding to it moves a weight by less th
 import copy
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from dwp.files import load_tensors, save_tensors
 FORMAT = "dwp-network-1"
 # Widest whole numbers that float32 holds exactly; wider weights are stored as they are.
 WIDEST = 24
+PLACES = ".places"  # ends the name of a tensor with the places of weights that are not zero
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def round_(network: nn.Module) -> dict[str, Precision]:
 def save(network: nn.Module, path: str | Path) -> int:
     """Write a network from `shrink` with rounded weights to a safetensors file; return its size in bytes.
 
-    Other tensors (biases, batch normalisations) are stored as they are. The network is unchanged.
+    Other tensors (biases, batch normalisations) are stored as they are. Where it takes less space, only the
+    weights that are not zero are stored, with their places: a bit for each weight, compressed. The network is
+    unchanged.
 
     Raises:
         InputError: see `precisions`; or a layer is used under several names.
@@ -107,6 +111,9 @@ def save(network: nn.Module, path: str | Path) -> int:
             whole = (tensor.double() / one.step).round().long()
             packed[name] = {"bits": one.bits, "step": one.step, "shape": list(tensor.shape)}
             tensor = _pack(whole, one.bits)
+            places, values = _places(whole), _pack(whole[whole != 0], one.bits)
+            if len(places) + len(values) < len(tensor):
+                tensors[f"{name}{PLACES}"], tensor = places, values
         # A copy, since safetensors refuses tensors that share memory.
         tensors[name] = tensor.clone()
     header = json.dumps({"format": FORMAT, "packed": packed}, sort_keys=True)
@@ -128,8 +135,13 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     tensors, header = load_tensors(path, "network")
     if header.get("format") != FORMAT:
         raise InputError(f"network: {path} is not a compressed network (format {header.get('format')!r})")
-    for name, one in header["packed"].items():
-        tensors[name] = _unpack(tensors[name], one["bits"], one["shape"]) * one["step"]
+    try:
+        for name, one in header["packed"].items():
+            places = tensors.pop(f"{name}{PLACES}", None)
+            tensors[name] = _read(tensors[name], places, one["bits"], one["shape"]) * one["step"]
+    except (KeyError, TypeError, ValueError, RuntimeError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"network: {path} is damaged: {type(error).__name__} {reason}") from None
     network = copy.deepcopy(network)
     devices = {tensor.device for tensor in network.state_dict().values()} or {torch.device("cpu")}
     tensors = {name: tensor.to(min(devices, key=str)) for name, tensor in tensors.items()}
@@ -150,6 +162,28 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     except RuntimeError as error:
         raise InputError(f"network: {path} is not of this {type(network).__name__}: {error}") from None
     return network
+
+
+def _places(whole: Tensor) -> Tensor:
+    """Return where whole numbers are not zero: a bit for each, compressed."""
+    bits = np.packbits((whole != 0).flatten().numpy())
+    return torch.tensor(list(zlib.compress(bits.tobytes(), 9)), dtype=torch.uint8)
+
+
+def _read(stored: Tensor, places: Tensor | None, bits: int, shape: list[int]) -> Tensor:
+    """Return the whole numbers of a tensor in float64; with `places`, those not stored are zero."""
+    if places is None:
+        return _unpack(stored, bits, shape)
+    count = math.prod(shape)
+    size = (count + 7) // 8
+    reader = zlib.decompressobj()
+    found = reader.decompress(places.numpy().tobytes(), size + 1)  # no more, whatever is stored
+    if len(found) != size or not reader.eof:
+        raise ValueError(f"expected the places of {count} weights")
+    nonzero = np.unpackbits(np.frombuffer(found, dtype=np.uint8), count=count).astype(bool)
+    whole = torch.zeros(count, dtype=torch.float64)
+    whole[torch.from_numpy(nonzero)] = _unpack(stored, bits, [int(nonzero.sum())])
+    return whole.view(shape)
 
 
 def _pack(whole: Tensor, bits: int) -> Tensor:
