@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from dwp.errors import InputError
-from dwp.nn.precision import at_least_float32
 from dwp.priors.base import Prior, PriorWithCodes
-from dwp.priors.standard_normal import StandardNormal
 
 # Draws of a prior from which its mean and covariance are estimated.
 DRAWS = 20_000
@@ -52,21 +50,12 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
     Raises:
         InputError: the prior cannot be sampled from, or its density is missing or only a bound.
     """
-    # Kinds are not imported, so that the code of one does not count as code of every sampled posterior.
     if isinstance(prior, PriorWithCodes) and prior.settings_class.has_density:
         return Codes(prior)
-    if prior.kind == "whitened_vae":
+    if isinstance(getattr(prior, "vae", None), PriorWithCodes):
         return Whitened(prior)
-    if prior.kind in ("gaussian", "structured_gaussian"):
-        return Linear(prior, prior.get_buffer("mean"), prior.get_buffer("factor"), exact=True)
-    if isinstance(prior, StandardNormal):
-        identity = torch.eye(prior.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
-        return Linear(prior, torch.zeros_like(identity[0]), prior.scale * identity, exact=True)
-    if prior.kind == "centred":
-        centre = prior.get_buffer("centre").flatten(1)
-        return Linear(
-            prior, centre, prior.settings["scale"] * torch.eye(len(centre.T)).to(centre), exact=True
-        )
+    if (gaussian := prior.mean_and_factor(like)) is not None:
+        return Linear(prior, *gaussian, exact=True)
     if not prior.exact:
         raise InputError(
             f"prior: {prior.kind} has a bound on its density; to sample a posterior, use an exact one"
@@ -132,7 +121,7 @@ class Codes:
 
 
 class Whitened:
-    """Codes of a VAE over whitened kernels."""
+    """Codes of `vae`, a VAE over whitened kernels."""
 
     def __init__(self, prior: Any) -> None:
         self.prior, self.codes = prior, Codes(prior.vae)

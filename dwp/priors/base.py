@@ -210,6 +210,13 @@ class Prior(nn.Module):
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
         return {"log_prob": log_prob.cpu().double().mean().item()}
 
+    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return mean, [k²] or [n, k²], and lower Cholesky factor [k², k²] of a Gaussian prior; else None.
+
+        Priors without tensors return them on the device of `like`, in its dtype (float32 at least).
+        """
+        return None
+
     def reverse_model(self) -> nn.Module | None:
         """Return the reverse model r(z|w), which may be trained along with a posterior, or None."""
         return None

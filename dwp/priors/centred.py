@@ -54,6 +54,11 @@ class Centred(Prior):
         centre = self.centre.cpu()
         return centre + self.scale * torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
 
+    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights and a multiple of the identity; see `Prior.mean_and_factor`."""
+        centre = self.centre.flatten(1)
+        return centre, self.settings["scale"] * torch.eye(centre.shape[1]).to(centre)
+
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""
         return self.cross_entropy(q) - q.entropy()
