@@ -112,7 +112,14 @@ def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
 
 def test_removing_a_checkpoint_removes_its_parts_and_no_others(tmp_path):
     checkpoint = Checkpoint(tmp_path / "nets-000-003.pt", "nets")
-    for name in ("nets-000-003", "nets-000-003-0", "nets-000-003-12", "nets-000-0031", "nets-004-007-4"):
+    for name in (
+        "nets-000-003",
+        "nets-000-003-0",
+        "nets-000-003-12",
+        "nets-000-003-1-0",
+        "nets-000-0031",
+        "nets-004-007-4",
+    ):
         (tmp_path / f"{name}.pt").touch()
     checkpoint.remove()
     assert {path.name for path in tmp_path.iterdir()} == {"nets-000-0031.pt", "nets-004-007-4.pt"}

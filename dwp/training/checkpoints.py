@@ -71,8 +71,8 @@ class Checkpoint:
         return None
 
     def remove(self) -> None:
-        """Delete the checkpoint and those of its parts."""
-        part = re.compile(re.escape(self.path.stem) + r"(-\d+)?" + re.escape(self.path.suffix))
+        """Delete the checkpoint, those of its parts, and those of their parts."""
+        part = re.compile(re.escape(self.path.stem) + r"(-\d+)*" + re.escape(self.path.suffix))
         for path in self.path.parent.glob(f"*{self.path.suffix}"):
             if part.fullmatch(path.name):
                 path.unlink(missing_ok=True)
