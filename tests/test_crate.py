@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from test_extras import absent  # noqa: F401
 from version_samples import PRIOR, SOURCE, label, put_results
 
@@ -47,6 +48,31 @@ def exported(folder):
 
 def ids(value):
     return [one["@id"] for one in (value if isinstance(value, list) else [value])]
+
+
+def test_the_crate_of_a_prior_has_a_model_card(results, tmp_path):
+    pytest.importorskip("rocrate")
+    folder = results / label(PRIOR)
+    (folder / "vae-7x7.csv").write_text("step,metric,value\n0,elbo,-3.5\n9,elbo,41.25\n9,kl,6.125\n")
+    record = json.loads((folder / "vae-7x7.manifest.json").read_text())
+    record["files"]["vae-7x7.csv"] = sha256(folder / "vae-7x7.csv")
+    (folder / "vae-7x7.manifest.json").write_text(json.dumps(record))
+    assert main(["export", label(PRIOR), "--crate", "crate", "--licence", "CC0-1.0"]) == 0
+    _, head, card = (tmp_path / "crate" / "README.md").read_text().split("---\n", 2)
+    kind = PRIOR.params["kind"]
+    assert yaml.safe_load(head) == {
+        "library_name": "dwp",
+        "license": "CC0-1.0",
+        "tags": ["convolution", "prior", kind],
+    }
+    assert f"of the kind `{kind}`" in card
+    assert 'dwp.load_prior("vae-7x7.safetensors")' in card
+    assert "| elbo | 41.25 |\n| kl | 6.12 |" in card
+    for made in (SOURCE, PRIOR):
+        assert f"| {made.stage} | {made.version} | {made.spec['code'][:8]} |" in card
+    assert "README.md" in ids(exported(tmp_path / "crate")["./"]["hasPart"])
+    assert main(["export", label(SOURCE), "--crate", "nets"]) == 0
+    assert not (tmp_path / "nets" / "README.md").exists()
 
 
 def test_a_crate_has_the_files_and_the_jobs_that_led_to_them(results, tmp_path):

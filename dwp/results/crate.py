@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import io
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from dwp.errors import InputError, extra
 from dwp.files import sha256
 from dwp.pipeline import paths
 from dwp.results.artifact_store import Version, refuse_damaged
+from dwp.results.model_card import model_card
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 URL = "https://arxiv.org/abs/1810.06943"
@@ -87,6 +89,10 @@ def export(
         ]
     for path in reversed(jobs):
         writer.add_job(path, manifests[path])
+    if version.stage == "priors":
+        card = model_card(own[0], [(path, manifests[path]) for path in reversed(jobs)], licence)
+        facts = {"name": "model card", "encodingFormat": "text/markdown"}
+        crate.add_file(io.StringIO(card), "README.md", properties=facts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         crate.write(Path(temporary, "crate"))
