@@ -40,7 +40,6 @@ from dwp.results.challenge import run_again
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = (ROOT / "config" / "smoke.yaml", ROOT / "tests" / "faults.yaml")
-INPUTS = ("data", "source", "kernels", "priors")  # stages that others read
 RECORDS = (".log", ".benchmark.tsv", ".seconds.tsv", "manifest.json")
 
 
@@ -128,8 +127,8 @@ def checkpoints(manifest: Path) -> list[Path]:
 def own_files(manifest: Path) -> list[Path]:
     """Return the files of a job, with temporary files and checkpoints."""
     stem = paths.stem(manifest)
-    found = [*manifest.parent.rglob(f"{stem}.*"), *manifest.parent.rglob(f".{stem}*")]
-    return [*found, *manifest.parent.glob(f"{paths.CHECKPOINTS}/{stem}-*")]
+    found = {*manifest.parent.rglob(f"{stem}.*"), *manifest.parent.rglob(f".{stem}*")}
+    return sorted(found.union(manifest.parent.glob(f"{paths.CHECKPOINTS}/{stem}-*")))
 
 
 def clear(manifest: Path, checkpoints: bool) -> None:
@@ -242,7 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", type=Path, help="where to write a row for each point, as CSV")
     parser.add_argument("--run", type=Path, help="a folder for the run (default: a temporary one)")
-    parser.add_argument("--stages", nargs="+", help="jobs of these only (default: of all)")
+    parser.add_argument("--stages", nargs="+", help="points of the jobs of these only (default: of all)")
     parser.add_argument("--most", type=int, default=60, help="points of one job (60)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -253,8 +252,7 @@ def main() -> int:
         rows, count = 0, Counter()
         with contextlib.chdir(root):
             for manifest, record in planned(Plan(read_config(CONFIGS))):
-                needed = not options.stages or record["stage"] in {*INPUTS, *options.stages}
-                if needed and not manifest.exists() and run(manifest, record):
+                if not manifest.exists() and run(manifest, record):
                     raise RuntimeError(paths.logs(manifest)[0].read_text())
             found = {
                 manifest: record
