@@ -102,6 +102,23 @@ def test_a_killed_run_claims_nothing(folder):
     assert list(paths.LOCKS.glob("*")) == []
 
 
+def test_a_claim_ends_with_its_run(folder):
+    leave = CLAIM.replace("import sys", "import os, sys") + "; os.chdir('/')"  # as Snakemake does
+    done = subprocess.run(
+        [sys.executable, "-c", leave, NETS], input="\n", text=True, env=ENVIRONMENT, check=True, stdout=PIPE
+    )
+    assert done.stdout == "claimed\n"
+    assert list(paths.LOCKS.glob("*")) == []
+
+
+def test_a_run_that_nobody_has_waited_for_has_ended(folder):
+    first = Run(NETS).claimed()
+    first.process.kill()
+    os.waitid(os.P_PID, first.process.pid, os.WEXITED | os.WNOWAIT)
+    assert Run(NETS).claimed().end() == ""
+    first.end()
+
+
 def test_a_suspended_run_on_this_machine_keeps_its_claim(folder):
     first = Run(NETS).claimed()
     first.process.send_signal(signal.SIGSTOP)

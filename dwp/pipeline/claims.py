@@ -48,7 +48,7 @@ class Claim:
     number: int = 0
     machine: list[str] = field(default_factory=lambda: _machine())
     process: int = field(default_factory=os.getpid)
-    file: Path = field(default_factory=lambda: paths.LOCKS / f"{secrets.token_hex(8)}.json")
+    file: Path = field(default_factory=lambda: _folder() / f"{secrets.token_hex(8)}.json")
 
     def write(self) -> None:
         """Write or replace the file."""
@@ -128,7 +128,7 @@ def try_claim(versions: Iterable[str]) -> bool:
 
 
 def _enter(own: Claim) -> Claim:
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
+    _folder().mkdir(parents=True, exist_ok=True)
     own.write()
     own.number = 1 + max((other.number for other in others(own)), default=0)
     own.write()
@@ -142,11 +142,11 @@ def _enter(own: Claim) -> Claim:
 
 def others(own: Claim | None = None) -> list[Claim]:
     """Return the claims of other live runs here; delete those of ended ones."""
-    if not paths.LOCKS.is_dir():
+    if not _folder().is_dir():
         return []
     mine = {one.file for one in (*_own, *([own] if own else []))}
     found, now = [], _now()
-    for file in sorted(set(paths.LOCKS.glob("[!.]*.json")) - mine):
+    for file in sorted(set(_folder().glob("[!.]*.json")) - mine):
         if (one := _read(file)) is None:
             continue
         if one.is_alive(now):
@@ -155,6 +155,10 @@ def others(own: Claim | None = None) -> list[Claim]:
             with contextlib.suppress(OSError):  # gone, or another user's
                 file.unlink()
     return found
+
+
+def _folder() -> Path:
+    return paths.LOCKS.absolute()  # Snakemake changes the working directory before this process ends
 
 
 def _read(file: Path) -> Claim | None:
@@ -181,7 +185,7 @@ def _beat() -> None:
 
 def _now() -> float:
     """Return the time of the clock of the file system that has the claims: hosts' clocks differ."""
-    with tempfile.TemporaryFile(dir=paths.LOCKS) as file:
+    with tempfile.TemporaryFile(dir=_folder()) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
@@ -195,8 +199,12 @@ def _machine() -> list[str]:
 
 
 def _exists(process: int) -> bool:
+    """Return whether a process exists and has not ended; one that has may wait for its parent to notice."""
     try:
         os.kill(process, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)
+    with contextlib.suppress(OSError):  # not on macOS
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2]
+        return not state.startswith("Z")
     return True
