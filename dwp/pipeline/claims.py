@@ -101,12 +101,13 @@ def claim(files: Iterable[str], is_stale: Callable[[list[str]], bool] = lambda f
         ]
 
     own = _enter(Claim(sorted(versions), unfinished()))
-    waiting = False
+    waiting, known = False, None
     while True:
         before = [other for other in others() if other.is_before(own)]
-        if len(own.makes) > len(todo := unfinished()):
-            own.makes = todo
+        if known not in (None, before):  # a run that has ended may have made some of these
+            own.makes = unfinished()
             own.write()
+        known = before
         queued = [other for other in before if other.number]
         conflicts = {version for other in queued for version in own.conflict(other)}
         if not conflicts and queued == before:
