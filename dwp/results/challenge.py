@@ -19,10 +19,10 @@ from dwp.errors import InputError
 from dwp.experiments import base as experiments
 from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.results.artifact_store import FIRST, LAST, Version
 from dwp.pipeline.job import Job
 from dwp.pipeline.manifest import checked_sha256
 from dwp.pipeline.paths import ROOT
+from dwp.results.artifact_store import FIRST, LAST, Version
 
 STAGES = "dwp.pipeline.stages"
 TIMES = ".seconds.tsv"

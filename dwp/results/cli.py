@@ -11,9 +11,9 @@ from humanfriendly import format_size
 
 from dwp.errors import InputError, extra
 from dwp.pipeline import claims
+from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, users
 from dwp.results import artifact_store, sharing
 from dwp.results.artifact_store import Version
-from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, users
 from dwp.results.printing import age, print_difference, print_json, print_table, some
 from dwp.results.version_diff import diff
 

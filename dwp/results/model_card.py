@@ -78,7 +78,7 @@ def _history(file: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):  # whatever a store had there
         rows = ""
     about = (
-        "Last values of the history, in nats per kernel: on held-out kernels, but `train…` on those that it was\n"
-        "fitted to, and `validation…` on those that chose the epoch."
+        "Last values of the history, in nats per kernel: on held-out kernels, but `train…` on those that it\n"
+        "was fitted to, and `validation…` on those that chose the epoch."
     )
     return f"{about}\n\n| metric | value |\n|---|---|\n{rows}".strip() if rows else "No history."

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.pipeline import paths
-from dwp.results import artifact_store, crate, transfers
-from dwp.results.artifact_store import Version
 from dwp.pipeline.claims import claim, release
 from dwp.pipeline.config.files import WITHOUT_DEFAULTS, defaults, read_config
 from dwp.pipeline.plan import Plan
-from dwp.results.printing import print_json
 from dwp.pipeline.provenance import Artifact
+from dwp.results import artifact_store, crate, transfers
+from dwp.results.artifact_store import Version
+from dwp.results.printing import print_json
 from dwp.results.shared_store import Store, name_of
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from dwp.errors import InputError
 from dwp.files import atomic_write, sha256
-from dwp.results.artifact_store import refuse_damaged
 from dwp.pipeline.manifest import read_manifest
 from dwp.pipeline.paths import RESULTS
+from dwp.results.artifact_store import refuse_damaged
 from dwp.results.shared_store import Store, name_of
 
 
