@@ -1,10 +1,10 @@
 """Model cards of fitted priors, as Markdown with the metadata of the Hugging Face hub."""
 
+import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from dwp.pipeline import paths
@@ -73,9 +73,10 @@ def _commit(content: Mapping[str, Any]) -> str:
 def _history(file: Path) -> str:
     """Return the last value of each metric of a prior's training history as a table."""
     try:
-        table = pd.read_csv(file).groupby("metric", sort=False)["value"].last()
-        rows = "".join(f"| {metric} | {value:.2f} |\n" for metric, value in table.items())
-    except (OSError, ValueError, KeyError, TypeError):  # whatever a store had there
+        with file.open(encoding="utf-8", newline="") as opened:
+            last = {row["metric"]: float(row["value"]) for row in csv.DictReader(opened)}
+        rows = "".join(f"| {metric} | {value:.2f} |\n" for metric, value in last.items())
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # whatever a store had there
         rows = ""
     about = (
         "Last values of the history, in nats per kernel: on held-out kernels, but `train…` on those that it\n"
