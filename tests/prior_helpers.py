@@ -2,12 +2,15 @@
 
 import math
 
+import pytest
 import torch
 from torch.distributions import MultivariateNormal
+from training_samples import Interrupted
 
 from dwp.priors.distributions import GaussianPosterior
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.vae import VAE
+from dwp.training.checkpoints import Checkpoint
 
 ERRORS = 4  # standard errors by which a Monte Carlo estimate may miss
 
@@ -81,3 +84,25 @@ def assert_integrates_to_one(prior, n, width, most):
     error = ratio.std().item() / math.sqrt(n)
     assert error < most
     assert abs(ratio.mean().item() - 1) < ERRORS * error
+
+
+def assert_resumes(cls, train, test, settings, folder, monkeypatch):
+    """Assert that a fit of 12 steps that is killed in the eighth, and resumed, equals an undisturbed one."""
+    expected, rows = cls.fit(train, test, settings, seed=3)
+    checkpoint = Checkpoint(folder / "prior.pt", "prior", seconds=0)
+    losses, calls = cls.losses, []
+
+    def dies(prior, w):
+        calls.append(1)
+        if len(calls) == 8:
+            raise Interrupted
+        return losses(prior, w)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cls, "losses", dies)
+        with pytest.raises(Interrupted):
+            cls.fit(train, test, settings, seed=3, checkpoint=checkpoint)
+    assert checkpoint.load()["step"] == 7
+    resumed, again = cls.fit(train, test, settings, seed=3, checkpoint=checkpoint)
+    assert again == rows
+    assert all(map(torch.equal, expected.state_dict().values(), resumed.state_dict().values()))

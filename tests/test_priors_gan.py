@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from prior_helpers import seeded
+from prior_helpers import assert_resumes, seeded
 
 from dwp.errors import InputError
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.pairwise_augmented_gan import PairwiseAugmentedGAN
-from dwp.training.checkpoints import Checkpoint
 
 SIZE = 2
 FIT = {
@@ -104,30 +103,10 @@ def test_fewer_codes_than_weights_span_a_surface():
 
 
 def test_a_resumed_fit_gives_the_same_prior(tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     train, test = correlated(200, 1), correlated(50, 2)
     short = FIT | {"hidden": 8, "schedule": FIT["schedule"] | {"steps": 12, "batch": 50}}
     short["validation_fraction"] = 0.1
-    expected, rows = PairwiseAugmentedGAN.fit(train, test, short, seed=3)
-    checkpoint = Checkpoint(tmp_path / "gan.pt", "gan", seconds=0)
-    losses, calls = PairwiseAugmentedGAN.losses, []
-
-    def dies(prior, w):
-        calls.append(1)
-        if len(calls) == 8:
-            raise Killed
-        return losses(prior, w)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PairwiseAugmentedGAN, "losses", dies)
-        with pytest.raises(Killed):
-            PairwiseAugmentedGAN.fit(train, test, short, seed=3, checkpoint=checkpoint)
-    assert checkpoint.load()["step"] == 7
-    resumed, again = PairwiseAugmentedGAN.fit(train, test, short, seed=3, checkpoint=checkpoint)
-    assert again == rows
-    assert all(map(torch.equal, expected.state_dict().values(), resumed.state_dict().values()))
+    assert_resumes(PairwiseAugmentedGAN, train, test, short, tmp_path, monkeypatch)
 
 
 def test_it_has_no_density():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from prior_helpers import seeded
+from prior_helpers import assert_resumes, seeded
 from scipy.stats import kstest, norm
 from test_priors_gan import FIT, SIZE, correlated, two_modes
 from torch import nn
@@ -13,7 +13,6 @@ from torch.nn import functional
 from dwp.errors import InputError
 from dwp.priors.gaussian import Gaussian
 from dwp.priors.metropolis_hastings import MetropolisHastings
-from dwp.training.checkpoints import Checkpoint
 
 SHIFT = torch.tensor([0.9, -0.4, 0.2, 0.6], dtype=torch.float64)
 
@@ -160,29 +159,9 @@ def test_the_chain_corrects_a_generator_that_has_not_learned():
 
 
 def test_a_resumed_fit_gives_the_same_prior(tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
     train, test = correlated(200, 1), correlated(50, 2)
     short = FIT | {"hidden": 8, "schedule": FIT["schedule"] | {"steps": 12, "batch": 50}}
-    expected, rows = MetropolisHastings.fit(train, test, short, seed=3)
-    checkpoint = Checkpoint(tmp_path / "sampler.pt", "sampler", seconds=0)
-    losses, calls = MetropolisHastings.losses, []
-
-    def dies(prior, w):
-        calls.append(1)
-        if len(calls) == 8:
-            raise Killed
-        return losses(prior, w)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(MetropolisHastings, "losses", dies)
-        with pytest.raises(Killed):
-            MetropolisHastings.fit(train, test, short, seed=3, checkpoint=checkpoint)
-    assert checkpoint.load()["step"] == 7
-    resumed, again = MetropolisHastings.fit(train, test, short, seed=3, checkpoint=checkpoint)
-    assert again == rows
-    assert all(map(torch.equal, expected.state_dict().values(), resumed.state_dict().values()))
+    assert_resumes(MetropolisHastings, train, test, short, tmp_path, monkeypatch)
 
 
 def test_it_has_no_density():
