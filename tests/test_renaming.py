@@ -13,7 +13,7 @@ from dry_runs import NOTHING, REPORT, dry_run
 
 from dwp.experiments.methods import with_names
 from dwp.pipeline import paths
-from dwp.pipeline.manifest import read_manifest
+from dwp.pipeline.manifest import read_manifest, save_manifest
 from dwp.pipeline.roles import assign_roles
 from dwp.report.aggregation import scores_by_name, trials_by_name
 
@@ -181,12 +181,16 @@ def test_rows_under_a_new_name_differ_in_the_name_only(run, tmp_path):
             assert set(record["files"]) <= set(record["job"]["output"].values())
 
 
-@pytest.mark.parametrize("damage", ["rows", "manifest", "code"])
+@pytest.mark.parametrize("damage", ["rows", "manifest", "code", "job"])
 def test_unsound_results_do_not_take_a_new_name(run, tmp_path, damage):
     (old,) = (run / "results").glob("few_shot/*/l2_dwp_examples-20_*.csv")
     manifest = paths.manifest(old)
     if damage == "rows":
         old.write_text(old.read_text() + "\n")
+    elif damage == "job":  # as in manifests of earlier releases
+        record = read_manifest(manifest)
+        del record["job"]
+        save_manifest(manifest, record)
     else:
         text = manifest.read_text()
         code = read_manifest(manifest)["code"]

@@ -163,6 +163,16 @@ _FORM = {
 _OPTIONAL = ("read", "job")
 
 
+def is_sound(path: Path, content: Mapping[str, Any]) -> bool:
+    """Return whether all files of a manifest exist and match their checksums.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    files = {path.parent / name: digest for name, digest in content["files"].items()}
+    return all(file.is_file() and sha256(file) == digest for file, digest in files.items())
+
+
 def checked_sha256(file: str | Path) -> str:
     """Return the SHA-256 of a file, checked against its manifest if it has one.
 

@@ -4,17 +4,18 @@ Versions do not depend on names, but the files of cells and tunings have the met
 """
 
 import csv
+import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dwp.errors import StorageError
 from dwp.files import atomic_write, sha256
 from dwp.pipeline import paths
-from dwp.pipeline.manifest import read_manifest, save_manifest
+from dwp.pipeline.manifest import is_sound, read_manifest, save_manifest
 from dwp.pipeline.plan import Plan
+from dwp.pipeline.shards import siblings
 
 logger = logging.getLogger("dwp")
 
@@ -24,41 +25,27 @@ def take_new_names(plan: Plan) -> None:
 
     Times stay. Where the folder is not writable nothing is copied, and the jobs run.
     """
-    for manifest in (Path(file) for file in plan.files() if file.endswith(paths.MANIFEST)):
-        if manifest.exists():
+    missing = [
+        Path(file) for file in plan.files() if file.endswith(paths.MANIFEST) and not Path(file).exists()
+    ]
+    for manifest, pattern in itertools.product(missing, (paths.CELL, paths.TUNING)):
+        if not (fields := pattern.parse(manifest)):
             continue
-        for other in _others(manifest):
-            if plan.is_current(str(other)) and (record := _sound(other)):
-                try:
-                    _copy(other, record, manifest)
-                except StorageError as error:
-                    logger.warning("Results of renamed methods are made again: %s", error)
-                    return
-                break
+        for other, _ in siblings(manifest, pattern, ("method",)):
+            if not plan.is_current(str(other)):
+                continue
+            record = read_manifest(other)
+            try:
+                if "job" in record and is_sound(other, record):
+                    _copy(other, record, manifest, fields["method"])
+                    break
+            except OSError as error:
+                logger.warning("Results of renamed methods are made again: %s", error)
+                return
 
 
-def _others(manifest: Path) -> Iterator[Path]:
-    """Yield the manifests that differ from one in the name of the method only."""
-    for pattern in (paths.CELL, paths.TUNING):
-        if own := pattern.parse(manifest):
-            for other in sorted(manifest.parent.glob(f"*.{paths.MANIFEST}")):
-                fields = pattern.parse(other)
-                if fields and {**fields, "method": own["method"]} == own:
-                    yield other
-
-
-def _sound(manifest: Path) -> dict[str, Any] | None:
-    """Return the content of a manifest if all its files exist and match their checksums."""
-    record = read_manifest(manifest)
-    files = {manifest.parent / name: digest for name, digest in record["files"].items()}
-    return (
-        record if all(file.is_file() and sha256(file) == digest for file, digest in files.items()) else None
-    )
-
-
-def _copy(old: Path, record: Mapping[str, Any], new: Path) -> None:
+def _copy(old: Path, record: Mapping[str, Any], new: Path, method: str) -> None:
     """Copy the files of a manifest under another method's name, then the manifest itself."""
-    method = next(found for pattern in (paths.CELL, paths.TUNING) if (found := pattern.parse(new)))["method"]
 
     def renamed(name: str) -> str:
         return paths.stem(new) + name.removeprefix(paths.stem(old))

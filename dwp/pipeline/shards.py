@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dwp.errors import InputError
-from dwp.files import sha256
 from dwp.pipeline import paths
-from dwp.pipeline.manifest import read_manifest
+from dwp.pipeline.manifest import is_sound, read_manifest
 
 
 def shards(count: int, size: int) -> Iterator[str]:
@@ -56,7 +55,7 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
     pattern = paths.NETS if paths.NETS.parse(manifest) else paths.CELL
     missing = set(numbers(pattern.fields(manifest)["shard"]))
     found: list[Completed] = []
-    for other, fields in _others(manifest, pattern, ("shard", "method")):
+    for other, fields in siblings(manifest, pattern, ("shard", "method")):
         taken = sorted(missing.intersection(numbers(fields["shard"])))
         if taken and (files := _sound_files(other, spec, read)):
             found.append(Completed(tuple(taken), other, files))
@@ -64,7 +63,7 @@ def completed(manifest: str | Path, spec: Mapping, read: Mapping[str, str]) -> l
     return found
 
 
-def _others(
+def siblings(
     manifest: str | Path, pattern: paths.Pattern, differing: Sequence[str]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the manifests of a folder that differ from one only in some fields, with their fields."""
@@ -83,8 +82,8 @@ def _sound_files(manifest: Path, spec: Mapping, read: Mapping[str, str]) -> dict
         # Without the paths of the files, in which there are names too.
         if not same or sorted(content.get("read", {}).values()) != sorted(read.values()):
             return {}
-        files = {manifest.parent / name: digest for name, digest in content["files"].items()}
-        sound = all(sha256(file) == digest for file, digest in files.items())
+        if not is_sound(manifest, content):
+            return {}
     except (OSError, InputError):
         return {}
-    return {paths.suffix(file): file for file in files} if sound else {}
+    return {paths.suffix(name): manifest.parent / name for name in content["files"]}
