@@ -30,7 +30,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parent.parent
 # Records of how and when a file was made, or how long it took, which differ between runs.
 RECORDS = (".log", ".benchmark.tsv", ".seconds.tsv", "manifest.json")
-NO_ARTIFACTS = {".locks", ".cache.json", "latest"}
+NO_ARTIFACTS = {".claims", ".cache.json", "latest"}
 LONG = ("source", "priors", "few_shot", "convergence", "random_features", "image_vae")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 VICTIMS = ("job", "run")

@@ -71,7 +71,7 @@ def theirs(tmp_path):
 
 
 def contents(folder):
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".locks" not in path.parts]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".claims" not in path.parts]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

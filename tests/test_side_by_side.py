@@ -97,9 +97,9 @@ def test_a_killed_run_claims_nothing(folder):
     first = Run(NETS).claimed()
     first.process.kill()
     first.end()
-    assert len(list(paths.LOCKS.glob("*"))) == 1
+    assert len(list(paths.CLAIMS.glob("*"))) == 1
     assert Run(NETS).claimed().end() == ""
-    assert list(paths.LOCKS.glob("*")) == []
+    assert list(paths.CLAIMS.glob("*")) == []
 
 
 def test_a_claim_ends_with_its_run(folder):
@@ -108,7 +108,7 @@ def test_a_claim_ends_with_its_run(folder):
         [sys.executable, "-c", leave, NETS], input="\n", text=True, env=ENVIRONMENT, check=True, stdout=PIPE
     )
     assert done.stdout == "claimed\n"
-    assert list(paths.LOCKS.glob("*")) == []
+    assert list(paths.CLAIMS.glob("*")) == []
 
 
 def test_a_run_that_nobody_has_waited_for_has_ended(folder):
@@ -171,7 +171,7 @@ elsewhere = pytest.mark.skipif(not can_unshare(), reason="no namespaces here")
 
 def grow_old(seconds: float) -> None:
     """Let all heartbeats be older."""
-    for file in paths.LOCKS.glob("*.json"):
+    for file in paths.CLAIMS.glob("*.json"):
         times = file.stat()
         os.utime(file, (times.st_atime - seconds, times.st_mtime - seconds))
 
@@ -228,7 +228,7 @@ def test_heartbeats_renew_the_time_of_the_claim(folder, monkeypatch):
     claims.claim([DATA])
     try:
         grow_old(3600)
-        (file,) = paths.LOCKS.glob("*.json")
+        (file,) = paths.CLAIMS.glob("*.json")
         old = file.stat().st_mtime
         for _ in range(500):
             if file.stat().st_mtime > old:

@@ -1,6 +1,6 @@
 """Claims: the versions that each live run in a folder uses and makes, so that runs wait for each other.
 
-A claim is a file in `results/.locks` with the run's process and a heartbeat: the file's time, renewed while
+A claim is a file in `results/.claims` with the run's process and a heartbeat: the file's time, renewed while
 the run lives. Kernel locks would be simpler, but on NFS and Lustre they may hold on one node only. The order
 of runs is that of Lamport's bakery algorithm (1974), which needs no atomic operation on two files. A killed
 run's claim is void at once on its own machine, elsewhere once its heartbeat is `STALE` seconds old.
@@ -159,7 +159,7 @@ def others(own: Claim | None = None) -> list[Claim]:
 
 
 def _folder() -> Path:
-    return paths.LOCKS.absolute()  # Snakemake changes the working directory before this process ends
+    return paths.CLAIMS.absolute()  # Snakemake changes the working directory before this process ends
 
 
 def _read(file: Path) -> Claim | None:

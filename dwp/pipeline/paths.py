@@ -83,7 +83,7 @@ ALL_SETTINGS = {"axis": "settings", "setting": "all"}
 """Fields of a CELL with all settings."""
 
 LATEST = RESULTS / "latest"
-LOCKS = RESULTS / ".locks"
+CLAIMS = RESULTS / ".claims"
 CACHE = RESULTS / ".cache.json"
 DOWNLOADS = RESULTS / "downloads"
 CHECKPOINTS = "checkpoints"
