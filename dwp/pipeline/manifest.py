@@ -163,6 +163,11 @@ _FORM = {
 _OPTIONAL = ("read", "job")
 
 
+def mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an entry of a manifest that has no fixed form; {} if it is missing or no mapping."""
+    return value if isinstance(value := content.get(key), Mapping) else {}
+
+
 def is_sound(path: Path, content: Mapping[str, Any]) -> bool:
     """Return whether all files of a manifest exist and match their checksums.
 

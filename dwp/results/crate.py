@@ -17,6 +17,7 @@ from typing import Any
 from dwp.errors import InputError, extra
 from dwp.files import sha256
 from dwp.pipeline import paths
+from dwp.pipeline.manifest import mapping
 from dwp.results.artifact_store import Version, refuse_damaged
 from dwp.results.model_card import model_card
 
@@ -152,8 +153,8 @@ class _Writer:
         self.crate.root_dataset.append_to("mentions", action)
 
     def _software(self, manifest: Mapping[str, Any]) -> Any:
-        commit = str(_mapping(manifest.get("git")).get("commit") or "unknown")
-        libraries = {"Python": manifest.get("python"), **_mapping(manifest.get("libraries"))}
+        commit = str(mapping(manifest, "git").get("commit") or "unknown")
+        libraries = {"Python": manifest.get("python"), **mapping(manifest, "libraries")}
         libraries = {name: str(number) for name, number in libraries.items() if number}
         required = [
             self._entity(
@@ -208,10 +209,6 @@ def _home(library: str) -> str | None:
         return None
     pages = [*(stated.get_all("Home-page") or []), *(stated.get_all("Project-URL") or [])]
     return next((page.rpartition(", ")[2] for page in pages if "://" in page), None)
-
-
-def _mapping(value: object) -> Mapping:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _flat(value: Any, path: str = "", depth: int = DEPTH) -> list[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from dwp.pipeline import paths
+from dwp.pipeline.manifest import mapping
 
 
 def model_card(manifest: Path, jobs: Iterable[tuple[Path, Mapping[str, Any]]], licence: str | None) -> str:
@@ -25,11 +26,14 @@ def model_card(manifest: Path, jobs: Iterable[tuple[Path, Mapping[str, Any]]], l
     settings = {key: value for key, value in own["params"].items() if key != "kind"}
     head = {"library_name": "dwp", "license": licence or "unknown", "tags": ["convolution", "prior", kind]}
     steps = dict.fromkeys(
-        (content["stage"], paths.short(content["version"]), content["code"][:8], _commit(content))
+        (
+            content["stage"],
+            paths.short(content["version"]),
+            content["code"][:8],
+            str(mapping(content, "git").get("commit") or "unknown")[:12],
+        )
         for content in made.values()
     )
-    libraries = own.get("libraries")
-    libraries = libraries if isinstance(libraries, Mapping) else {}
     return f"""\
 ---
 {yaml.safe_dump(head, sort_keys=False).strip()}
@@ -61,13 +65,8 @@ dwp.init_(model, [prior])  # initialise all {size}×{size} convolutions of a mod
 | stage | version | code | commit |
 |---|---|---|---|
 {"".join(f"| {' | '.join(step)} |{chr(10)}" for step in steps)}
-{", ".join(f"{library} {number}" for library, number in libraries.items())}
+{", ".join(f"{library} {number}" for library, number in mapping(own, "libraries").items())}
 """
-
-
-def _commit(content: Mapping[str, Any]) -> str:
-    git = content.get("git")
-    return str((git if isinstance(git, Mapping) else {}).get("commit") or "unknown")[:12]
 
 
 def _history(file: Path) -> str:
