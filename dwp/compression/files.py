@@ -165,9 +165,9 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
 
 
 def _places(whole: Tensor) -> Tensor:
-    """Return where whole numbers are not zero: a bit for each, compressed."""
+    """Return where whole numbers are not zero, a bit for each, as compressed bytes."""
     bits = np.packbits((whole != 0).flatten().numpy())
-    return torch.tensor(list(zlib.compress(bits.tobytes(), 9)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(zlib.compress(bits.tobytes(), 9)), dtype=torch.uint8)
 
 
 def _read(stored: Tensor, places: Tensor | None, bits: int, shape: list[int]) -> Tensor:

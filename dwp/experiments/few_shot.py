@@ -134,8 +134,8 @@ def run(task: "Task[Settings, Method]") -> list[dict]:
 
     By step: accuracy, nll, brier, ece of the ensemble of `ensemble` samples of the
     posterior; mean_accuracy of the posterior mean; train_nll (mean, nats), kl (sum, nats) and, with that
-    objective, acceptance. For hmc a step is
-    a gradient evaluation, with metrics of the samples so far and acceptance instead of the last three.
+    objective, acceptance. For hmc a step is a gradient evaluation, with metrics of the samples so far and
+    the acceptance of proposals instead of mean_accuracy, train_nll and kl.
     After the last: with `outliers`, auroc_entropy and auroc_mutual_information for telling test
     images of the source data set from those of the target; bin_confidence, bin_accuracy and
     bin_fraction of each bin (`part`) of `metrics.reliability`; train_flops, and predict_flops of

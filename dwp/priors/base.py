@@ -121,12 +121,9 @@ class Prior(nn.Module):
 
     def __init_subclass__(cls) -> None:
         cls.kind, cls.exact = cls.settings_class.kind, cls.settings_class.exact
-        for name, adapt in (
-            *(("log_prob", _of_weights), ("kl", _of_distributions)),
-            ("cross_entropy", _of_distributions),
-        ):
-            if name in vars(cls):
-                setattr(cls, name, adapt(vars(cls)[name]))
+        adapters = {"log_prob": _of_weights, "kl": _of_distributions, "cross_entropy": _of_distributions}
+        for name in adapters.keys() & vars(cls).keys():
+            setattr(cls, name, adapters[name](vars(cls)[name]))
 
     @classmethod
     def fit(cls, train: Tensor, test: Tensor, settings: dict, **training: Any) -> tuple[Self, list[dict]]:

@@ -22,6 +22,9 @@ class Centred(Prior):
     Args:
         weight: W, [o, i, k, k].
         scale: the standard deviation.
+
+    Attributes:
+        centre: W as kernels, [o·i, 1, k, k].
     """
 
     settings_class = CentredSettings
@@ -31,7 +34,6 @@ class Centred(Prior):
         super().__init__(weight.shape[-1], scale=scale)
         self.scale = scale
         self.register_buffer("centre", weight.detach().clone().reshape(-1, 1, *weight.shape[2:]))
-        """W as kernels, [o·i, 1, k, k]."""
 
     def log_prob(self, w: Tensor, samples: int = 1) -> Tensor:
         """Return the exact log density, [o·i], in nats.
@@ -57,7 +59,7 @@ class Centred(Prior):
     def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and a multiple of the identity; see `Prior.mean_and_factor`."""
         centre = self.centre.flatten(1)
-        return centre, self.settings["scale"] * torch.eye(centre.shape[1]).to(centre)
+        return centre, self.scale * torch.eye(centre.shape[1]).to(centre)
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""
