@@ -166,8 +166,8 @@ def pruned(groups=GROUPS, kind="normal_jeffreys", share=0.6, seed=0, **options):
         if isinstance(one, scales.NormalJeffreys):
             one.log_variance.data[chosen(one.mean)] = 20.0
         elif isinstance(one, scales.Horseshoe):
-            one.local_mean.data[0, chosen(one.local_mean[0])] = -10.0
-            one.local_mean.data[0].add_(5.0)
+            one.local_mean.data[0, chosen(one.local_mean[0])] = -10.0 / one.unit
+            one.local_mean.data[0].add_(5.0 / one.unit)
     return model
 
 

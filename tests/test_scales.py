@@ -39,6 +39,8 @@ def noisy(kind, groups):
         made = Horseshoe(groups, global_scale=0.3).double()
     for name, parameter in made.named_parameters():
         parameter.data.normal_(std=0.5).add_(-1 if "variance" in name else 0.7)
+        if kind == "horseshoe" and "mean" in name:
+            parameter.data /= made.unit
     return made
 
 
@@ -100,7 +102,7 @@ def test_the_kls_of_log_normals_by_integration(scale):
 def test_the_kl_of_the_horseshoe_by_monte_carlo():
     made = noisy("horseshoe", 3)
     with torch.no_grad():
-        means = torch.cat([made.global_mean, made.local_mean.flatten()])
+        means = made.unit * torch.cat([made.global_mean, made.local_mean.flatten()])
         deviations = (0.5 * torch.cat([made.global_log_variance, made.local_log_variance.flatten()])).exp()
         q = torch.distributions.Normal(means, deviations)
         logs = q.sample([DRAWS])

@@ -43,7 +43,7 @@ def drop(layer, chosen):
     if hasattr(z, "log_variance"):
         z.log_variance.data = torch.where(chosen, 5.0, -5.0).to(z.log_variance)
     else:
-        z.local_mean.data[0] = torch.where(chosen, -10.0, 2.0)
+        z.local_mean.data[0] = torch.where(chosen, -10.0, 2.0) / z.unit
 
 
 def check(model, x, threshold=0.0, tolerance=1e-10, **options):

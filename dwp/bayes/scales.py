@@ -95,6 +95,9 @@ class Horseshoe(Scales):
     shared by the groups of the layer. In place of a log dropout rate, groups are ranked by the negative log
     mode of z (Louizos et al. 2017).
 
+    The parameters of the means of log a and log b are in units of |log τ²| nats. From 1 to the prior's scale the
+    means move by one unit; in nats, at the learning rates of weights, they would hardly move in a training.
+
     Args:
         groups: g.
         global_scale: τ.
@@ -107,16 +110,17 @@ class Horseshoe(Scales):
         self.log_gamma_scale = 2 * math.log(global_scale)
         # a and b in this order. Their means make the mean of z 1.
         far = self.log_gamma_scale
+        self.unit = max(1.0, abs(far))
         variance = math.exp(INITIAL_LOG_VARIANCE)
-        self.global_mean = nn.Parameter(torch.tensor([far, 0.0]))
+        self.global_mean = nn.Parameter(torch.tensor([far, 0.0]) / self.unit)
         self.global_log_variance = nn.Parameter(torch.full((2,), INITIAL_LOG_VARIANCE))
         local = torch.tensor([[0.0], [-far - variance]])
-        self.local_mean = nn.Parameter(local.repeat(1, groups))
+        self.local_mean = nn.Parameter(local.repeat(1, groups) / self.unit)
         self.local_log_variance = nn.Parameter(torch.full((2, groups), INITIAL_LOG_VARIANCE))
 
     def log_moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean of log z, [g], its variance from u, [g], and its variance from s, []."""
-        mean = 0.5 * (self.local_mean.sum(0) + self.global_mean.sum())
+        mean = 0.5 * self.unit * (self.local_mean.sum(0) + self.global_mean.sum())
         return (
             mean,
             0.25 * self.local_log_variance.exp().sum(0),
@@ -152,7 +156,7 @@ class Horseshoe(Scales):
             (self.local_mean, self.local_log_variance),
         ):
             of_s = means is self.global_mean
-            m, v = at_least_float32(means), at_least_float32(log_variances)
+            m, v = self.unit * at_least_float32(means), at_least_float32(log_variances)
             total = total + gamma_kl(m[0], v[0], self.log_gamma_scale if of_s else 0.0).sum()
             total = total + inverse_gamma_kl(m[1], v[1]).sum()
         return total
