@@ -43,6 +43,11 @@ class ReportArtifact(Artifacts):
                 for name, settings in self.config.experiments.items()
             },
             "learned": {name: self._learned(name) for name in self.config.experiments},
+            "kinds": self._kinds,
+            "uses": {
+                experiment: {method: list(use) for method, use in uses.items()}
+                for experiment, uses in self._uses.items()
+            },
             "roles": {
                 "scores": {str(size): self.score_roles(size) for size in self.scores},
                 "tuning": self._tuning_roles(),
@@ -79,6 +84,30 @@ class ReportArtifact(Artifacts):
             )
         ]
 
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """Return the kind of each prior that is scored or that a method uses alone, by name."""
+        shown = {name for size in self.scores for name in self.score_roles(size)}
+        shown |= {use.prior for uses in self._uses.values() for use in uses.values()}
+        return {name: prior.kind for name, prior in self.config.priors.items() if name in shown}
+
+    @cached_property
+    def _uses(self) -> dict[str, dict[str, methods.PriorUse]]:
+        """Return how each method that uses one prior alone uses it, by experiment and method.
+
+        Tuned methods that try several priors, or several uses of one, are none of them.
+        """
+        found: dict[str, dict[str, methods.PriorUse]] = {}
+        for experiment, settings in self.config.experiments.items():
+            found[experiment] = {}
+            for name in settings.methods:
+                first, *others = (
+                    methods.only_use(one, settings.network) for one in self._used(experiment, name)
+                )
+                if first is not None and all(other == first for other in others):
+                    found[experiment][name] = first
+        return found
+
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
         return report_files(self.contents)
@@ -98,5 +127,6 @@ class ReportArtifact(Artifacts):
             },
             nets=self.config.trains_source,
             scores=bool(self.scores),
+            uses=self._uses,
             tuned=list(dict.fromkeys(experiment for experiment, _ in self.tunings)),
         )
