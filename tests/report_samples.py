@@ -1,7 +1,5 @@
 """Synthetic results of experiments and scores of priors, for tests of the report."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
@@ -112,7 +110,8 @@ def prior_run(
     ]
     few_shot = results(synthetic("few_shot", list(uses), list(settings), 3))
     return run_results(
-        experiments={"few_shot": replace(few_shot, uses=uses)},
+        experiments={"few_shot": few_shot},
+        uses=uses,
         scores=pd.DataFrame(scored_rows, columns=list(scores.COLUMNS)),
         samples=pd.DataFrame(sampled_rows),
         **parts,

@@ -65,7 +65,7 @@ def test_the_comparison_of_priors_has_every_kind_and_goes_on_other_data():
         assert list(few_shot.methods) == methods
         assert dump(few_shot.network) == dump(read(below).experiments["few_shot"].network)
         assert made.config.data == read(below).data
-        uses = made.report.params["uses"]["few_shot"]
+        uses = made.report.params["uses"]
         assert list(uses) == methods
         found = {(prior, use) for prior, use, _ in uses.values()}
         facts = {name: made.config.priors[name].facts for name, _ in found}

@@ -181,6 +181,7 @@ def test_without_a_density_there_are_no_scores():
     made = plan({"priors": without, "experiments": ONLY_XAVIER})
     assert made.scores == {}
     assert "scores" not in made.report_inputs()
+    assert made.report.params["uses"] == {}
     assert not any("scores" in file for file in made.files())
 
 
@@ -201,7 +202,7 @@ def test_the_report_has_titles_learned_priors_and_how_single_ones_are_used():
     assert params["learned"]["few_shot"] == [*("dwp", "l2_dwp", "by_size", "mixed", "frozen", "from_source")]
     assert params["titles"]["few_shot"]["titled"] == "A title"
     assert "mixed" not in params["titles"]["few_shot"]
-    assert params["uses"]["few_shot"] == {
+    assert params["uses"] == {
         "dwp": ["vae", "prior, additive", [7, 5]],
         "log_uniform": ["log_uniform", "prior, truncated_alpha", [7, 5]],
         "standard_normal": ["standard_normal", "prior, additive", [7, 5]],
@@ -209,10 +210,23 @@ def test_the_report_has_titles_learned_priors_and_how_single_ones_are_used():
         "frozen": ["filters", "initialisation, frozen", [7, 5]],
         "uniform": ["uniform", "prior, hmc", [7, 5]],
     }
-    assert next(iter(params["kinds"])) == "vae"
-    assert params["kinds"]["uniform"] == "mixture"
+    scored = ["vae", "filters", "gaussian", "standard_normal", "uniform"]
+    names = [name for name in made.config.priors if name in (*scored, "log_uniform")]
+    assert [name for name, _ in params["kinds"]] == names
+    assert dict(params["kinds"])["uniform"] == "mixture"
+    # As the job gets them, in the order of the configuration
+    roles = made.report.spec["params"]["roles"]["scores"]["7"]
+    assert [name for name, _ in roles] == [name for name in names if name != "log_uniform"]
     shown = {item.path for item in made.report_files()}
     assert {"figures/prior_comparison.png", "tables/prior_comparison.csv"} <= shown
+
+
+def test_the_priors_are_compared_by_the_experiment_of_the_findings():
+    made = plan(None, "experiments.few_shot")
+    assert made.report.params["uses"] == {
+        "filters": ["filters", "initialisation", [7, 5]],
+        "dwp": ["vae", "initialisation", [7, 5]],
+    }
 
 
 def test_a_tuned_method_uses_one_prior_if_it_tries_no_other():
@@ -224,7 +238,7 @@ def test_a_tuned_method_uses_one_prior_if_it_tries_no_other():
     few_shot = {"methods": methods, "tuning": {"trials": 2, "examples": [50], "seeds": 1, "metric": "nll"}}
     narrow = {"kind": "standard_normal", "scale": 0.1}
     made = plan({"priors": {"narrow": narrow}, "experiments": {"few_shot": few_shot}})
-    uses = made.report.params["uses"]["few_shot"]
+    uses = made.report.params["uses"]
     assert uses["rate"] == ["standard_normal", "prior, additive", [7, 5]]
     assert "scale" not in uses
 

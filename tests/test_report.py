@@ -25,10 +25,8 @@ CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
 
 
 USES = {
-    "few_shot": {
-        "dwp": PriorUse("vae", "prior, additive", [7, 5]),
-        "standard_normal": PriorUse("standard_normal", "prior, additive", [7, 5]),
-    }
+    "dwp": PriorUse("vae", "prior, additive", [7, 5]),
+    "standard_normal": PriorUse("standard_normal", "prior, additive", [7, 5]),
 }
 
 
@@ -188,6 +186,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
         "nets": (),
         "scored": (),
         "sampled": (),
+        "uses": {},
         "priors": {"filters": inputs["priors"]["filters"]},
         "histories": {},
     }
@@ -286,7 +285,9 @@ def test_a_new_figure_of_the_run_is_a_function_and_an_item(inputs, tmp_path, mon
     monkeypatch.setattr(figures.source, "sizes", sizes, raising=False)
     item = Item("figures/sizes", "Priors", "Kernels by size", "kernels", "sizes")
     monkeypatch.setattr(catalogue, "ITEMS", (*catalogue.ITEMS, item))
-    outputs = {output.path for output in build.make(tmp_path / "report", **inputs | {"experiments": {}})}
+    outputs = {
+        output.path for output in build.make(tmp_path / "report", **inputs | {"experiments": {}, "uses": {}})
+    }
     assert {"figures/sizes.png", "figures/sizes.pdf"} <= outputs == files(tmp_path / "report").keys()
 
 

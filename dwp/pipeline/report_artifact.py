@@ -7,7 +7,7 @@ from dwp.experiments import methods
 from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.typed import dump
-from dwp.report.catalogue import Contents, Output, report_files
+from dwp.report.catalogue import Contents, Output, compared, report_files
 
 
 class ReportArtifact(Artifacts):
@@ -43,13 +43,10 @@ class ReportArtifact(Artifacts):
                 for name, settings in self.config.experiments.items()
             },
             "learned": {name: self._learned(name) for name in self.config.experiments},
-            "kinds": self._kinds,
-            "uses": {
-                experiment: {method: list(use) for method, use in uses.items()}
-                for experiment, uses in self._uses.items()
-            },
+            "kinds": _pairs(self._kinds),
+            "uses": {method: list(use) for method, use in self._uses.items()},
             "roles": {
-                "scores": {str(size): self.score_roles(size) for size in self.scores},
+                "scores": {str(size): _pairs(self.score_roles(size)) for size in self.scores},
                 "tuning": self._tuning_roles(),
             },
         }
@@ -88,24 +85,24 @@ class ReportArtifact(Artifacts):
     def _kinds(self) -> dict[str, str]:
         """Return the kind of each prior that is scored or that a method uses alone, by name."""
         shown = {name for size in self.scores for name in self.score_roles(size)}
-        shown |= {use.prior for uses in self._uses.values() for use in uses.values()}
+        shown |= {use.prior for use in self._uses.values()}
         return {name: prior.kind for name, prior in self.config.priors.items() if name in shown}
 
     @cached_property
-    def _uses(self) -> dict[str, dict[str, methods.PriorUse]]:
-        """Return how each method that uses one prior alone uses it, by experiment and method.
+    def _uses(self) -> dict[str, methods.PriorUse]:
+        """Return how each method of the compared experiment that uses one prior alone uses it.
 
-        Tuned methods that try several priors, or several uses of one, are none of them.
+        Tuned methods that try several priors, or several uses of one, are none of them. Without scores there
+        is nothing to compare.
         """
-        found: dict[str, dict[str, methods.PriorUse]] = {}
-        for experiment, settings in self.config.experiments.items():
-            found[experiment] = {}
-            for name in settings.methods:
-                first, *others = (
-                    methods.only_use(one, settings.network) for one in self._used(experiment, name)
-                )
-                if first is not None and all(other == first for other in others):
-                    found[experiment][name] = first
+        experiment = compared(self.config.experiments)
+        if experiment is None or not self.scores:
+            return {}
+        settings, found = self.config.experiments[experiment], {}
+        for name in settings.methods:
+            tried = [methods.only_use(one, settings.network) for one in self._used(experiment, name)]
+            if tried[0] is not None and all(one == tried[0] for one in tried):
+                found[name] = tried[0]
         return found
 
     def report_files(self) -> list[Output]:
@@ -130,3 +127,8 @@ class ReportArtifact(Artifacts):
             uses=self._uses,
             tuned=list(dict.fromkeys(experiment for experiment, _ in self.tunings)),
         )
+
+
+def _pairs(entries: dict[str, str]) -> list[list[str]]:
+    """Return the entries as a list, which, unlike a dictionary, keeps its order in `Artifact.spec`."""
+    return [list(pair) for pair in entries.items()]

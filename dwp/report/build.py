@@ -49,7 +49,7 @@ def make(
     titles: Mapping[str, Mapping[str, str]] | None = None,
     learned: Mapping[str, Collection[str]] | None = None,
     kinds: Mapping[str, str] | None = None,
-    uses: Mapping[str, Mapping[str, PriorUse]] | None = None,
+    uses: Mapping[str, PriorUse] | None = None,
     score_roles: Mapping[int, Mapping[str, str]] | None = None,
     tuning_roles: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
     captions: Mapping[str, str] | None = None,
@@ -74,7 +74,7 @@ def make(
         titles: display names of methods, by experiment; the others are called by their keys.
         learned: methods with a learned prior, as prior or as initialisation, by experiment.
         kinds: kind of each prior, by name, in the order of the tables; without, that of `scored`.
-        uses: how methods that use one prior alone use it, by experiment and method.
+        uses: how methods of the experiment `catalogue.compared` that use one prior alone use it.
         score_roles: role of each prior in `scored` and `sampled`, by kernel size and name; without, their
             priors keep the names that they have there.
         tuning_roles: role of each prior in the settings of trials, by experiment, method and name.
@@ -87,7 +87,7 @@ def make(
     Raises:
         InputError: an input is missing or malformed.
     """
-    tunings, titles, learned, uses = tunings or {}, titles or {}, learned or {}, uses or {}
+    tunings, titles, learned = tunings or {}, titles or {}, learned or {}
     results = Results(
         experiments={
             name: _experiment(
@@ -100,7 +100,6 @@ def make(
                 ),
                 titles=titles.get(name, {}),
                 learned=learned.get(name, ()),
-                uses=uses.get(name, {}),
             )
             for name, files in experiments.items()
         },
@@ -117,6 +116,7 @@ def make(
         scores=aggregation.scores_by_name(aggregation.read(scored, scores.COLUMNS), score_roles or {}),
         samples=aggregation.scores_by_name(aggregation.read(sampled, scores.SAMPLES), score_roles or {}),
         kinds=kinds or {},
+        uses=uses or {},
         source=source,
         target=target,
     )
@@ -130,7 +130,7 @@ def make(
         nets=bool(nets),
         scores=bool(scored),
         tuned=list(tunings),
-        uses=uses,
+        uses=results.uses,
     )
     look: dict[str, Any] = dict(style or {})
     dpi = look.pop("dpi", DPI)

@@ -36,7 +36,7 @@ class Contents:
         nets: whether source networks were trained by the workflow.
         scores: whether priors were scored on held-out kernels.
         tuned: names of the experiments with tuned methods.
-        uses: how methods that use one prior alone use it, by experiment and method.
+        uses: how methods of the compared experiment that use one prior alone use it, if priors were scored.
     """
 
     experiments: Mapping[str, Sequence[str]]
@@ -45,12 +45,7 @@ class Contents:
     nets: bool = True
     scores: bool = False
     tuned: Sequence[str] = ()
-    uses: Mapping[str, Mapping[str, PriorUse]] = field(default_factory=dict)
-
-    @property
-    def used(self) -> bool:
-        """Return whether priors were scored, and a method of the compared experiment uses one alone."""
-        return self.scores and bool(self.uses.get(compared(self.experiments) or ""))
+    uses: Mapping[str, PriorUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Item:
         make: a function, or the name of one in `dwp.report.figures`, `.tables` or `.pages`,
             according to the folder; see `dwp.report.build`.
         each: '' for one item; 'size' or 'latent prior' for one item each; 'sizes', 'priors', 'scores',
-            'used' or 'nets' for one item if the report has any.
+            'uses' or 'nets' for one item if the report has any.
         options: further arguments of the function.
         experiment: name of the experiment whose results it shows; '' for the whole run.
     """
@@ -145,7 +140,7 @@ ITEMS = (
         "Density and accuracy of each prior",
         "prior_comparison",
         "prior_comparison",
-        "used",
+        "uses",
     ),
     Item(
         "tables/prior_comparison",

@@ -1,9 +1,10 @@
 """Comparison of priors over kernels: densities, samples, and the results of methods that use one alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from dwp.experiments.methods import PriorUse
 from dwp.priors.scores import COLUMNS, SAMPLES
 from dwp.report.results import ExperimentResults, Results
 
@@ -36,7 +37,11 @@ def table(results: Results) -> pd.DataFrame:
           their sample standard deviation, `<metric>_std`. Absent without an experiment to compare.
     """
     one = results.compared
-    parts = [_densities(results.scores), _samples(results.samples), *([] if one is None else [_uses(one)])]
+    parts = [
+        _densities(results.scores),
+        _samples(results.samples),
+        *([] if one is None else [_uses(one, results.uses)]),
+    ]
     kinds = pd.concat([results.scores, results.samples]).reindex(columns=["prior", "kind"]).dropna()
     kinds = dict(zip(kinds["prior"], kinds["kind"], strict=True)) | dict(results.kinds)
     keys = pd.concat([part[KEY] for part in parts]).drop_duplicates()
@@ -61,7 +66,7 @@ def _samples(samples: pd.DataFrame) -> pd.DataFrame:
     return _part(drawn.assign(held_out_nearest=drawn["size"].map(held_out)), SAMPLED)
 
 
-def _uses(results: ExperimentResults) -> pd.DataFrame:
+def _uses(results: ExperimentResults, uses: Mapping[str, PriorUse]) -> pd.DataFrame:
     names, rows = metrics(results), results.summary
     rows = rows[rows["metric"].isin(names) & (rows["part"] == "")]
     cells = rows.pivot(index=["method", "setting"], columns="metric", values=["mean", "std", "n"])
@@ -70,7 +75,12 @@ def _uses(results: ExperimentResults) -> pd.DataFrame:
         key: cells[part, name] for name in names for key, part in ((name, "mean"), (f"{name}_std", "std"))
     }
     values["n"] = cells["n"].max(axis=1)
-    used = [(size, one.prior, one.use, method) for method, one in results.uses.items() for size in one.sizes]
+    used = [
+        (size, uses[method].prior, uses[method].use, method)
+        for method in rows["method"].unique()
+        if method in uses
+        for size in uses[method].sizes
+    ]
     columns = ["use", "method", "setting", *values]
     found = pd.DataFrame(used, columns=[*KEY, *columns[:2]])
     return _part(found.merge(pd.DataFrame(values).reset_index(), on="method"), columns)

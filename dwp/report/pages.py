@@ -282,7 +282,7 @@ def scores_footnote(results: Results) -> str:
             " Accuracies: mean ± standard deviation over seeds of methods that use one prior alone, over the "
             "kernels of a Bayesian network (prior, with the posterior) or for the initial kernels of another "
             "(initialisation). †: the difference from the best is within the paired 95 % interval."
-            if results.compared and results.compared.uses
+            if results.uses
             else ""
         )
     )

@@ -28,7 +28,6 @@ class ExperimentResults:
         trials: trials of its tuned methods, columns `aggregation.TRIALS`; empty if none is tuned.
         titles: display names of its methods, see `method_name`.
         learned: its methods with a learned prior, as prior or as initialisation.
-        uses: how its methods that use one prior alone use it.
     """
 
     name: str
@@ -38,7 +37,6 @@ class ExperimentResults:
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
     titles: Mapping[str, str] = field(default_factory=dict)
     learned: Collection[str] = ()
-    uses: Mapping[str, PriorUse] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -100,7 +98,8 @@ class Results:
         nets: source networks, columns net, seed, accuracy, nll; empty if none were trained.
         scores: rows of `dwp.priors.scores.score`; empty if no prior has a density.
         samples: rows of `dwp.priors.scores.compare_samples`; empty if there are no scores.
-        kinds: kind of each prior in `scores` or among the uses, by name, in the order of the configuration.
+        kinds: kind of each prior in `scores` or `uses`, by name, in the order of the configuration.
+        uses: how methods of `compared` that use one prior alone use it.
         source: name of the data set of the kernels; '' if unknown.
         target: name of the data set of the experiments; '' if unknown.
     """
@@ -114,6 +113,7 @@ class Results:
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    uses: Mapping[str, PriorUse] = field(default_factory=dict)
     source: str = ""
     target: str = ""
 
