@@ -75,6 +75,8 @@ def prior_comparison(results: Results, plot: Plot) -> Figure:
 def _place_priors(ax: Axes, plot: Plot, priors: pd.DataFrame) -> dict[str, float]:
     """Draw the axis of densities and the line of each prior with its name; return their places."""
     low, high = density_range(priors.rename(columns={"log_density": "mean"}))
+    margin = GAP / 2 * (high - low)
+    low, high = low - margin, high + margin
     density = priors.set_index("prior")["log_density"].sort_values(ascending=False)
     strips = {
         "far\nbelow": (low, -GAP * (high - low), density.index[density < low]),
