@@ -5,6 +5,7 @@ import pandas as pd
 
 from dwp.experiments import base
 from dwp.experiments.base import COLUMNS
+from dwp.experiments.methods import PriorUse
 from dwp.priors import scores
 from dwp.report import published
 from dwp.report.results import ExperimentResults, Results
@@ -81,4 +82,37 @@ def scored(size: int) -> pd.DataFrame:
     cells += [("gauss", "gaussian", True, 1, 46.5), ("standard_normal", "standard_normal", True, 1, -45.9)]
     return pd.DataFrame(
         [(size, *cell[:4], 100, cell[4], 0.25) for cell in cells], columns=list(scores.COLUMNS)
+    )
+
+
+def prior_run(
+    densities: dict[str, float], uses: dict[str, PriorUse], settings: tuple[float, ...] = (50,), **parts
+) -> Results:
+    """Return a run with few-shot results of methods, and the same scores and samples of priors at each size.
+
+    Args:
+        densities: log density of each prior; NaN for a prior with samples only.
+        uses: how each method uses a prior.
+        settings: numbers of examples.
+        parts: further parts of the results.
+    """
+    sizes = dict.fromkeys(size for use in uses.values() for size in use.sizes)
+    known = {name: value for name, value in densities.items() if not np.isnan(value)}
+    scored_rows = [
+        (size, name, "flow", True, 1, 100, value, 0.5) for size in sizes for name, value in known.items()
+    ]
+    draws = [("", "", "held_out"), *((name, "flow", "sample") for name in densities)]
+    sampled_rows = [
+        dict.fromkeys(scores.SAMPLES, number / 10)
+        | dict(zip(("size", "prior", "kind", "draw"), (size, *names), strict=True))
+        for size in sizes
+        for number, names in enumerate(draws)
+    ]
+    few_shot = results(synthetic("few_shot", list(uses), list(settings), 3))
+    return run_results(
+        experiments={"few_shot": few_shot},
+        uses=uses,
+        scores=pd.DataFrame(scored_rows, columns=list(scores.COLUMNS)),
+        samples=pd.DataFrame(sampled_rows),
+        **parts,
     )

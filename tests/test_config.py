@@ -10,6 +10,8 @@ from conftest import ROOT
 from dwp.errors import InputError
 from dwp.pipeline.config.model import read
 from dwp.pipeline.plan import Plan
+from dwp.pipeline.typed import dump
+from dwp.priors.settings import VAESettings, find, known
 
 OVERLAYS = sorted([*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "collection").glob("*.yaml")])
 
@@ -47,6 +49,36 @@ def test_overlays_plan(overlay, tmp_path, monkeypatch):
         assert made.cells(experiment)
         assert len(made.cells(experiment)) == len(set(made.cells(experiment)))
     assert made.report_files()
+
+
+def test_the_comparison_of_priors_has_every_kind_and_goes_on_other_data():
+    mnist, overlay = (
+        yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+        for name in ("mnist-cpu", "prior-comparison")
+    )
+    given = overlay["experiments"]["few_shot"]["methods"]
+    methods = [name for name, method in given.items() if method is not None]
+    for below in (DEFAULT, merged(DEFAULT, mnist)):
+        made = Plan(read(merged(below, overlay)))
+        assert list(made.config.experiments) == ["few_shot"]
+        few_shot = made.config.experiments["few_shot"]
+        assert list(few_shot.methods) == methods
+        assert dump(few_shot.network) == dump(read(below).experiments["few_shot"].network)
+        assert made.config.data == read(below).data
+        uses = made.report.params["uses"]
+        assert list(uses) == methods
+        found = {(prior, use) for prior, use, _ in uses.values()}
+        facts = {name: made.config.priors[name].facts for name, _ in found}
+        expected = {(name, "initialisation, frozen") for name in facts}
+        # A VAE's bound is no target for a sampler, but its codes are.
+        sampled = [
+            name
+            for name, one in facts.items()
+            if one.has_density and (one.exact or issubclass(one, VAESettings))
+        ]
+        assert found == expected | {(name, "prior, hmc") for name in sampled}
+        kinds = {kind for kind in known() if find(kind).has_density or find(kind).has_samples}
+        assert {one.kind for one in facts.values()} == kinds
 
 
 def test_validation_does_not_change_the_configuration():

@@ -181,24 +181,66 @@ def test_without_a_density_there_are_no_scores():
     made = plan({"priors": without, "experiments": ONLY_XAVIER})
     assert made.scores == {}
     assert "scores" not in made.report_inputs()
+    assert made.report.params["uses"] == {}
     assert not any("scores" in file for file in made.files())
 
 
-def test_the_report_has_titles_and_the_methods_with_a_learned_prior():
+def test_the_report_has_titles_learned_priors_and_how_single_ones_are_used():
     methods = {
         "noise": {"init": {"from": "vae", "control": "noise"}},
         "by_size": {"init": {"from": {"7x7": "he", "5x5": "filters"}}},
         "mixed": {"posterior": "additive", "prior": {"7x7": "vae", "5x5": "standard_normal"}, "init": XAVIER},
         "titled": {"title": "A title", "init": XAVIER},
+        "frozen": {"frozen": True, "classifier": "fitted", "init": {"from": "filters"}},
+        "from_source": {"posterior": "additive", "prior": "vae", "init": {"from": "pretrained"}},
         "uniform": {"posterior": "hmc", "prior": "uniform", "init": {"from": "uniform"}},
     }
     control = {"uniform": {"kind": "mixture", "directions": "uniform"}}
     overlay = {"priors": control, "experiments": {"few_shot": {"methods": methods}}}
     made = plan(overlay)
     params = made.report.params
-    assert params["learned"]["few_shot"] == ["dwp", "l2_dwp", "by_size", "mixed"]
+    assert params["learned"]["few_shot"] == [*("dwp", "l2_dwp", "by_size", "mixed", "frozen", "from_source")]
     assert params["titles"]["few_shot"]["titled"] == "A title"
     assert "mixed" not in params["titles"]["few_shot"]
+    assert params["uses"] == {
+        "dwp": ["vae", "prior, additive", [7, 5]],
+        "log_uniform": ["log_uniform", "prior, truncated_alpha", [7, 5]],
+        "standard_normal": ["standard_normal", "prior, additive", [7, 5]],
+        "l2_dwp": ["vae", "initialisation", [7, 5]],
+        "frozen": ["filters", "initialisation, frozen", [7, 5]],
+        "uniform": ["uniform", "prior, hmc", [7, 5]],
+    }
+    scored = ["vae", "filters", "gaussian", "standard_normal", "uniform"]
+    names = [name for name in made.config.priors if name in (*scored, "log_uniform")]
+    assert [name for name, _ in params["kinds"]] == names
+    assert dict(params["kinds"])["uniform"] == "mixture"
+    # As the job gets them, in the order of the configuration
+    roles = made.report.spec["params"]["roles"]["scores"]["7"]
+    assert [name for name, _ in roles] == [name for name in names if name != "log_uniform"]
+    shown = {item.path for item in made.report_files()}
+    assert {"figures/prior_comparison.png", "tables/prior_comparison.csv"} <= shown
+
+
+def test_the_priors_are_compared_by_the_experiment_of_the_findings():
+    made = plan(None, "experiments.few_shot")
+    assert made.report.params["uses"] == {
+        "filters": ["filters", "initialisation", [7, 5]],
+        "dwp": ["vae", "initialisation", [7, 5]],
+    }
+
+
+def test_a_tuned_method_uses_one_prior_if_it_tries_no_other():
+    normal = {"posterior": "additive", "init": XAVIER}
+    methods = {
+        "rate": {**normal, "prior": "standard_normal", "space": {"lr": [0.001, 0.01]}},
+        "scale": {**normal, "space": {"prior": ["standard_normal", "narrow"]}},
+    }
+    few_shot = {"methods": methods, "tuning": {"trials": 2, "examples": [50], "seeds": 1, "metric": "nll"}}
+    narrow = {"kind": "standard_normal", "scale": 0.1}
+    made = plan({"priors": {"narrow": narrow}, "experiments": {"few_shot": few_shot}})
+    uses = made.report.params["uses"]
+    assert uses["rate"] == ["standard_normal", "prior, additive", [7, 5]]
+    assert "scale" not in uses
 
 
 def test_outliers_are_shown_where_they_are_asked_for():

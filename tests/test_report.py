@@ -15,12 +15,19 @@ from safetensors.torch import save_file
 import dwp.experiments
 from dwp.errors import InputError
 from dwp.experiments import base
+from dwp.experiments.methods import PriorUse
 from dwp.kernels import store
 from dwp.priors.base import find, save_prior
 from dwp.report import build, catalogue, figures
 from dwp.report.catalogue import Contents, Item
 
 CAPTIONS = Path(__file__).parents[1] / "workflow" / "report"
+
+
+USES = {
+    "dwp": PriorUse("vae", "prior, additive", [7, 5]),
+    "standard_normal": PriorUse("standard_normal", "prior, additive", [7, 5]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,8 @@ def inputs(tmp_path_factory) -> dict:
         "scored": [folder / f"scores-{size}x{size}.csv" for size in (7, 5)],
         "sampled": [folder / f"scores-{size}x{size}.samples.csv" for size in (7, 5)],
         "switches": {"few_shot": ["outliers"]},
+        "kinds": {"vae": "vae", "standard_normal": "standard_normal"},
+        "uses": USES,
         "style": {"dpi": 40},
     }
 
@@ -121,7 +130,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     pair = {"source": "notmnist", "target": "mnist"}
     experiments = {name: inputs["switches"].get(name, ()) for name in inputs["experiments"]}
-    declared = catalogue.report_files(Contents(experiments, [7, 5], KINDS, nets=True, scores=True))
+    contents = Contents(experiments, [7, 5], KINDS, nets=True, scores=True, uses=USES)
+    declared = catalogue.report_files(contents)
     assert build.make(tmp_path / "a", **inputs, **pair) == declared
     build.make(tmp_path / "b", **inputs, **pair)
     made = files(tmp_path / "a")
@@ -136,6 +146,10 @@ def test_report_is_what_was_declared_and_the_same_each_time(inputs, tmp_path):
     pd.testing.assert_frame_equal(table, pd.concat([scored(7), scored(5)], ignore_index=True))
     table = pd.read_csv(tmp_path / "a" / "tables" / "samples.csv")
     assert table["nearest"].tolist() == sampled(7)["nearest"].tolist() * 2
+    table = pd.read_csv(tmp_path / "a" / "tables" / "prior_comparison.csv")
+    used = table[table["method"].notna()]
+    assert used["prior"].tolist() == ["vae", "vae", "standard_normal", "standard_normal"] * 2
+    assert np.isfinite(used[["log_density", "setting", "accuracy", "nll"]]).all(axis=None)
     page = made["pages/report.html"].decode()
     assert declared[0].path == "pages/report.html"
     assert declared[0].category == min(output.category for output in declared)
@@ -172,6 +186,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
         "nets": (),
         "scored": (),
         "sampled": (),
+        "uses": {},
         "priors": {"filters": inputs["priors"]["filters"]},
         "histories": {},
     }
@@ -187,7 +202,7 @@ def test_report_of_given_kernels_and_untrained_priors(inputs, tmp_path):
 def test_every_output_has_a_caption():
     switches = ["outliers", "train_reverse_model"]
     outputs = catalogue.report_files(
-        Contents(dict.fromkeys(base.known(), switches), [7], {"vae": {7: "vae"}}, scores=True)
+        Contents(dict.fromkeys(base.known(), switches), [7], {"vae": {7: "vae"}}, scores=True, uses=USES)
     )
     assert {output.caption for output in outputs} <= {path.name for path in CAPTIONS.glob("*.rst")}
     assert len({output.path for output in outputs}) == len(outputs)
@@ -270,7 +285,9 @@ def test_a_new_figure_of_the_run_is_a_function_and_an_item(inputs, tmp_path, mon
     monkeypatch.setattr(figures.source, "sizes", sizes, raising=False)
     item = Item("figures/sizes", "Priors", "Kernels by size", "kernels", "sizes")
     monkeypatch.setattr(catalogue, "ITEMS", (*catalogue.ITEMS, item))
-    outputs = {output.path for output in build.make(tmp_path / "report", **inputs | {"experiments": {}})}
+    outputs = {
+        output.path for output in build.make(tmp_path / "report", **inputs | {"experiments": {}, "uses": {}})
+    }
     assert {"figures/sizes.png", "figures/sizes.pdf"} <= outputs == files(tmp_path / "report").keys()
 
 

@@ -4,8 +4,8 @@ A choice is one name for all convolutions, or a mapping from layers (`conv2`) or
 sizes (`5x5`) to names, in which layers take precedence.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dwp.errors import InputError
 from dwp.experiments.base import KernelMethod, Method, Names
@@ -16,6 +16,21 @@ PRIOR = "prior"
 
 PRETRAINED = "pretrained"
 ORIGINS = (*RULES, PRETRAINED)
+
+
+class PriorUse(NamedTuple):
+    """How a method uses a prior over kernels.
+
+    Attributes:
+        prior: name of the prior.
+        use: 'prior' and the posterior, as in 'prior, hmc', of a Bayesian network; 'initialisation' or
+            'initialisation, frozen' of another.
+        sizes: kernel sizes of the network.
+    """
+
+    prior: str
+    use: str
+    sizes: Sequence[int]
 
 
 def by_layer(choice: Names, network: Network) -> dict[str, str]:
@@ -78,6 +93,24 @@ def names_used(method: Method) -> set[str]:
     if method.init.control == "none":
         chosen.append(method.init.origin)
     return {name for choice in chosen for name in ([choice] if isinstance(choice, str) else choice.values())}
+
+
+def only_use(method: Method, network: Network) -> PriorUse | None:
+    """Return how a method uses a prior, if all its kernels have this prior and no other; otherwise None.
+
+    A Bayesian network may start from a rule such as xavier, but not from a source network. Initial kernels
+    under a control are no use of the prior that they are drawn from.
+    """
+    names, posterior = names_used(method), getattr(method, "posterior", "none")
+    if posterior != "none":
+        names -= {*RULES}
+    if len(names) != 1 or names <= {*ORIGINS}:
+        return None
+    (prior,) = names
+    use = "initialisation" if posterior == "none" else f"prior, {posterior}"
+    if getattr(method, "frozen", False):
+        use += ", frozen"
+    return PriorUse(prior, use, network.kernel_sizes())
 
 
 def is_pretrained(method: Method) -> bool:

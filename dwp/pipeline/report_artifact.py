@@ -7,7 +7,7 @@ from dwp.experiments import methods
 from dwp.pipeline.artifacts import STAGES, Artifacts
 from dwp.pipeline.provenance import Artifact
 from dwp.pipeline.typed import dump
-from dwp.report.catalogue import Contents, Output, report_files
+from dwp.report.catalogue import Contents, Output, compared, report_files
 
 
 class ReportArtifact(Artifacts):
@@ -43,8 +43,10 @@ class ReportArtifact(Artifacts):
                 for name, settings in self.config.experiments.items()
             },
             "learned": {name: self._learned(name) for name in self.config.experiments},
+            "kinds": _pairs(self._kinds),
+            "uses": {method: list(use) for method, use in self._uses.items()},
             "roles": {
-                "scores": {str(size): self.score_roles(size) for size in self.scores},
+                "scores": {str(size): _pairs(self.score_roles(size)) for size in self.scores},
                 "tuning": self._tuning_roles(),
             },
         }
@@ -79,6 +81,30 @@ class ReportArtifact(Artifacts):
             )
         ]
 
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """Return the kind of each prior that is scored or that a method uses alone, by name."""
+        shown = {name for size in self.scores for name in self.score_roles(size)}
+        shown |= {use.prior for use in self._uses.values()}
+        return {name: prior.kind for name, prior in self.config.priors.items() if name in shown}
+
+    @cached_property
+    def _uses(self) -> dict[str, methods.PriorUse]:
+        """Return how each method of the compared experiment that uses one prior alone uses it.
+
+        Tuned methods that try several priors, or several uses of one, are none of them. Without scores there
+        is nothing to compare.
+        """
+        experiment = compared(self.config.experiments)
+        if experiment is None or not self.scores:
+            return {}
+        settings, found = self.config.experiments[experiment], {}
+        for name in settings.methods:
+            tried = [methods.only_use(one, settings.network) for one in self._used(experiment, name)]
+            if tried[0] is not None and all(one == tried[0] for one in tried):
+                found[name] = tried[0]
+        return found
+
     def report_files(self) -> list[Output]:
         """Return the tables and figures, with their captions."""
         return report_files(self.contents)
@@ -98,5 +124,11 @@ class ReportArtifact(Artifacts):
             },
             nets=self.config.trains_source,
             scores=bool(self.scores),
+            uses=self._uses,
             tuned=list(dict.fromkeys(experiment for experiment, _ in self.tunings)),
         )
+
+
+def _pairs(entries: dict[str, str]) -> list[list[str]]:
+    """Return the entries as a list, which, unlike a dictionary, keeps its order in `Artifact.spec`."""
+    return [list(pair) for pair in entries.items()]

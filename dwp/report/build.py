@@ -12,6 +12,7 @@ from PIL import Image
 
 from dwp.errors import InputError
 from dwp.experiments import base
+from dwp.experiments.methods import PriorUse
 from dwp.files import atomic_write
 from dwp.priors import scores
 from dwp.priors.base import load_prior
@@ -47,6 +48,8 @@ def make(
     target: str = "",
     titles: Mapping[str, Mapping[str, str]] | None = None,
     learned: Mapping[str, Collection[str]] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    uses: Mapping[str, PriorUse] | None = None,
     score_roles: Mapping[int, Mapping[str, str]] | None = None,
     tuning_roles: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
     captions: Mapping[str, str] | None = None,
@@ -70,6 +73,8 @@ def make(
             target are the paper's.
         titles: display names of methods, by experiment; the others are called by their keys.
         learned: methods with a learned prior, as prior or as initialisation, by experiment.
+        kinds: kind of each prior, by name, in the order of the tables; without, that of `scored`.
+        uses: how methods of the experiment `catalogue.compared` that use one prior alone use it.
         score_roles: role of each prior in `scored` and `sampled`, by kernel size and name; without, their
             priors keep the names that they have there.
         tuning_roles: role of each prior in the settings of trials, by experiment, method and name.
@@ -110,6 +115,8 @@ def make(
         nets=aggregation.read(nets, ("net", "seed", "accuracy", "nll")),
         scores=aggregation.scores_by_name(aggregation.read(scored, scores.COLUMNS), score_roles or {}),
         samples=aggregation.scores_by_name(aggregation.read(sampled, scores.SAMPLES), score_roles or {}),
+        kinds=kinds or {},
+        uses=uses or {},
         source=source,
         target=target,
     )
@@ -123,6 +130,7 @@ def make(
         nets=bool(nets),
         scores=bool(scored),
         tuned=list(tunings),
+        uses=results.uses,
     )
     look: dict[str, Any] = dict(style or {})
     dpi = look.pop("dpi", DPI)

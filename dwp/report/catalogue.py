@@ -11,6 +11,7 @@ from typing import Any
 
 from dwp.errors import InputError
 from dwp.experiments import base
+from dwp.experiments.methods import PriorUse
 from dwp.priors.settings import find
 
 
@@ -35,6 +36,7 @@ class Contents:
         nets: whether source networks were trained by the workflow.
         scores: whether priors were scored on held-out kernels.
         tuned: names of the experiments with tuned methods.
+        uses: how methods of the compared experiment that use one prior alone use it, if priors were scored.
     """
 
     experiments: Mapping[str, Sequence[str]]
@@ -43,6 +45,7 @@ class Contents:
     nets: bool = True
     scores: bool = False
     tuned: Sequence[str] = ()
+    uses: Mapping[str, PriorUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Item:
         caption: file in `workflow/report`, without its suffix.
         make: a function, or the name of one in `dwp.report.figures`, `.tables` or `.pages`,
             according to the folder; see `dwp.report.build`.
-        each: '' for one item; 'size' or 'latent prior' for one item each; 'sizes', 'priors', 'scores' or
-            'nets' for one item if the report has any.
+        each: '' for one item; 'size' or 'latent prior' for one item each; 'sizes', 'priors', 'scores',
+            'uses' or 'nets' for one item if the report has any.
         options: further arguments of the function.
         experiment: name of the experiment whose results it shows; '' for the whole run.
     """
@@ -131,8 +134,24 @@ ITEMS = (
         "priors",
     ),
     Item("tables/priors", "Priors", "Fitted priors", "priors_table", "priors", "priors"),
+    Item(
+        "figures/prior_comparison",
+        "Priors",
+        "Density and accuracy of each prior",
+        "prior_comparison",
+        "prior_comparison",
+        "uses",
+    ),
+    Item(
+        "tables/prior_comparison",
+        "Priors",
+        "Comparison of the priors",
+        "prior_comparison_table",
+        "prior_comparison",
+        "scores",
+    ),
     Item("figures/scores", "Priors", _SCORES, "scores", "scores", "scores"),
-    Item("pages/scores", "Priors", f"{_SCORES}, table", "scores", "scores", "scores"),
+    Item("pages/scores", "Priors", "Comparison of the priors, table", "scores_page", "scores", "scores"),
     Item("tables/scores", "Priors", _SCORES, "scores_table", "scores", "scores"),
     Item("tables/samples", "Priors", "Samples of each prior", "samples_table", "samples", "scores"),
     Item("figures/norms", "Source kernels", "Norms and pruning", "norms", "norms", "sizes"),

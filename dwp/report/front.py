@@ -12,7 +12,7 @@ from docutils.core import publish_parts
 from PIL import Image
 
 from dwp.report import findings, pages
-from dwp.report.catalogue import Item, compared
+from dwp.report.catalogue import Item
 from dwp.report.explorer import explorer
 from dwp.report.html import front_page
 from dwp.report.results import ExperimentResults, Results
@@ -70,8 +70,7 @@ def front(
         item.name: _picture(folder / f"{item.name}.png", dpi, item.label, captions.get(f"{item.caption}.rst"))
         for item in drawn
     }
-    about = compared(results.experiments)
-    subject = results.experiments[about] if about else None
+    subject = results.compared
     sections = [_kernels(results, drawn, pictures)]
     for name, one in results.experiments.items():
         own = [(item.caption, pictures[item.name]) for item in drawn if item.experiment == name]
@@ -98,7 +97,7 @@ def _kernels(results: Results, drawn: Sequence[Item], pictures: Mapping[str, Pic
         parts.append(Part("figure", pictures[item.name]))
     note = ""
     if len(results.scores):
-        parts.append(Part("tables", [pages.scores_table(results), *pages.samples_tables(results)]))
+        parts.append(Part("tables", pages.scores_tables(results)))
         note = pages.scores_footnote(results)
     return Section("kernels", "Kernels and priors", parts, note)
 

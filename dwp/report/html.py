@@ -17,14 +17,15 @@ h4 { font-size: 1rem; margin: 0 0 .3rem }
 a { color: var(--accent) }
 small { font-weight: normal; color: var(--soft) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .28em .9em; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
+th, td { padding: .25em .6em; font-size: .9rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child, td.text { text-align: left }
 td.text { white-space: normal }
-thead th { border-bottom: 1.5px solid var(--ink) }
+thead th { border-bottom: 1.5px solid var(--ink); white-space: normal; vertical-align: bottom }
 tbody th { font-weight: normal }
 td.best { font-weight: 700 }
 td.tie::after, span.tie::after { content: "†"; position: absolute }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto; position: relative }
 """
 
 FRONT_STYLE = """\
@@ -39,7 +40,6 @@ figure img { display: block; height: auto; max-width: 100% }
 nav { margin: 1.5rem 0 0; font-size: .95rem }
 nav a { margin-right: 1.1em; white-space: nowrap }
 .tables { display: flex; flex-wrap: wrap; gap: 1.6rem 2rem; align-items: flex-start; margin: 1rem 0 }
-.tables th, .tables td { padding: .25em .6em; font-size: .9rem }
 .tables th:first-child { padding-left: 0 }
 .tables > div { max-width: 100% }
 .panels { display: flex; flex-wrap: wrap; gap: 1.2rem 1.6rem; margin: .8rem 0 }

@@ -1,13 +1,14 @@
 """Pages of the report: HTML tables, each a function of the results."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from dwp.experiments.base import Metric
-from dwp.report import aggregation
+from dwp.report import aggregation, comparison
 from dwp.report.findings import spread
 from dwp.report.html import tables_page
 from dwp.report.results import ExperimentResults, Results
@@ -69,7 +70,8 @@ def metric_tables(results: ExperimentResults, wanted: Callable[[Metric], bool]) 
         if not wanted(metric):
             continue
         settings = sorted(values["setting"].unique())
-        marks = {setting: _marks(results, metric, part, setting) for setting in settings}
+        rows_of = dict(iter(_rows(results, name, part).groupby("setting")))
+        marks = {setting: _marks(rows_of[setting], metric) for setting in settings}
         cells = {}
         for key, row in values.set_index(["method", "setting"]).iterrows():
             known = paper.get((name, *key))
@@ -85,10 +87,13 @@ def metric_tables(results: ExperimentResults, wanted: Callable[[Metric], bool]) 
     return tables
 
 
-def _marks(results: ExperimentResults, metric: Metric, part: str, setting: float) -> dict[str, str]:
-    """Return the mark of each method that is the best at a setting, or not significantly worse."""
+def _rows(results: ExperimentResults, metric: str, part: str = "") -> pd.DataFrame:
     rows = results.rows
-    rows = rows[(rows["metric"] == metric.name) & (rows["part"] == part) & (rows["setting"] == setting)]
+    return rows[(rows["metric"] == metric) & (rows["part"] == part)]
+
+
+def _marks(rows: pd.DataFrame, metric: Metric) -> dict[str, str]:
+    """Return the marks of the best method and of those not significantly worse, in rows of one setting."""
     means = aggregation.summarise(rows).set_index("method")["mean"]
     means = means[np.isfinite(means)]
     if not metric.better or len(means) < 2:
@@ -132,10 +137,78 @@ def _with_error(mean: float, error: float) -> str:
 
 
 def scores(results: Results) -> str:
-    """Return a page with the log density of held-out kernels under each prior, and with its samples."""
-    table, note = scores_table(results), scores_footnote(results)
-    tables = [replace(table, heading=""), *samples_tables(results)]
-    return tables_page(title=table.heading, tables=tables, footnote=note)
+    """Return a page that compares the priors: accuracies, log densities of held-out kernels, samples."""
+    return tables_page(
+        title="Comparison of the priors", tables=scores_tables(results), footnote=scores_footnote(results)
+    )
+
+
+def scores_tables(results: Results) -> list[Table]:
+    """Return the tables that compare the priors, a summary first if methods use single priors."""
+    return [*comparison_tables(results), scores_table(results), *samples_tables(results)]
+
+
+def comparison_tables(results: Results) -> list[Table]:
+    """Return the table of densities, energies and accuracies of the priors; none if no method uses one alone.
+
+    Accuracies are at the smallest setting. A prior has one row; each of several methods that use it in the
+    same way has one of its own below.
+    """
+    one, table = results.compared, comparison.table(results)
+    if one is None or not table["method"].notna().any():
+        return []
+    setting = table["setting"].min()
+    used = table[table["setting"] == setting].drop_duplicates("method")
+    columns = _columns_by_size(table, "log_density", "log\N{NO-BREAK SPACE}p(w)", _density, max)
+    columns |= _columns_by_size(table, "energy", "energy", lambda row: f"{row['energy']:.3f}", min)
+    for use, rows in used.groupby("use", sort=False):
+        for name in comparison.metrics(one):
+            label = one.metric_title(name).removeprefix("test ")
+            columns[f"{label} ({use})"] = _use_column(one, rows, name)
+    keys = dict.fromkeys(key for column in columns.values() for key in column)
+    shown = []
+    for prior in dict.fromkeys(table["prior"]):
+        for method in ["", *(name for of_prior, name in keys if of_prior == prior and name)]:
+            name = prior.replace("_", " ") + (f": {one.method_name(method)}" if method else "")
+            empty = Cell("" if method else NONE)
+            shown.append((name, [column.get((prior, method), empty) for column in columns.values()]))
+    return [
+        Table(list(columns), shown, "Density and accuracy of each prior", f"{one.axis_label} = {setting:g}")
+    ]
+
+
+Column: TypeAlias = dict[tuple[str, str], Cell]
+"""Cells by prior, and by method in the rows of single methods."""
+
+
+def _columns_by_size(
+    table: pd.DataFrame, name: str, title: str, text: Callable[[dict], str], best: Callable
+) -> dict[str, Column]:
+    rows = table.drop_duplicates(comparison.KEY).dropna(subset=name)
+    return {
+        f"{title}, {size}×{size}": {
+            (row["prior"], ""): Cell(text(row), "best" if row[name] == best(of_size[name]) else "")
+            for row in of_size.to_dict("records")
+        }
+        for size, of_size in rows.groupby("size", sort=False)
+    }
+
+
+def _use_column(results: ExperimentResults, used: pd.DataFrame, name: str) -> Column:
+    """Return a metric of methods that use priors in one way, at one setting; see `comparison.table`."""
+    ran = _rows(results, name)
+    ran = ran[ran["method"].isin(used["method"]) & ran["setting"].isin(used["setting"])]
+    marks = _marks(ran, results.experiment.metric(name))
+    single = used["method"].mask(~used["prior"].duplicated(keep=False), "")
+    return {
+        (row["prior"], method): Cell(_with_error(row[name], row[f"{name}_std"]), marks.get(row["method"], ""))
+        for method, row in zip(single, used.to_dict("records"), strict=True)
+    }
+
+
+def _density(row: Mapping) -> str:
+    """Return a log density, or a lower bound of one, with two decimals."""
+    return f"{'' if row['exact'] else '≥ '}{row['log_density']:.2f}".replace("-", "−")
 
 
 def scores_table(results: Results) -> Table:
@@ -203,6 +276,13 @@ def scores_footnote(results: Results) -> str:
             "permutation test, median norm, and share of power at up to 1/4 cycle per pixel (white noise: "
             "0.20); of held-out kernels, against training kernels."
             if len(results.samples)
+            else ""
+        )
+        + (
+            " Accuracies: mean ± standard deviation over seeds of methods that use one prior alone, over the "
+            "kernels of a Bayesian network (prior, with the posterior) or for the initial kernels of another "
+            "(initialisation). †: the difference from the best is within the paired 95 % interval."
+            if results.uses
             else ""
         )
     )

@@ -9,9 +9,11 @@ import pandas as pd
 from torch import Tensor
 
 from dwp.experiments.base import Experiment
+from dwp.experiments.methods import PriorUse
 from dwp.kernels import store
 from dwp.priors.base import Prior
 from dwp.report import aggregation
+from dwp.report.catalogue import compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,8 @@ class Results:
         nets: source networks, columns net, seed, accuracy, nll; empty if none were trained.
         scores: rows of `dwp.priors.scores.score`; empty if no prior has a density.
         samples: rows of `dwp.priors.scores.compare_samples`; empty if there are no scores.
+        kinds: kind of each prior in `scores` or `uses`, by name, in the order of the configuration.
+        uses: how methods of `compared` that use one prior alone use it.
         source: name of the data set of the kernels; '' if unknown.
         target: name of the data set of the experiments; '' if unknown.
     """
@@ -108,8 +112,16 @@ class Results:
     nets: pd.DataFrame = field(default_factory=pd.DataFrame)
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    uses: Mapping[str, PriorUse] = field(default_factory=dict)
     source: str = ""
     target: str = ""
+
+    @property
+    def compared(self) -> ExperimentResults | None:
+        """Return the results that the findings are about; see `catalogue.compared`."""
+        name = compared(self.experiments)
+        return self.experiments[name] if name else None
 
     def learned(self, size: int) -> Tensor:
         """Return the held-out kernels of a size, [n, 1, size, size]."""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from dwp.kernels import store
-from dwp.report import aggregation
+from dwp.report import aggregation, comparison
 from dwp.report.fitted import draw, kept_step, median_norm
 from dwp.report.published import COMPRESSION
 from dwp.report.results import ExperimentResults, Results
@@ -82,6 +82,11 @@ def samples(results: Results) -> pd.DataFrame:
     """Return the samples of each prior beside held-out kernels, `dwp.priors.scores.SAMPLES`."""
     assert results.samples is not None
     return results.samples
+
+
+def prior_comparison(results: Results) -> pd.DataFrame:
+    """Return densities, samples and uses of each prior side by side; see `comparison.table`."""
+    return comparison.table(results)
 
 
 def kernels(results: Results) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dwp.experiments.methods import PriorUse
 from dwp.pipeline import paths
 from dwp.pipeline.job import Job
 from dwp.report import build
@@ -31,7 +32,9 @@ def main(job: Job) -> None:
         target=params["target"],
         titles=params["titles"],
         learned=params["learned"],
-        score_roles={int(size): roles for size, roles in params["roles"]["scores"].items()},
+        kinds=dict(params["kinds"]),
+        uses={method: PriorUse(*use) for method, use in params["uses"].items()},
+        score_roles={int(size): dict(roles) for size, roles in params["roles"]["scores"].items()},
         tuning_roles=params["roles"]["tuning"],
         captions={file.name: file.read_text(encoding="utf-8") for file in paths.CAPTIONS.glob("*.rst")},
         style=params["style"],

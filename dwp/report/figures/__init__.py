@@ -7,9 +7,18 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from dwp.report.figures import compression, experiments, findings, predictions, priors, recurrent, source
+from dwp.report.figures import (
+    comparison,
+    compression,
+    experiments,
+    findings,
+    predictions,
+    priors,
+    recurrent,
+    source,
+)
 
-_MODULES = (experiments, compression, recurrent, findings, predictions, priors, source)
+_MODULES = (experiments, compression, recurrent, findings, predictions, priors, comparison, source)
 
 
 def find(name: str) -> Callable[..., Figure]:

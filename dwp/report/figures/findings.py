@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dwp.report import findings as found
-from dwp.report.catalogue import compared
 from dwp.report.figures.plotting import Plot
 from dwp.report.results import Results
 
@@ -18,9 +17,8 @@ def findings(results: Results, plot: Plot) -> Figure:
     The reference is the best method without a learned prior, or the best of all if there is none. Methods
     with a learned prior are filled.
     """
-    name = compared(results.experiments)
-    assert name is not None
-    one = results.experiments[name]
+    one = results.compared
+    assert one is not None
     plot = replace(plot, titles=one.titles)
     figure, (axes,) = plot.canvas(1, 2, 4.6, 1.2 + 0.34 * one.rows["method"].nunique())
     settings = found.settings(one)

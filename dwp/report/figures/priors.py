@@ -183,7 +183,7 @@ def scores(results: Results, plot: Plot) -> Figure:
     for ax, size in zip(axes.flat, sizes, strict=True):
         panel = table[table["size"] == size]
         names = list(dict.fromkeys(panel["prior"]))
-        low, high = _range(panel)
+        low, high = density_range(panel)
         # Space for the numbers.
         margin = 0.16 * (high - low)
         ax.set_xlim(low - margin, high + margin)
@@ -204,7 +204,7 @@ def scores(results: Results, plot: Plot) -> Figure:
     return figure
 
 
-def _range(panel: pd.DataFrame) -> tuple[float, float]:
+def density_range(panel: pd.DataFrame) -> tuple[float, float]:
     """Return the smallest and largest mean to show, without outliers that would compress the rest."""
     means = panel["mean"][np.isfinite(panel["mean"])]
     least = means.groupby(panel["prior"]).min().sort_values(ascending=False)
