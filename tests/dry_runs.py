@@ -95,6 +95,13 @@ CODE = [
         FEW_SHOT | TUNED | REPORT,
     ),
     (
+        "scales of Bayesian layers, which no other network has",
+        "dwp/bayes/scales.py",
+        "INITIAL_LOG_VARIANCE = -9.0",
+        "INITIAL_LOG_VARIANCE = -8.0",
+        FEW_SHOT | TUNED | REPORT,
+    ),
+    (
         "the description of a setting",
         "dwp/experiments/few_shot.py",
         "numbers of training examples",
@@ -130,7 +137,7 @@ CODE = [
         IMAGE_VAE | REPORT,
     ),
     ("a line of the figures", "dwp/report/figures/priors.py", "BOUND = ", "EXTRA = 1\nBOUND = ", REPORT),
-    ("a line of the scores", "dwp/priors/scores.py", "CODES = ", "EXTRA = 1\nCODES = ", SCORES | REPORT),
+    ("a line of the scores", "dwp/priors/scores.py", "CODES = ", "CODES = 1 + ", SCORES | REPORT),
     (
         "a line of what the experiments on the KL share",
         "dwp/experiments/_kl.py",

@@ -125,9 +125,9 @@ def code_digest(roots: Iterable[str]) -> str:
 
     Args:
         roots: `module`, or `module:name` for a function or class. For the latter, only the statements of
-            the module that the name depends on count, and so for names imported from the `SLICED`
-            modules: titles and figures of an experiment do not affect the digest of its results, nor
-            settings of one kind of prior those of another.
+            the module that the name depends on count, and so for each imported name: titles and figures of an
+            experiment do not affect the digest of its results, nor Bayesian layers that of source networks,
+            which predict by a function of the same module.
     """
     roots = sorted(set(roots))
     key = f"code of {' '.join(roots)} in {ROOT}"
@@ -152,8 +152,6 @@ def _find_digest(roots: list[str]) -> tuple[str, set[Path]]:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS], files
 
 
-# Modules that declare several things: only what is imported from them counts.
-SLICED = ("dwp.experiments.", "dwp.priors.settings")
 _cache: dict[tuple[str, Path, int], tuple[str, list[str]]] = {}
 
 
@@ -184,8 +182,7 @@ def _imported(body: list[ast.stmt]) -> Iterator[str]:
                     module = node.module
                 else:
                     continue
-                sliced = module.startswith(SLICED) and names
-                yield from (f"{module}:{name}" for name in names) if sliced else (module,)
+                yield from (f"{module}:{name}" for name in names) if names else (module,)
 
 
 def _module_file(name: str) -> Path | None:
