@@ -95,8 +95,8 @@ class Horseshoe(Scales):
     shared by the groups of the layer. In place of a log dropout rate, groups are ranked by the negative log
     mode of z (Louizos et al. 2017).
 
-    The parameters of the means of log a and log b are in units of |log τ²| nats. From 1 to the prior's scale the
-    means move by one unit; in nats, at the learning rates of weights, they would hardly move in a training.
+    The parameters of the means of log a and log b are in units of |log τ²| nats, the distance from 1 to the
+    prior's scale: in nats, at the learning rates of weights, the means would hardly move in a training.
 
     Args:
         groups: g.
