@@ -189,8 +189,9 @@ class Plot:
     def mosaic(ax: Axes, kernels: Tensor, side: int, limit: float, extent: tuple | None = None) -> AxesImage:
         """Draw up to side² kernels [n, 1, k, k] row by row, zero white, ±limit dark blue and dark red."""
         k = kernels.shape[-1]
+        filled = min(side, math.ceil(len(kernels) / side))
         # A grey pixel between kernels.
-        sheet = np.full((side * (k + 1) + 1, side * (k + 1) + 1), np.nan, dtype=np.float32)
+        sheet = np.full((filled * (k + 1) + 1, side * (k + 1) + 1), np.nan, dtype=np.float32)
         for index, kernel in enumerate(kernels[: side * side, 0].numpy()):
             top, left = (place * (k + 1) + 1 for place in divmod(index, side))
             sheet[top : top + k, left : left + k] = kernel
