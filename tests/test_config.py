@@ -52,13 +52,13 @@ def test_overlays_plan(overlay, tmp_path, monkeypatch):
 
 
 def test_the_comparison_of_priors_has_every_kind_and_goes_on_other_data():
-    mnist, overlay = (
+    mnist, small, overlay = (
         yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
-        for name in ("mnist-cpu", "prior-comparison")
+        for name in ("mnist-cpu", "collection/glyphs-3x3", "prior-comparison")
     )
     given = overlay["experiments"]["few_shot"]["methods"]
     methods = [name for name, method in given.items() if method is not None]
-    for below in (DEFAULT, merged(DEFAULT, mnist)):
+    for below in (DEFAULT, merged(DEFAULT, mnist), merged(DEFAULT, small)):
         made = Plan(read(merged(below, overlay)))
         assert list(made.config.experiments) == ["few_shot"]
         few_shot = made.config.experiments["few_shot"]
