@@ -1,12 +1,14 @@
 """Figures of sparse recurrent networks: which gates and which words stay."""
 
 import ast
+import math
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from dwp.compression.recurrent import GATES
 from dwp.report.figures.plotting import Plot
@@ -45,8 +47,8 @@ def gates_that_stay(results: ExperimentResults, plot: Plot) -> Figure:
 def words_that_stay(results: ExperimentResults, plot: Plot) -> Figure:
     """Plot the norm of each word's embedding after pruning by its place in order of frequency.
 
-    Words without weights are on the axis; those with the largest norms are named. A panel for each sparse
-    method, of the first seed of the largest setting.
+    Words without weights are on the axis; those with the largest norms are named, but for names that would
+    lie over others. A panel for each sparse method, of the first seed of the largest setting.
     """
     rows = _of_first_seed(results, "word_norm")
     methods = list(dict.fromkeys(rows["method"]))
@@ -66,11 +68,17 @@ def _words(ax: Axes, rows: pd.DataFrame, colour: str, plot: Plot) -> None:
     norms = rows["value"].to_numpy()
     ax.scatter(places, norms, s=6, color=colour, alpha=0.6, linewidths=0)
     ax.set_xscale("log")
-    for index in np.argsort(-norms, kind="stable")[:NAMED]:
-        if norms[index] > 0:
-            word = ast.literal_eval(rows["part"].iloc[index].split(" ", 1)[1])
+    boxes: list[Bbox] = []
+    for index in np.argsort(-norms, kind="stable")[: 3 * NAMED]:
+        word = ast.literal_eval(rows["part"].iloc[index].split(" ", 1)[1])
+        name = repr(word)[1:-1]
+        # About the place of the name, in shares of the panel.
+        corner = math.log(places[index]) / math.log(1 + len(places)), norms[index] / norms.max()
+        box = Bbox.from_bounds(*corner, 0.03 * len(name), 0.05)
+        if norms[index] > 0 and len(boxes) < NAMED and not box.count_overlaps(boxes):
+            boxes.append(box)
             # Without what Matplotlib takes for mathematics.
-            name = repr(word)[1:-1].replace("$", r"\$")
+            name = name.replace("$", r"\$")
             place = (places[index], norms[index])
             ax.annotate(name, place, size=plot.font_size * 0.75, xytext=(3, 1), textcoords="offset points")
 
