@@ -19,6 +19,7 @@ from dwp.priors.log_uniform import LogUniform
 from dwp.priors.mixture import Mixture
 from dwp.priors.pairwise_augmented_gan import PairwiseAugmentedGAN
 from dwp.priors.standard_normal import StandardNormal
+from dwp.priors.student_t import StudentT
 from dwp.priors.vae import VAE
 from dwp.priors.whitened_vae import WhitenedVAE
 from dwp.training.checkpoints import Checkpoint
@@ -29,6 +30,14 @@ def gaussian(size):
     prior = Gaussian(size).double()
     prior.mean.copy_(0.1 * torch.randn(size**2))
     prior.factor.copy_(0.1 * torch.eye(size**2) + 0.02 * torch.randn(size**2, size**2).tril())
+    return prior
+
+
+def student_t(freedom=1.5):
+    prior, like = StudentT(3).double(), gaussian(3)
+    prior.mean.copy_(like.mean)
+    prior.factor.copy_(like.factor)
+    prior.freedom.fill_(freedom)
     return prior
 
 
@@ -59,6 +68,7 @@ def whitened():
 PRIORS = {
     "gaussian": gaussian(3),
     "standard_normal": StandardNormal(3, 0.2),
+    "student_t": student_t(),
     "mixture": mixture(),
     "vae": vae(),
     "vamp": vae(code_prior="vamp", pseudo_inputs=3),
@@ -82,6 +92,45 @@ def test_linear_coordinates_have_the_density_of_the_prior_up_to_a_constant(name)
     ratio = torch.stack([found.log_ratio(one[None]) for one in x]) if not found.exact else 0
     difference = prior.log_prob(found.kernels(x)) + 0.5 * x.square().sum(1) - ratio
     torch.testing.assert_close(difference, difference[:1].expand(5))
+
+
+def test_scale_mixtures_have_the_density_of_a_student_t():
+    prior = PRIORS["student_t"]
+    found = of_prior(prior, prior.sample(1))
+    w = prior.sample(3, seeded(1))
+    centred = torch.linalg.solve_triangular(prior.factor, (w.flatten(1) - prior.mean).T, upper=False).T
+    # The integral over η of the joint density of w and η; e is a multiple of the whitened kernel.
+    eta = torch.linspace(-12, 8, 20_001, dtype=torch.double)[:, None]
+    joint = []
+    for one, kernel in zip(centred, w, strict=True):
+        precision = (found.mean + found.deviation * eta).exp()
+        x = torch.cat([one * precision.sqrt(), eta], 1)
+        torch.testing.assert_close(found.kernels(x[:3]), kernel.expand(3, 1, 3, 3))
+        ratio = torch.stack([found.log_ratio(point[None]) for point in x])
+        change = 0.5 * 9 * precision.log()[:, 0]
+        joint.append(torch.logsumexp(Normal(0.0, 1.0).log_prob(x).sum(1) + ratio + change, 0))
+    difference = torch.stack(joint) - prior.log_prob(w)
+    torch.testing.assert_close(difference, difference[:1].expand(3), rtol=0, atol=1e-6)
+
+
+def test_a_chain_moves_under_heavy_tails():
+    torch.manual_seed(0)
+    found = of_prior(student_t(1.5), torch.zeros(1, dtype=torch.double))
+    start = {"w": found.at(student_t(1.5).sample(200, seeded(1)))}
+    chain = Chain(lambda point: -found.log_ratio(point["w"]), start, HMC(trajectory=1.5))
+    for _ in range(30):
+        chain.advance(adapt=True)
+    draws = []
+    accepted = 0.0
+    for _ in range(100):
+        accepted += chain.advance(adapt=False)
+        draws.append((found.mean + found.deviation * chain.point["w"][:, -1]).exp())
+    assert accepted > 50
+    # λ ~ Gamma(0.75, rate 0.75): 20,000 correlated draws.
+    below = (torch.stack(draws) < 1).double().mean().item()
+    assert below == pytest.approx(
+        torch.special.gammainc(torch.tensor(0.75), torch.tensor(0.75)).item(), abs=0.03
+    )
 
 
 @pytest.mark.parametrize("name", ["vae", "vamp"])

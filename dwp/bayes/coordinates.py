@@ -5,6 +5,7 @@ need steps of the smallest; in these coordinates all directions have the scale 1
 leaves the distribution of the weights as it is.
 """
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -54,8 +55,11 @@ def of_prior(prior: Prior, like: Tensor) -> Coordinates:
         return Codes(prior)
     if isinstance(getattr(prior, "vae", None), PriorWithCodes):
         return Whitened(prior)
-    if (gaussian := prior.mean_and_factor(like)) is not None:
-        return Linear(prior, *gaussian, exact=True)
+    if (elliptical := prior.elliptical(like)) is not None:
+        location, factor, freedom = elliptical
+        if math.isinf(freedom):
+            return Linear(prior, location, factor, exact=True)
+        return ScaleMixture(prior, location, factor, freedom)
     if not prior.exact:
         raise InputError(
             f"prior: {prior.kind} has a bound on its density; to sample a posterior, use an exact one"
@@ -95,6 +99,51 @@ class Linear:
     def log_ratio(self, x: Tensor) -> Tensor:
         """Return the log ratio; see `Coordinates`."""
         return self.prior.log_prob(self.kernels(x)).sum() + 0.5 * x.square().sum()
+
+
+class ScaleMixture:
+    """w = location + factor·e/√λ of a Student's t, with x = (e, η) and log λ = m + s·η.
+
+    λ ~ Gamma(ν/2, rate ν/2), and m and s are the mean and standard deviation of log λ, so that η is close to a
+    standard normal and no heavy tail is left; moments of draws may be infinite.
+
+    Args:
+        prior: a Student's t.
+        location: [k²].
+        factor: lower Cholesky factor of its scale matrix, [k², k²].
+        freedom: ν.
+    """
+
+    exact = False
+
+    def __init__(self, prior: Prior, location: Tensor, factor: Tensor, freedom: float) -> None:
+        self.prior, self.location, self.factor, self.freedom = prior, location, factor, freedom
+        half = torch.tensor(freedom / 2, dtype=torch.double)
+        self.mean = (torch.digamma(half) - half.log()).item()
+        self.deviation = torch.polygamma(1, half).sqrt().item()
+
+    def _log_precision(self, x: Tensor) -> Tensor:
+        return self.mean + self.deviation * x[:, -1:]
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Return the kernels; see `Coordinates`."""
+        scaled = x[:, :-1] * (-0.5 * self._log_precision(x)).exp()
+        size = self.prior.kernel_size
+        return (self.location + scaled @ self.factor.T).view(-1, 1, size, size)
+
+    def at(self, kernels: Tensor) -> Tensor:
+        """Return the coordinates, with the mean of λ given the kernel; see `Coordinates`."""
+        centred = (kernels.flatten(1).to(self.location) - self.location).T
+        scaled = torch.linalg.solve_triangular(self.factor, centred, upper=False).T
+        squares = scaled.square().sum(1, keepdim=True)
+        precision = (self.freedom + scaled.shape[1]) / (self.freedom + squares)
+        return torch.cat([scaled * precision.sqrt(), (precision.log() - self.mean) / self.deviation], 1)
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Return the log ratio; see `Coordinates`."""
+        log_precision = self._log_precision(x)
+        log_density = 0.5 * self.freedom * (log_precision - log_precision.exp())
+        return (log_density + 0.5 * x[:, -1:].square()).sum()
 
 
 class Codes:

@@ -207,10 +207,12 @@ class Prior(nn.Module):
         log_prob = torch.cat([self.log_prob(part) for part in w.split(chunk)])
         return {"log_prob": log_prob.cpu().double().mean().item()}
 
-    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean, [k²] or [n, k²], and lower Cholesky factor [k², k²] of a Gaussian prior; else None.
+    def elliptical(self, like: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """Return location, factor and degrees of freedom of a Gaussian or a Student's t; of others, None.
 
-        Priors without tensors return them on the device of `like`, in its dtype (float32 at least).
+        The location is [k²] or [n, k²], the lower Cholesky factor of the scale matrix [k², k²], and the
+        degrees of freedom are infinite for a Gaussian. Priors without tensors return them on the device of
+        `like`, in its dtype (float32 at least).
         """
         return None
 

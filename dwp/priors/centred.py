@@ -56,10 +56,10 @@ class Centred(Prior):
         centre = self.centre.cpu()
         return centre + self.scale * torch.randn(centre.shape, generator=generator, dtype=centre.dtype)
 
-    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights and a multiple of the identity; see `Prior.mean_and_factor`."""
+    def elliptical(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return the weights, a multiple of the identity and infinity; see `Prior.elliptical`."""
         centre = self.centre.flatten(1)
-        return centre, self.scale * torch.eye(centre.shape[1]).to(centre)
+        return centre, self.scale * torch.eye(centre.shape[1]).to(centre), math.inf
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""

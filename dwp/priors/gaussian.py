@@ -51,9 +51,9 @@ class Gaussian(ConditionalPrior, Elliptical):
         noise = torch.randn(n, len(location), generator=generator, dtype=location.dtype)
         return (location + noise @ factor.T).view(n, 1, self.kernel_size, self.kernel_size)
 
-    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and factor; see `Prior.mean_and_factor`."""
-        return self.mean, self.factor
+    def elliptical(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return mean, factor and infinity; see `Prior.elliptical`."""
+        return self.mean, self.factor, math.inf
 
     def _completed(self, x: Tensor, mask: Tensor, generator: torch.Generator | None) -> Tensor:
         mean, root = self._conditional(x.cpu().double(), mask.cpu())

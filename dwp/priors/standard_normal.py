@@ -36,10 +36,10 @@ class StandardNormal(Prior):
         """Draw kernels [n, 1, k, k]."""
         return self.scale * torch.randn(n, 1, self.kernel_size, self.kernel_size, generator=generator)
 
-    def mean_and_factor(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return zeros and a multiple of the identity; see `Prior.mean_and_factor`."""
+    def elliptical(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return zeros, a multiple of the identity and infinity; see `Prior.elliptical`."""
         identity = torch.eye(self.kernel_size**2, device=like.device, dtype=at_least_float32(like).dtype)
-        return torch.zeros_like(identity[0]), self.scale * identity
+        return torch.zeros_like(identity[0]), self.scale * identity, math.inf
 
     def kl(self, q: GaussianPosterior, estimator: KLEstimator = KLEstimator()) -> Tensor:
         """Return the KL in closed form, in nats, summed over kernels; `estimator` is ignored."""

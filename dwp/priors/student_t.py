@@ -106,6 +106,10 @@ class StudentT(Elliptical):
         )
         return constant - 0.5 * (freedom + dimensions) * torch.log1p(distance / freedom)
 
+    def elliptical(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return location, factor and degrees of freedom; see `Prior.elliptical`."""
+        return self.mean, self.factor, self.freedom.item()
+
     def sample(self, n: int, generator: torch.Generator | None = None, *, mean: bool = False) -> Tensor:
         """Draw kernels [n, 1, k, k]; `mean` is ignored."""
         location, factor, freedom = self.mean.cpu(), self.factor.cpu(), self.freedom.cpu()
