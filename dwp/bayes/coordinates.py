@@ -104,8 +104,8 @@ class Linear:
 class ScaleMixture:
     """w = location + factor·e/√λ of a Student's t, with x = (e, η) and log λ = m + s·η.
 
-    λ ~ Gamma(ν/2, rate ν/2), and m and s are the mean and standard deviation of log λ, so that η is close to a
-    standard normal and no heavy tail is left; moments of draws may be infinite.
+    λ ~ Gamma(ν/2, rate ν/2), and m and s are the mean and standard deviation of log λ, so that η is nearly
+    standard normal and no heavy tail is left. Coordinates from moments would fail: these may be infinite.
 
     Args:
         prior: a Student's t.
