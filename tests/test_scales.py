@@ -121,6 +121,17 @@ def test_the_prior_of_the_horseshoe_is_half_cauchy():
     assert scipy.stats.kstest(draws, scipy.stats.halfcauchy(scale=0.3).cdf).pvalue > 1e-3
 
 
+def test_the_horseshoe_moves_at_the_learning_rates_of_weights():
+    made = Horseshoe(5)
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.005)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        made.kl().backward()
+        optimizer.step()
+    # Adam moves a parameter by at most 5 in these steps; the prior's scale, log τ, is 11.5 nats away.
+    assert (made.log_moments()[0] < -8).all()
+
+
 # Moments
 
 
