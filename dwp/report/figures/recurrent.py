@@ -69,11 +69,12 @@ def _words(ax: Axes, rows: pd.DataFrame, colour: str, plot: Plot) -> None:
     ax.scatter(places, norms, s=6, color=colour, alpha=0.6, linewidths=0)
     ax.set_xscale("log")
     boxes: list[Bbox] = []
+    largest = norms.max() or 1.0
     for index in np.argsort(-norms, kind="stable")[: 3 * NAMED]:
         word = ast.literal_eval(rows["part"].iloc[index].split(" ", 1)[1])
         name = repr(word)[1:-1]
         # About the place of the name, in shares of the panel.
-        corner = math.log(places[index]) / math.log(1 + len(places)), norms[index] / norms.max()
+        corner = math.log(places[index]) / math.log(1 + len(places)), norms[index] / largest
         box = Bbox.from_bounds(*corner, 0.03 * len(name), 0.05)
         if norms[index] > 0 and len(boxes) < NAMED and not box.count_overlaps(boxes):
             boxes.append(box)
