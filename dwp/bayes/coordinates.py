@@ -117,7 +117,8 @@ class ScaleMixture:
     exact = False
 
     def __init__(self, prior: Prior, location: Tensor, factor: Tensor, freedom: float) -> None:
-        self.prior, self.location, self.factor, self.freedom = prior, location, factor, freedom
+        self.prior, self.freedom = prior, freedom
+        self.scaled = Linear(prior, location, factor)
         half = torch.tensor(freedom / 2, dtype=torch.double)
         self.mean = (torch.digamma(half) - half.log()).item()
         self.deviation = torch.polygamma(1, half).sqrt().item()
@@ -127,14 +128,11 @@ class ScaleMixture:
 
     def kernels(self, x: Tensor) -> Tensor:
         """Return the kernels; see `Coordinates`."""
-        scaled = x[:, :-1] * (-0.5 * self._log_precision(x)).exp()
-        size = self.prior.kernel_size
-        return (self.location + scaled @ self.factor.T).view(-1, 1, size, size)
+        return self.scaled.kernels(x[:, :-1] * (-0.5 * self._log_precision(x)).exp())
 
     def at(self, kernels: Tensor) -> Tensor:
         """Return the coordinates, with the mean of λ given the kernel; see `Coordinates`."""
-        centred = (kernels.flatten(1).to(self.location) - self.location).T
-        scaled = torch.linalg.solve_triangular(self.factor, centred, upper=False).T
+        scaled = self.scaled.at(kernels)
         squares = scaled.square().sum(1, keepdim=True)
         precision = (self.freedom + scaled.shape[1]) / (self.freedom + squares)
         return torch.cat([scaled * precision.sqrt(), (precision.log() - self.mean) / self.deviation], 1)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 WARM_UP = 0.25
 """Share of the gradient evaluations before samples are kept."""
-FEW = 0.05
+LOW_ACCEPTANCE = 0.05
 """Mean acceptance probability below which a chain is reported to hardly move."""
 OTHERS_SCALE = 0.1
 
@@ -251,7 +251,7 @@ def sample(
             if signals.requested():
                 break
         progress.close()
-        if kept and accepted < FEW * len(kept):
+        if kept and accepted < LOW_ACCEPTANCE * len(kept):
             logger.warning(
                 "%s: after the warm-up, trajectories were accepted with a probability of %.2g; the samples "
                 "hardly differ: run more steps, or start with a smaller step_size",
