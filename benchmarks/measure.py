@@ -8,7 +8,6 @@ import logging
 import math
 import multiprocessing
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from benchmarks.optimisations import disabled
 from benchmarks.options import Options, read
 from benchmarks.workloads import WORKLOADS, Run
 from dwp.errors import InputError
+from dwp.nn.autotuning import processor
 from dwp.nn.precision import choose_precision
 from dwp.pipeline.environment import MEMORY
 
@@ -137,14 +137,12 @@ def in_turns(calls: Mapping[str, Callable[[], float]], turns: int) -> dict[str, 
 
 def machine(options: Options) -> str:
     """Return one line that describes the machine and the software."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(git, text=True, capture_output=True, check=False).stdout.strip() or "unknown"
     gpu = f"{torch.cuda.get_device_name()}, " if options.where.type == "cuda" else ""
     matrix = ", bf16 matrix units" if torch.cpu._is_amx_tile_supported() else ""
     units = f"{torch.backends.cpu.get_cpu_capability()}{matrix}, {os.cpu_count()} cores"
-    name = f"{gpu}{found[1] if found else platform.processor()}, {units}, {options.threads} threads"
+    name = f"{gpu}{processor()}, {units}, {options.threads} threads"
     return f"{name}, torch {torch.__version__}, commit {commit}"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks import recipe, workloads
 from dwp.bayes import layers
 from dwp.errors import unknown
-from dwp.nn.conv import MaxPool2d, pytorch_only
+from dwp.nn.conv import MaxPool2d, implementation
 from dwp.nn.noise import Noise
 from dwp.training import loop
 
@@ -51,7 +51,7 @@ def laid_out(name: str, form: torch.memory_format) -> Context:
 def pytorch_convolutions() -> Iterator[None]:
     """Leave every convolution to PyTorch, with weights in the memory formats that suit it."""
     with (
-        pytorch_only(),
+        implementation("pytorch"),
         laid_out("build_initialised", torch.channels_last),
         laid_out("vae", torch.contiguous_format),
         laid_out("load_prior", torch.contiguous_format),

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dwp.errors import InputError
-from dwp.files import atomic_write
+from dwp.files import atomic_write, cache_folder
 from dwp.files import sha256 as sha256_of
 
 HUB = "https://huggingface.co"
@@ -36,13 +36,6 @@ logger = logging.getLogger(__name__)
 
 class _Unreachable(InputError):
     """The server sent no complete answer, or reported an error of its own."""
-
-
-def cache_folder() -> Path:
-    """Return $DWP_CACHE, by default `dwp` in $XDG_CACHE_HOME or `~/.cache`."""
-    if own := os.environ.get("DWP_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dwp"
 
 
 def from_url(url: str, sha256: str) -> Path:

@@ -25,6 +25,13 @@ ADVICE = {
 }
 
 
+def cache_folder() -> Path:
+    """Return $DWP_CACHE, by default `dwp` in $XDG_CACHE_HOME or `~/.cache`."""
+    if own := os.environ.get("DWP_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dwp"
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.

@@ -225,7 +225,7 @@ def test_what_is_disabled_is_off():
         pooled = conv.MaxPool2d(2)(torch.randn(2, 3, 4, 4, requires_grad=True))
         assert pooled.is_contiguous()
     with disabled(optimisations.FAST_FORMS):
-        assert conv._pytorch_only
+        assert conv._implementation == "pytorch"
         model, prior = workloads.source_network(TINY), workloads.vae(TINY, 5)
         assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
         assert all(weight.is_contiguous() for weight in prior.parameters())

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from dwp.nn import bilinear_algorithms, conv
-from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, conv_transpose2d, pytorch_only
+from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, conv_transpose2d, implementation
 
 # (rows of the map, of the kernel, padding, channels in, out): those of priors, of networks, and others.
 SHAPES = [
@@ -142,7 +142,14 @@ def products(form, x, w):
     return torch.from_numpy(y)
 
 
-def test_the_cheapest_form_is_the_sum_where_kernels_serve_a_single_map():
+@pytest.fixture(autouse=True)
+def by_products():
+    """Compute convolutions by matrix products also where PyTorch is faster."""
+    with implementation("products"):
+        yield
+
+
+def test_no_form_is_cheap_where_kernels_serve_a_single_map():
     shape = (10, 5, 0, 64, 64)
     assert bilinear_algorithms.cheapest(*shape, maps=1, dtype=torch.float32) is None
     assert bilinear_algorithms.cheapest(*shape, maps=256, dtype=torch.float32) is not None
@@ -154,10 +161,10 @@ def test_it_takes_fewer_operations_than_the_sum():
     assert form.operations(256, 512, 256) < of_the_sum / 4
 
 
-def test_within_pytorch_only_nothing_is_ours(monkeypatch):
+def test_pytorch_alone_computes_everything_where_it_is_chosen(monkeypatch):
     monkeypatch.setattr(conv, "cheapest", lambda *_, **__: pytest.fail("a form was looked for"))
     x, weight, _ = tensors((5, 3, 0, 8, 8))
-    with pytorch_only():
+    with implementation("pytorch"):
         conv2d(x, weight)
         conv_transpose2d(x, weight)
     with pytest.raises(pytest.fail.Exception):

@@ -12,17 +12,19 @@ from torch.nn import functional
 
 from dwp.bayes.layers import BayesConv2d, Noise, kl, make_bayesian, predict, set_noise
 from dwp.nn import bilinear_algorithms, conv
-from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d
+from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, implementation
 from dwp.nn.convnet import build
 from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 
 
 @pytest.fixture(autouse=True)
-def no_constants():
-    """Clear cached constants that were created in another mode."""
+def by_products():
+    """Compute convolutions by matrix products, without constants that were created in another mode."""
     bilinear_algorithms.cheapest.cache_clear()
     conv._met.cache_clear()
+    with implementation("products"):
+        yield
 
 
 def twins(ours, theirs, *arguments, **options):

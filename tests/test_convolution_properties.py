@@ -13,11 +13,18 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from dwp.nn import bilinear_algorithms, conv
-from dwp.nn.conv import conv2d, conv_transpose2d
+from dwp.nn.conv import conv2d, conv_transpose2d, implementation
 
 # Root mean square error of a result or gradient, relative to that of the sums' squared terms, in units of the
 # dtype's rounding: some `MOST_AMPLIFICATION` times that of a sum, whose terms are rounded a few times each.
 ROUNDINGS = 12
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_products():
+    """Compute convolutions by matrix products also where PyTorch is faster."""
+    with implementation("products"):
+        yield
 
 
 @dataclass(frozen=True)

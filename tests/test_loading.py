@@ -16,7 +16,7 @@ from prior_helpers import seeded, vae
 from safetensors.torch import save_file
 
 import dwp
-from dwp import downloads, loading
+from dwp import downloads, files, loading
 from dwp.errors import InputError
 from dwp.pipeline.cards import card
 from dwp.priors.base import save_prior
@@ -348,10 +348,10 @@ def test_malformed_references_are_refused(reference):
 def test_the_cache_is_in_the_users_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv("DWP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert downloads.cache_folder() == tmp_path / "xdg" / "dwp"
+    assert files.cache_folder() == tmp_path / "xdg" / "dwp"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert downloads.cache_folder() == tmp_path / ".cache" / "dwp"
+    assert files.cache_folder() == tmp_path / ".cache" / "dwp"
 
 
 def test_the_index_is_readable_json():

@@ -28,9 +28,9 @@ POINTS = {1: (0.0,), 2: (2 / 3, -2 / 3), 3: (0.0, 1.0, -1.0), 4: (1.25, -1.25, 0
 # Forms with a larger `Bilinear.amplification` are not used.
 MOST_AMPLIFICATION = 3.5
 
-# Operations of a form in the time of one operation of PyTorch's convolution. On small maps, 0.8 to 1.9
-# were measured, depending on the shape.
-SPEEDUP = 1.25
+# Forms with more operations, relative to the direct sum, are not used. Per operation, forms were 0.3 to 1.9
+# times as fast as PyTorch's convolution, depending on the processor and the shape.
+MOST_OPERATIONS = 1.5
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def cheapest(
     *,
     transposed: bool = False,
 ) -> Matrices | None:
-    """Return the form with the fewest operations for a convolution, or None where the direct sum is faster.
+    """Return the form with the fewest operations for a convolution, or None where they are too many.
 
     Args:
         size: h, rows and columns of a map; of the result, if transposed.
@@ -116,7 +116,7 @@ def cheapest(
         forms = [form.transposed() for form in forms]
     best = min(forms, key=lambda form: form.operations(inputs, outputs, maps), default=None)
     of_the_sum = (total - kernel + 1) ** 2 * kernel**2 * inputs * outputs
-    if best is None or best.operations(inputs, outputs, maps) >= SPEEDUP * of_the_sum:
+    if best is None or best.operations(inputs, outputs, maps) >= MOST_OPERATIONS * of_the_sum:
         return None
     # Tensors created in inference mode cannot be used in training.
     with torch.inference_mode(False):

@@ -1,9 +1,10 @@
 """Fast replacements of PyTorch's convolutions for small maps on a CPU, computed by matrix products.
 
-Convolution libraries are not tuned for maps of 5×5 or 10×10 pixels. Here such maps are stored in the
+Not all convolution libraries are tuned for maps of 5×5 or 10×10 pixels. Here such maps are stored in the
 order [h, w, n, c] and kernels in the order [k, k, in, out]; shapes are the usual ones, only strides
 differ. A layer is then one matrix product for each multiplication in the bilinear form of the
-convolution from `dwp.nn.bilinear_algorithms`.
+convolution from `dwp.nn.bilinear_algorithms`. Whether that is faster than PyTorch's convolution depends on
+the processor, and is measured for each shape (`dwp.nn.autotuning`).
 
 The networks and VAEs of this library use these layers, since their maps are small and of moderate
 range; converted user models keep PyTorch's convolutions. PyTorch also computes everything that a form
@@ -14,34 +15,40 @@ results that are not finite.
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.nn.autotuning import is_faster
 from dwp.nn.bilinear_algorithms import cheapest
-from dwp.nn.bilinear_conv import convolve, is_plain, maps_of, pixels_first
+from dwp.nn.bilinear_conv import TOGETHER, convolve, is_plain, maps_of, pixels_first
 
 # Largest size of a map; for larger ones the change of basis costs more than it saves.
 LARGEST = 16
 # Largest size of a map of one channel that is copied once per weight and convolved by a single product.
 LARGEST_COPIED = 8
 
+Implementation = Literal["fastest", "products", "pytorch"]
 _Pair = tuple[int, ...]  # of two, as PyTorch annotates it
-_pytorch_only = False
+_implementation: Implementation = "fastest"
 
 
 @contextlib.contextmanager
-def pytorch_only() -> Iterator[None]:
-    """Let PyTorch compute every convolution while the context is active."""
-    global _pytorch_only
-    before, _pytorch_only = _pytorch_only, True
+def implementation(name: Implementation) -> Iterator[None]:
+    """Choose the implementation of convolutions of small maps while the context is active.
+
+    Args:
+        name: fastest, products (wherever a form exists) or pytorch.
+    """
+    global _implementation
+    before, _implementation = _implementation, name
     try:
         yield
     finally:
-        _pytorch_only = before
+        _implementation = before
 
 
 class Conv2d(nn.Conv2d):
@@ -111,7 +118,11 @@ def conv2d(
     """
     if isinstance(padding, tuple) and padding[0] == padding[1] and groups == 1:
         x = _at_precision_of(weight, x)
-        if _is_small(x, weight, bias, stride, dilation) and weight.shape[2] <= x.shape[2] + 2 * padding[0]:
+        if (
+            _is_small(x, weight, bias, stride, dilation)
+            and weight.shape[2] <= x.shape[2] + 2 * padding[0]
+            and _products_are_faster(x, weight, padding[0])
+        ):
             y = _convolve(x, weight, bias, padding[0])
             if y is not None:
                 return y
@@ -130,7 +141,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stri
     Small maps on a CPU are convolved in the weight's precision, also under autocast.
     """
     x = _at_precision_of(weight, x)
-    if _is_small(x, weight.transpose(0, 1), bias, stride):
+    small = _is_small(x, weight.transpose(0, 1), bias, stride)
+    if small and _products_are_faster(x, weight, transposed=True):
         y = _convolve_transposed(x, weight, bias)
         if y is not None:
             return y
@@ -141,7 +153,7 @@ def _is_small(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Pair, dilation: _Pair = (1, 1)
 ) -> bool:
     return (
-        not _pytorch_only
+        _implementation != "pytorch"
         and is_plain(x)
         and type(weight) in (Tensor, nn.Parameter)
         and x.dtype == weight.dtype == (weight if bias is None else bias).dtype
@@ -152,6 +164,56 @@ def _is_small(
         and x.numel() > 0 < weight.numel()
         and stride == dilation == (1, 1)
     )
+
+
+def _products_are_faster(x: Tensor, weight: Tensor, padding: int = 0, *, transposed: bool = False) -> bool:
+    if _implementation == "products":
+        return True
+    maps, inputs, size, _ = x.shape
+    outputs, kernel = weight.shape[1 if transposed else 0], weight.shape[2]
+    # Measured for a power of two; more maps are computed by parts.
+    together = min(TOGETHER, 1 << (maps - 1).bit_length())
+    return _measured(together, inputs, size, outputs, kernel, padding, x.dtype, transposed)
+
+
+@functools.cache
+def _measured(
+    maps: int,
+    inputs: int,
+    size: int,
+    outputs: int,
+    kernel: int,
+    padding: int,
+    dtype: torch.dtype,
+    transposed: bool,
+) -> bool:
+    """Return whether matrix products are faster than PyTorch's convolution, gradients included."""
+
+    def step(convolution: Callable[..., Tensor | None], x: Tensor, *options: Any) -> Callable[[], object]:
+        weight = torch.ones(kernel, kernel, inputs, outputs, dtype=dtype, device="cpu")
+        weight = maps_of(weight) if transposed else weight.permute(3, 2, 0, 1)
+        parts = [x.requires_grad_(), weight.requires_grad_(), x.new_zeros(outputs).requires_grad_()]
+
+        def run() -> object:
+            y = convolution(*parts, *options)
+            return y if y is None else torch.autograd.grad(y, parts, torch.ones_like(y))
+
+        return run
+
+    # In any mode that the caller is in.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        x = torch.ones(size, size, maps, inputs, dtype=dtype, device="cpu")
+        channels_last = x.permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
+        if transposed:
+            ours = step(_convolve_transposed, maps_of(x))
+            pytorchs = step(functional.conv_transpose2d, channels_last)
+        else:
+            ours = step(_convolve, maps_of(x), padding)
+            pytorchs = step(plain_conv2d, channels_last, 1, padding)
+        if ours() is None:
+            return False
+        shape = f"{maps} maps {inputs}×{size}×{size} to {outputs} channels, kernel {kernel}, padding {padding}"
+        return is_faster(f"{'transposed ' * transposed}convolution, {shape}, {dtype}", ours, pytorchs)
 
 
 def _at_precision_of(weight: Tensor, x: Tensor) -> Tensor:
