@@ -99,7 +99,9 @@ def test_convolutions_are_measured_in_every_mode_and_training_goes_on(mode, cach
 def test_a_convolution_is_computed_by_what_was_faster(products, monkeypatch):
     monkeypatch.setattr(conv, "is_faster", lambda *_: products)
     used = []
-    monkeypatch.setattr(conv, "_convolve", lambda *found: used.append(found) or sum(t.sum() for t in found[:3]))
+    monkeypatch.setattr(
+        conv, "_convolve", lambda *found: used.append(found) or sum(t.sum() for t in found[:3])
+    )
     conv._measured(8, 16, 5, 32, 3, 0, torch.float32, False)
     used.clear()
     Conv2d(16, 32, 3)(torch.ones(5, 16, 5, 5))
@@ -108,7 +110,8 @@ def test_a_convolution_is_computed_by_what_was_faster(products, monkeypatch):
 
 def test_processes_agree():
     code = (
-        "import torch; from dwp.nn.conv import Conv2d, _measured; Conv2d(16, 32, 3)(torch.ones(9, 16, 5, 5)); "
+        "import torch; from dwp.nn.conv import Conv2d, _measured\n"
+        "Conv2d(16, 32, 3)(torch.ones(9, 16, 5, 5)); "
         "print(_measured(16, 16, 5, 32, 3, 0, torch.float32, False))"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in "abc"]

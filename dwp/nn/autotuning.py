@@ -1,8 +1,8 @@
 """Choice of the faster of two implementations of an operation, measured once on each machine.
 
-As with `torch.backends.cudnn.benchmark`, both run when the operation is first needed. The choice is kept in the
-cache folder: where both are level, a second measurement may choose otherwise, and the last digits of results
-would change from run to run.
+As with `torch.backends.cudnn.benchmark`, both run when the operation is first needed. The choice is kept in
+the cache folder: where both are level, a second measurement may choose otherwise, and the last digits of
+results would change from run to run.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 DATABASE = "autotuning.sqlite"
 TURNS = 5
-"""Measurements of each implementation, by turns; the shortest counts, since other work only lengthens them."""
+"""Measurements of each implementation, in turns; the shortest counts, as other work lengthens the rest."""
 SECONDS = 0.002
 """Duration of a measurement, at least."""
 MOST_SECONDS = 0.5

@@ -212,8 +212,9 @@ def _measured(
             pytorchs = step(plain_conv2d, channels_last, 1, padding)
         if ours() is None:
             return False
-        shape = f"{maps} maps {inputs}×{size}×{size} to {outputs} channels, kernel {kernel}, padding {padding}"
-        return is_faster(f"{'transposed ' * transposed}convolution, {shape}, {dtype}", ours, pytorchs)
+        name = "transposed convolution" if transposed else "convolution"
+        shape = f"{maps} maps {inputs}×{size}×{size} to {outputs} channels, kernel {kernel}"
+        return is_faster(f"{name}, {shape}, padding {padding}, {dtype}", ours, pytorchs)
 
 
 def _at_precision_of(weight: Tensor, x: Tensor) -> Tensor:
