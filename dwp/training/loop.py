@@ -189,14 +189,13 @@ def _minibatch(data: tuple[Tensor, ...], batch: int | None, seed: int, step: int
     if batch is None or batch >= examples:
         return data
     epoch, index = divmod(step, math.ceil(examples / batch))
-    chosen = _permutation(examples, seed, epoch)[index * batch : (index + 1) * batch]
-    chosen = chosen.to(data[0].device)
+    chosen = _permutation(examples, seed, epoch, data[0].device)[index * batch : (index + 1) * batch]
     return tuple(tensor[chosen] for tensor in data)
 
 
 @functools.lru_cache(maxsize=1)
-def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
+def _permutation(examples: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     # A function of seed and epoch only, so that a resumed run sees the same minibatches. The last
-    # result is cached, since every step of an epoch needs it.
+    # result is cached, since every step of an epoch needs it, and copied to the device once.
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
-    return torch.randperm(examples, generator=generator)
+    return torch.randperm(examples, generator=generator).to(device)
