@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from dwp.nn import autotuning, conv
+from dwp.nn import autotuning, conv, product_conv
 from dwp.nn.autotuning import is_faster
 from dwp.nn.conv import Conv2d, ConvTranspose2d
 
@@ -17,9 +17,9 @@ from dwp.nn.conv import Conv2d, ConvTranspose2d
 def cache(tmp_path, monkeypatch):
     """An empty cache, on disk and in memory."""
     monkeypatch.setenv("DWP_CACHE", str(tmp_path / "cache"))
-    conv._measured.cache_clear()
+    product_conv._measured.cache_clear()
     yield tmp_path / "cache"
-    conv._measured.cache_clear()
+    product_conv._measured.cache_clear()
 
 
 def waits(seconds):
@@ -79,17 +79,19 @@ def operations(cache):
         return [row[0] for row in database.execute("SELECT operation FROM choices")]
 
 
+@pytest.mark.parametrize("lowered", [True, False])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_convolutions_are_measured_in_every_mode_and_training_goes_on(mode, cache):
+def test_convolutions_are_measured_in_every_mode_and_training_goes_on(mode, lowered, cache):
     torch.manual_seed(0)
     layers = Conv2d(16, 32, 3), ConvTranspose2d(32, 16, 3)
-    with mode(), torch.autocast("cpu", torch.bfloat16):
+    with mode(), torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         before = torch.get_rng_state()
         layers[1](layers[0](torch.ones(5, 16, 5, 5)))
         assert torch.equal(torch.get_rng_state(), before)
+    between = f"torch.float32 against {torch.bfloat16 if lowered else torch.float32}"
     assert sorted(operations(cache)) == [
-        "convolution, 8 maps 16×5×5 to 32 channels, kernel 3, padding 0, torch.float32",
-        "transposed convolution, 8 maps 32×3×3 to 16 channels, kernel 3, padding 0, torch.float32",
+        f"convolution, 8 maps 16×5×5 to 32 channels, kernel 3, padding 0, {between}",
+        f"transposed convolution, 8 maps 32×3×3 to 16 channels, kernel 3, padding 0, {between}",
     ]
     layers[1](layers[0](torch.ones(5, 16, 5, 5))).sum().backward()
     assert all(p.grad is not None for layer in layers for p in layer.parameters())
@@ -97,22 +99,21 @@ def test_convolutions_are_measured_in_every_mode_and_training_goes_on(mode, cach
 
 @pytest.mark.parametrize("products", [True, False])
 def test_a_convolution_is_computed_by_what_was_faster(products, monkeypatch):
-    monkeypatch.setattr(conv, "is_faster", lambda *_: products)
+    asked = []
+    monkeypatch.setattr(product_conv, "is_faster", lambda name, *_: asked.append(name) or products)
     used = []
-    monkeypatch.setattr(
-        conv, "_convolve", lambda *found: used.append(found) or sum(t.sum() for t in found[:3])
-    )
-    conv._measured(8, 16, 5, 32, 3, 0, torch.float32, False)
-    used.clear()
+    monkeypatch.setattr(conv, "convolve", lambda *_, **__: used.append(True))
     Conv2d(16, 32, 3)(torch.ones(5, 16, 5, 5))
-    assert bool(used) == products
+    Conv2d(16, 32, 3)(torch.ones(6, 16, 5, 5))
+    assert len(asked) == 1
+    assert used == [True] * 2 * products
 
 
 def test_processes_agree():
     code = (
-        "import torch; from dwp.nn.conv import Conv2d, _measured\n"
-        "Conv2d(16, 32, 3)(torch.ones(9, 16, 5, 5)); "
-        "print(_measured(16, 16, 5, 32, 3, 0, torch.float32, False))"
+        "import torch; from dwp.nn import product_conv\n"
+        "x, weight = torch.ones(9, 16, 5, 5), torch.ones(32, 16, 3, 3)\n"
+        "print(product_conv.are_faster(x, weight, 0, transposed=False))"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in "abc"]
     found = [run.communicate()[0] for run in runs]

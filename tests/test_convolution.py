@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dwp.nn import bilinear_algorithms, conv
+from dwp.nn import bilinear_algorithms, product_conv
 from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, conv_transpose2d, implementation
 
 # (rows of the map, of the kernel, padding, channels in, out): those of priors, of networks, and others.
@@ -162,7 +162,7 @@ def test_it_takes_fewer_operations_than_the_sum():
 
 
 def test_pytorch_alone_computes_everything_where_it_is_chosen(monkeypatch):
-    monkeypatch.setattr(conv, "cheapest", lambda *_, **__: pytest.fail("a form was looked for"))
+    monkeypatch.setattr(product_conv, "cheapest", lambda *_, **__: pytest.fail("a form was looked for"))
     x, weight, _ = tensors((5, 3, 0, 8, 8))
     with implementation("pytorch"):
         conv2d(x, weight)

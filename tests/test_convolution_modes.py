@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from dwp.bayes.layers import BayesConv2d, Noise, kl, make_bayesian, predict, set_noise
-from dwp.nn import bilinear_algorithms, conv
+from dwp.nn import bilinear_algorithms, product_conv
 from dwp.nn.conv import Conv2d, ConvTranspose2d, MaxPool2d, conv2d, implementation
 from dwp.nn.convnet import build
 from dwp.priors.standard_normal import StandardNormal
@@ -22,7 +22,7 @@ from dwp.priors.vae import VAE
 def by_products():
     """Compute convolutions by matrix products, without constants that were created in another mode."""
     bilinear_algorithms.cheapest.cache_clear()
-    conv._met.cache_clear()
+    product_conv._met.cache_clear()
     with implementation("products"):
         yield
 

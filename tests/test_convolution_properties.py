@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from dwp.nn import bilinear_algorithms, conv
+from dwp.nn import bilinear_algorithms, product_conv
 from dwp.nn.conv import conv2d, conv_transpose2d, implementation
 
 # Root mean square error of a result or gradient, relative to that of the sums' squared terms, in units of the
@@ -214,7 +214,7 @@ def test_what_is_not_finite_stays_where_it_is_in_pytorchs(case, value, place):
 @example(small(size=7, inputs=1, kernel=3), ["meta", "inference", "train"])
 def test_any_mode_leaves_training_possible(case, modes):
     bilinear_algorithms.cheapest.cache_clear()
-    conv._met.cache_clear()
+    product_conv._met.cache_clear()
     contexts = {
         "inference": torch.inference_mode,
         "no_grad": torch.no_grad,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dwp.errors import InputError
+from dwp.nn import precision
 from dwp.nn.precision import choose_precision
 from dwp.pipeline import gpu_slots
 from dwp.training import devices
@@ -107,9 +108,14 @@ def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
 
 
 def test_precision(monkeypatch):
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda native=native: native)
+    for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        precision._cpu_is_faster.cache_clear()
+        monkeypatch.setattr(precision, "is_faster", lambda *_, faster=faster: faster)
         assert choose_precision("auto", CPU) == expected
+    monkeypatch.undo()
+    precision._cpu_is_faster.cache_clear()
+    with torch.inference_mode():
+        assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)
     assert choose_precision("float32", CPU) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     for name in ("float16", "double", "float64"):

@@ -10,6 +10,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
@@ -26,6 +27,15 @@ SECONDS = 0.002
 """Duration of a measurement, at least."""
 MOST_SECONDS = 0.5
 """Duration of all measurements after which no other turn begins."""
+
+
+def apart(function: Callable[[], bool]) -> bool:
+    """Return the result of a function in a thread of its own, which has none of the caller's modes.
+
+    Such as inference mode, autocast, a default device, and hooks of saved tensors (`torch.utils.checkpoint`).
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 def is_faster(operation: str, first: Callable[[], object], second: Callable[[], object]) -> bool:

@@ -1,18 +1,23 @@
 """Precision of matrix products; densities are in float32 or wider."""
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dwp.errors import unknown
+from dwp.nn.autotuning import apart, is_faster
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products.
 
     Args:
-        name: 'float32', 'bfloat16', or 'auto': bfloat16 where the hardware multiplies it natively
-            (GPUs since Ampere, CPUs with matrix units) and float32 elsewhere. Parameters, their
-            updates and all densities stay in float32 in any case.
+        name: 'float32', 'bfloat16', or 'auto': bfloat16 on GPUs that multiply it natively (since Ampere) and
+            on CPUs that convolve faster in it, as measured once (`autotuning`), and float32 elsewhere.
+            Parameters, their updates and all densities stay in float32 in any case.
         device: where the products are computed.
 
     Raises:
@@ -21,18 +26,35 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in ("auto", "float32", "bfloat16"):
         raise unknown("precision", name, ("auto", "float32", "bfloat16"))
     if name == "auto":
-        native = {
+        faster = {
             "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": torch.cpu._is_amx_tile_supported,
+            "cpu": lambda: _cpu_is_faster(),
         }.get(device.type, lambda: False)
-        return torch.bfloat16 if native() else torch.float32
+        return torch.bfloat16 if faster() else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+@functools.cache
+def _cpu_is_faster() -> bool:
+    """Return whether this CPU convolves faster in bfloat16 than in float32, gradients included."""
+
+    def step(dtype: torch.dtype) -> Callable[[], object]:
+        x = torch.ones(16, 32, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        weight = torch.ones(32, 32, 3, 3, dtype=dtype)
+
+        def run() -> object:
+            y = functional.conv2d(x, weight)
+            return torch.autograd.grad(y, [x, weight], torch.ones_like(y))
+
+        return run
+
+    return apart(lambda: is_faster("convolution in bfloat16", step(torch.bfloat16), step(torch.float32)))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return a context in which matrix products have the given precision; see `choose_precision`.
 
-    Convolutions of small maps on a CPU (`dwp.nn.conv`) stay in float32.
+    Convolutions of small maps on a CPU (`dwp.nn.conv`) stay in float32 where that is faster.
     """
     dtype = choose_precision(precision, device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -123,7 +123,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("device that jobs compute on")
     threads: int = setting("threads of a job", ge=1)
     checkpoint_seconds: float = setting("time between two checkpoints of a job", ge=0, unit="seconds")
-    precision: Precision = setting("precision of matrix products; auto: bfloat16 if the hardware supports it")
+    precision: Precision = setting("precision of matrix products; auto: bfloat16 where it is faster")
     data: DataSettings = setting("data sets")
     source: SourceSettings = setting("source networks")
     kernels: KernelSettings = setting("kernels of the source networks")
