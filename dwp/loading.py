@@ -100,7 +100,7 @@ def load_prior(
               Face hub, see `dwp.downloads.from_hub`,
             - an http(s) URL, with `sha256`.
 
-            Downloads are kept in `dwp.files.cache_folder`.
+            Downloads are kept in the folder `$DWP_CACHE`, by default `~/.cache/dwp`.
         device: device of the loaded prior, independent of the one that it was saved from.
         sha256: expected SHA-256 of the file, in hexadecimal.
 
