@@ -41,24 +41,24 @@ def kernels(results: Results, plot: Plot, *, size: int, side: int = 8) -> Figure
     count = side * side
     order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))
     examples = learned[order[:count]]
-    panels = [("learned kernels, held out", examples, median_norm(learned))]
+    panels = [("learned kernels", "held out", examples, median_norm(learned))]
     for name, prior in results.priors_of(size).items():
         if isinstance(prior, PriorWithCodes):
             with torch.no_grad():
                 rebuilt = prior.decode(prior.encode(examples)[0])[0]
-            panels.append((f"{name}: reconstructions of these", rebuilt, median_norm(rebuilt)))
+            panels.append((name, "reconstructions", rebuilt, median_norm(rebuilt)))
         many, means = draw(prior, 4096), draw(prior, 4096, mean=True)
         if many is None or means is None:
             continue
-        panels.append((f"{name}: samples", many[:count], median_norm(many)))
+        panels.append((name, "samples", many[:count], median_norm(many)))
         if not torch.equal(many, means):
-            panels.append((f"{name}: samples, means only", means[:count], median_norm(means)))
+            panels.append((name, "means of samples", means[:count], median_norm(means)))
     columns = min(3 if len(panels) <= 6 else 4, len(panels))
     figure, axes = plot.canvas(math.ceil(len(panels) / columns), columns, 2.9, 3.15)
     limit = float(np.quantile(learned.abs().numpy(), 0.995))
-    for ax, (title, tensor, norm) in zip(axes.flat, panels, strict=False):
+    for ax, (title, shown, tensor, norm) in zip(axes.flat, panels, strict=False):
         image = plot.mosaic(ax, tensor.cpu(), side, limit)
-        plot.label(ax, title=f"{title}\n(median norm {norm:.2f})", frame=False)
+        plot.label(ax, title=f"{title}\n{shown}, median norm {norm:.2f}", frame=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     options = {"location": "bottom", "aspect": 50, "shrink": 0.5, "extend": "both"}
