@@ -4,8 +4,8 @@
 
 Source networks train to the test accuracy `source_accuracy`; VAEs to the held-out ELBO, and few-shot networks
 to the test accuracy and NLL, that the recipe has at the end of its schedule with the same seed, within 0.5
-nats, 0.01 and 0.02 nats. The option `dwp` lists those of the library alone; by default, its schedules of
-source and few-shot networks are short, with small batches, as in config/mnist-cpu.yaml. Each side has its own
+nats, 0.01 and 0.02 nats. The option `dwp` lists those of the library alone; by default, its schedules are
+short, with small batches or high rates, as in config.yaml and config/mnist-cpu.yaml. Each side has its own
 process; the clock stops during the evaluations, every twentieth of a schedule. Seconds are means over the
 seeds with which both sides reach the target; their ratio is a geometric mean; intervals are of 95 %. The
 share of the product's rate counts the operations of the recipe's networks. Without `target_priors`, the
@@ -29,7 +29,8 @@ from dwp.priors.vae import VAE
 # For a CPU. The paper's: source_net='[256, 512]' source_steps=23500 target_steps=10000 seeds=10.
 CPU = (
     "seeds=3 source_net=[32,64] source_steps=1000 vae_steps=6000 target_steps=2000 target_images=2000 "
-    "dwp=[source_batch=32,source_lr=0.005,target_steps=300,target_batch=50,target_subset=128]"
+    "dwp=[source_batch=32,source_lr=0.005,vae_steps=2000,vae_lr=0.004,target_steps=300,target_batch=50,"
+    "target_subset=128]"
 )
 TRAININGS = (
     ("source", "source network", [], ("accuracy",)),

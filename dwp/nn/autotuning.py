@@ -6,7 +6,6 @@ results would change from run to run.
 """
 
 import contextlib
-import logging
 import platform
 import re
 from collections.abc import Callable
@@ -17,8 +16,6 @@ from time import perf_counter
 import torch
 
 from dwp.files import cache_folder
-
-logger = logging.getLogger(__name__)
 
 DATABASE = "autotuning.sqlite"
 TURNS = 5
