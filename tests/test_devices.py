@@ -107,12 +107,13 @@ def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
     assert devices.choose_device("cpu") == CPU
 
 
-def test_precision(monkeypatch):
+def test_precision(monkeypatch, tmp_path):
     for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
         precision._cpu_is_faster.cache_clear()
         monkeypatch.setattr(precision, "is_faster", lambda *_, faster=faster: faster)
         assert choose_precision("auto", CPU) == expected
     monkeypatch.undo()
+    monkeypatch.setenv("DWP_CACHE", str(tmp_path))
     precision._cpu_is_faster.cache_clear()
     with torch.inference_mode():
         assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)

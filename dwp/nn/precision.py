@@ -40,7 +40,7 @@ def _cpu_is_faster() -> bool:
 
     def step(dtype: torch.dtype) -> Callable[[], object]:
         x = torch.ones(16, 32, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.ones(32, 32, 3, 3, dtype=dtype)
+        x, weight = x.requires_grad_(), torch.ones(32, 32, 3, 3, dtype=dtype, requires_grad=True)
 
         def run() -> object:
             y = functional.conv2d(x, weight)
