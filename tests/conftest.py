@@ -1,5 +1,6 @@
 """Fixtures: a finished smoke run and copies of the checkout, shared by several tests."""
 
+import atexit
 import os
 
 # Before PyTorch is imported: its threads wait for each other by spinning, which on a busy
@@ -12,6 +13,7 @@ os.environ["SLURM_CONF"] = os.devnull
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What is measured while tests keep the machine busy does not reach real runs. All workers share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["DWP_CACHE"] = tempfile.mkdtemp(prefix="dwp-tests-")
+    atexit.register(shutil.rmtree, os.environ["DWP_CACHE"], ignore_errors=True)
 
 # Examples of each property; pytest --hypothesis-profile long selects the other number.
 settings.register_profile("long", max_examples=2000, deadline=None)

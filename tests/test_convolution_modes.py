@@ -18,12 +18,14 @@ from dwp.priors.standard_normal import StandardNormal
 from dwp.priors.vae import VAE
 
 
-@pytest.fixture(autouse=True)
-def by_products():
-    """Compute convolutions by matrix products, without constants that were created in another mode."""
+@pytest.fixture(autouse=True, params=["products", "products are faster", "PyTorch is faster"])
+def by_products(request, monkeypatch):
+    """Compute convolutions in each way, without constants that were created in another mode."""
     bilinear_algorithms.cheapest.cache_clear()
     product_conv._met.cache_clear()
-    with implementation("products"):
+    faster = request.param != "PyTorch is faster"
+    monkeypatch.setattr(product_conv, "are_faster", lambda *_, **__: faster)
+    with implementation("products" if request.param == "products" else "fastest"):
         yield
 
 
@@ -188,13 +190,14 @@ def test_a_first_use_in_any_mode_leaves_training_possible(mode):
     ids=["form", "one channel", "1×1", "as large as the map"],
 )
 @pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
-def test_under_autocast_small_maps_are_float32(inputs, size, kernel, padding, first):
+def test_under_autocast_products_are_float32(inputs, size, kernel, padding, first):
     torch.manual_seed(0)
     x = torch.randn(16, inputs, size, size).to(first)
     weight, bias = torch.randn(32, inputs, kernel, kernel), torch.randn(32)
-    expected = conv2d(x.float(), weight, bias, padding=(padding,) * 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = conv2d(x, weight, bias, padding=(padding,) * 2)
+    with implementation("products"):
+        expected = conv2d(x.float(), weight, bias, padding=(padding,) * 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = conv2d(x, weight, bias, padding=(padding,) * 2)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
 

@@ -107,16 +107,28 @@ def test_auto_is_the_best_device_there_is(monkeypatch, cuda, mps, expected):
     assert devices.choose_device("cpu") == CPU
 
 
-def test_precision(monkeypatch, tmp_path):
-    for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        precision._cpu_is_faster.cache_clear()
-        monkeypatch.setattr(precision, "is_faster", lambda *_, faster=faster: faster)
-        assert choose_precision("auto", CPU) == expected
-    monkeypatch.undo()
+@pytest.fixture
+def unmeasured(tmp_path, monkeypatch):
+    """No precision is chosen yet, nor after the test."""
     monkeypatch.setenv("DWP_CACHE", str(tmp_path))
-    precision._cpu_is_faster.cache_clear()
+    precision._bfloat16_is_faster.cache_clear()
+    yield
+    precision._bfloat16_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("faster", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_the_faster_precision(unmeasured, monkeypatch, faster, expected):
+    monkeypatch.setattr(precision, "is_faster", lambda *_: faster)
+    assert choose_precision("auto", CPU) == expected
+
+
+def test_auto_is_measured_in_any_mode(unmeasured, tmp_path):
     with torch.inference_mode():
         assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)
+    assert len(list(tmp_path.glob("autotuning/*"))) == 1
+
+
+def test_precision():
     assert choose_precision("float32", CPU) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     for name in ("float16", "double", "float64"):

@@ -1,23 +1,32 @@
 """Choice of the faster of two implementations of an operation, measured once on each machine.
 
-As with `torch.backends.cudnn.benchmark`, both run when the operation is first needed. The choice is kept in
-the cache folder: where both are level, a second measurement may choose otherwise, and the last digits of
+As with `torch.backends.cudnn.benchmark`, both run when the operation is first needed. The choice is kept in a
+file of its own in the cache folder: where both are level, a second measurement may choose otherwise, and
 results would change from run to run.
 """
 
 import contextlib
+import functools
+import hashlib
+import logging
+import math
+import os
 import platform
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from dwp.files import cache_folder
 
-DATABASE = "autotuning.sqlite"
+logger = logging.getLogger(__name__)
+
+FOLDER = "autotuning"
 TURNS = 5
 """Measurements of each implementation, in turns; the shortest counts, as other work lengthens the rest."""
 SECONDS = 0.002
@@ -25,57 +34,49 @@ SECONDS = 0.002
 MOST_SECONDS = 0.5
 """Duration of all measurements after which no other turn begins."""
 
-
-def apart(function: Callable[[], bool]) -> bool:
-    """Return the result of a function in a thread of its own, which has none of the caller's modes.
-
-    Such as inference mode, autocast, a default device, and hooks of saved tensors (`torch.utils.checkpoint`).
-    """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
+Calls = tuple[Callable[[], object], Callable[[], object]]
 
 
-def is_faster(operation: str, first: Callable[[], object], second: Callable[[], object]) -> bool:
-    """Return whether `first` is faster than `second` on this machine, as measured now or earlier.
+def is_faster(operation: str, prepare: Callable[[], Calls]) -> bool:
+    """Return whether the first of two implementations is faster on this machine, as measured now or earlier.
 
     Args:
         operation: what both compute, and whatever else their speeds depend on.
-        first: one implementation.
-        second: the other.
+        prepare: returns a call of either. It runs in a thread of its own, which has none of the caller's
+            modes, such as inference mode, autocast, and hooks of saved tensors.
     """
-    # Not every Python has SQLite, and not every disk can be written; then each process measures.
-    with contextlib.suppress(ImportError, OSError):
-        return _remembered(operation, lambda: _measure(first, second))
-    return _measure(first, second)
-
-
-def _remembered(operation: str, measure: Callable[[], bool]) -> bool:
-    """Return the choice in the database, which of several processes the first has made."""
-    import sqlite3
-
-    key = _machine(), operation
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    description = f"{_machine()}, {torch.get_num_threads()} threads: {operation}"
+    file = _file(description)
+    if file and file.exists():
+        return _read(file)
     try:
-        with contextlib.closing(sqlite3.connect(cache_folder() / DATABASE, isolation_level=None)) as database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS choices "
-                "(machine TEXT, operation TEXT, first INTEGER, PRIMARY KEY (machine, operation))"
-            )
-            choice = "SELECT first FROM choices WHERE machine = ? AND operation = ?"
-            if not (known := database.execute(choice, key).fetchone()):
-                database.execute("INSERT OR IGNORE INTO choices VALUES (?, ?, ?)", (*key, measure()))
-                known = database.execute(choice, key).fetchone()
-            return bool(known[0])
-    except sqlite3.Error as error:
-        raise OSError(f"{cache_folder() / DATABASE}: {error}") from error
+        with ThreadPoolExecutor(1) as thread:
+            first = thread.submit(lambda: _measure(*prepare())).result()
+    except RuntimeError as error:  # no thread can be started, such as while the interpreter ends
+        logger.debug("%s: not measured: %s", operation, error)
+        return False
+    return _keep(file, f"{int(first)} {description}\n") if file else first
+
+
+def training_step(function: Callable[..., Tensor | None], inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """Return a call of a function of tensors and of its gradients."""
+    parts = [part.detach().requires_grad_() for part in inputs]
+
+    def run() -> object:
+        y = function(*parts)
+        assert y is not None
+        return torch.autograd.grad(y, parts, torch.ones_like(y))
+
+    return run
 
 
 def _measure(first: Callable[[], object], second: Callable[[], object]) -> bool:
-    began, calls, shortest = perf_counter(), {}, {}
-    for call in (first, second):
-        call()  # warms up
-        once = _seconds(call, 1)
-        calls[call], shortest[call] = max(1, round(SECONDS / max(once, 1e-9))), once
+    began, calls, shortest = perf_counter(), {}, {first: math.inf, second: math.inf}
+    for call in shortest:
+        with contextlib.suppress(RuntimeError):  # such as a kernel that this build of PyTorch lacks
+            call()  # warms up
+            shortest[call] = _seconds(call, 1)
+            calls[call] = max(1, round(SECONDS / max(shortest[call], 1e-9)))
     for _ in range(TURNS):
         if perf_counter() - began > MOST_SECONDS:
             break
@@ -92,13 +93,54 @@ def _seconds(call: Callable[[], object], count: int) -> float:
     return (perf_counter() - began) / count
 
 
+def _file(description: str) -> Path | None:
+    """Return the file of a choice; None where there is no folder for it."""
+    try:
+        return cache_folder() / FOLDER / hashlib.sha256(description.encode()).hexdigest()[:32]
+    except RuntimeError:  # no home folder
+        return None
+
+
+def _read(file: Path) -> bool:
+    return file.read_text(encoding="utf-8").startswith("1")
+
+
+def _keep(file: Path, content: str) -> bool:
+    """Write a choice, unless another process was first; return the one that is kept."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent) as temporary:
+            temporary.write(content)
+            temporary.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary.name, file)
+        return _read(file)
+    except OSError as error:
+        _warn(f"{file.parent}: {error.strerror or error}")
+        return content.startswith("1")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    logger.warning("%s; each process measures which convolutions are faster, and results may differ", message)
+
+
+@functools.cache
 def processor() -> str:
     """Return the name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    found = re.search(r"model name\s*: (.*)", _cpuinfo())
     return found[1] if found else platform.processor() or platform.machine()
 
 
+@functools.cache
 def _machine() -> str:
+    # Processors of different generations can have one name.
+    features = re.search(r"(?:flags|Features)\s*: (.*)", _cpuinfo())
+    digest = hashlib.sha256(features[1].encode()).hexdigest()[:8] if features else ""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{processor()}, {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{processor()} {digest}, {capability}, torch {torch.__version__}"
+
+
+def _cpuinfo() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwp.nn import product_conv
 from dwp.nn.bilinear_conv import is_plain, maps_of, pixels_first
-from dwp.nn.product_conv import are_faster, convolve
 
 # Largest size of a map; for larger ones the change of basis costs more than it saves.
 LARGEST = 16
@@ -109,14 +109,14 @@ def conv2d(
     dilation: _Pair = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """Return `functional.conv2d` of x [n, i, h, w] and weight [o, i, k, k], [n, o, h', w']."""
-    if (
-        isinstance(padding, tuple)
-        and padding[0] == padding[1]
-        and stride == dilation == (1, 1)
-        and groups == 1
-    ):
-        y = _by_products(x, weight, bias, padding[0])
+    """Return `functional.conv2d` of x [n, i, h, w] and weight [o, i, k, k], [n, o, h', w'].
+
+    Under autocast on a CPU, small maps are in its precision or in the weight's, whichever is faster.
+    """
+    x = _as_double(x, weight)
+    even = isinstance(padding, tuple) and padding[0] == padding[1]
+    if even and stride == dilation == (1, 1) and groups == 1:
+        y = _by_products(x, weight, bias, int(padding[0]))
         if y is not None:
             return y
     return plain_conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -129,7 +129,11 @@ def plain_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *argumen
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: _Pair = (1, 1)) -> Tensor:
-    """Return `functional.conv_transpose2d` of x [n, i, h, w] and weight [i, o, k, k], [n, o, h', w']."""
+    """Return `functional.conv_transpose2d` of x [n, i, h, w] and weight [i, o, k, k], [n, o, h', w'].
+
+    Under autocast on a CPU, small maps are in its precision or in the weight's, whichever is faster.
+    """
+    x = _as_double(x, weight)
     if stride == (1, 1):
         y = _by_products(x, weight, bias, transposed=True)
         if y is not None:
@@ -158,9 +162,17 @@ def _by_products(
         and (transposed or weight.shape[2] <= x.shape[2] + 2 * padding)
         and x.numel() > 0 < weight.numel()
     )
-    if small and (_implementation == "products" or are_faster(x, weight, padding, transposed=transposed)):
-        return convolve(x, weight, bias, padding, transposed=transposed)
+    if small and (
+        _implementation == "products" or product_conv.are_faster(x, weight, padding, transposed=transposed)
+    ):
+        return product_conv.convolve(x, weight, bias, padding, transposed=transposed)
     return None
+
+
+def _as_double(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x in float64 if autocast gave it another precision, but leaves a float64 weight as it is."""
+    lowered = weight.dtype == torch.float64 != x.dtype and torch.is_autocast_enabled("cpu")
+    return x.double() if lowered else x
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dwp.errors import unknown
-from dwp.nn.autotuning import apart, is_faster
+from dwp.nn.autotuning import is_faster, training_step
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -28,27 +28,22 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         faster = {
             "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": lambda: _cpu_is_faster(),
+            "cpu": lambda: _bfloat16_is_faster(torch.get_num_threads()),
         }.get(device.type, lambda: False)
         return torch.bfloat16 if faster() else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
 @functools.cache
-def _cpu_is_faster() -> bool:
+def _bfloat16_is_faster(threads: int) -> bool:
     """Return whether this CPU convolves faster in bfloat16 than in float32, gradients included."""
 
     def step(dtype: torch.dtype) -> Callable[[], object]:
         x = torch.ones(16, 32, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        x, weight = x.requires_grad_(), torch.ones(32, 32, 3, 3, dtype=dtype, requires_grad=True)
+        return training_step(functional.conv2d, [x, torch.ones(32, 32, 3, 3, dtype=dtype)])
 
-        def run() -> object:
-            y = functional.conv2d(x, weight)
-            return torch.autograd.grad(y, [x, weight], torch.ones_like(y))
-
-        return run
-
-    return apart(lambda: is_faster("convolution in bfloat16", step(torch.bfloat16), step(torch.float32)))
+    operation = "convolution, 16 maps 32×32×32 to 32 channels, kernel 3, bfloat16 against float32"
+    return is_faster(operation, lambda: (step(torch.bfloat16), step(torch.float32)))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

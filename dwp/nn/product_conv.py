@@ -1,16 +1,14 @@
 """Convolutions of small maps by matrix products, and whether they are faster than PyTorch's."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dwp.nn import bilinear_conv
-from dwp.nn.autotuning import apart, is_faster
-from dwp.nn.bilinear_algorithms import cheapest
+from dwp.nn import autotuning, bilinear_conv
+from dwp.nn.bilinear_algorithms import Matrices, cheapest
 from dwp.nn.bilinear_conv import TOGETHER, maps_of, pixels_first
 
 # Largest size of a map of one channel that is copied once per weight and convolved by a single product.
@@ -36,6 +34,19 @@ def shape_of(x: Tensor, weight: Tensor, padding: int, transposed: bool) -> Shape
     return Shape(maps, inputs, size, outputs, kernel, padding, transposed)
 
 
+def form_of(shape: Shape, dtype: torch.dtype) -> Matrices | Literal["sum"] | None:
+    """Return the bilinear form of a convolution, 'sum' where one product is the direct sum, or None."""
+    maps, inputs, size, outputs, kernel, padding, transposed = shape
+    if transposed and size == 1:
+        return "sum"
+    if not transposed and not padding and kernel in (1, size):
+        return "sum"
+    if not transposed and inputs == 1:
+        return "sum" if size <= LARGEST_COPIED else None
+    result = size + kernel - 1 if transposed else size
+    return cheapest(result, kernel, padding, inputs, outputs, maps, dtype, transposed=transposed)
+
+
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 0, *, transposed: bool = False
 ) -> Tensor | None:
@@ -44,26 +55,22 @@ def convolve(
     If transposed, weight is [i, o, k, k], and nothing is padded. Return None where no products could be
     faster than PyTorch's convolution, or where the result is not finite (see `bilinear_conv.convolve`).
     """
-    maps, inputs, size, outputs, kernel, *_ = shape_of(x, weight, padding, transposed)
-    kernels = pixels_first(weight) if transposed else weight.permute(2, 3, 1, 0)
-    if transposed and size == 1:
-        return _product(pixels_first(x), kernels, bias)
-    if not transposed and not padding and kernel == 1:
+    shape = shape_of(x, weight, padding, transposed)
+    form = form_of(shape, weight.dtype)
+    if form is None:
+        return None
+    if form != "sum":
+        return bilinear_conv.convolve(x, weight, bias, form, padding, transposed=transposed)
+    if transposed:
+        return _product(pixels_first(x), pixels_first(weight), bias)
+    kernels = weight.permute(2, 3, 1, 0)
+    if shape.kernel == 1 and not padding:
         return _product(pixels_first(x), kernels[0, 0], bias)
-    if not transposed and not padding and kernel == size:
-        each = pixels_first(x).permute(2, 0, 1, 3).reshape(1, 1, maps, -1)
-        return _product(each, kernels.reshape(-1, outputs), bias)
-    if not transposed and inputs == 1:
-        if size > LARGEST_COPIED:
-            return None
-        pixels = pixels_first(x).reshape(size**2, maps)
-        each = torch.cat([pixels, pixels.new_zeros(1, maps)]).index_select(0, _met(size, kernel, padding))
-        side = size + 2 * padding - kernel + 1
-        each = each.view(side, side, kernel**2, maps).transpose(2, 3)
-        return _product(each, kernels.reshape(-1, outputs), bias)
-    of_form = size + kernel - 1 if transposed else size
-    form = cheapest(of_form, kernel, padding, inputs, outputs, maps, weight.dtype, transposed=transposed)
-    return bilinear_conv.convolve(x, weight, bias, form, padding, transposed=transposed) if form else None
+    if shape.kernel == shape.size and not padding:
+        pixels = pixels_first(x).permute(2, 0, 1, 3).reshape(1, 1, shape.maps, -1)
+    else:
+        pixels = _copied(pixels_first(x).reshape(-1, shape.maps), shape)
+    return _product(pixels, kernels.reshape(-1, shape.outputs), bias)
 
 
 def are_faster(x: Tensor, weight: Tensor, padding: int, *, transposed: bool) -> bool:
@@ -74,45 +81,38 @@ def are_faster(x: Tensor, weight: Tensor, padding: int, *, transposed: bool) -> 
     parts.
     """
     shape = shape_of(x, weight, padding, transposed)
-    maps = min(TOGETHER, 1 << (shape.maps - 1).bit_length())
+    shape = shape._replace(maps=min(TOGETHER, 1 << (shape.maps - 1).bit_length()))
     lowered = torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32
     autocast = torch.get_autocast_dtype("cpu") if lowered else None
-    return _measured(shape._replace(maps=maps), weight.dtype, autocast)
+    return _measured(shape, weight.dtype, autocast, torch.get_num_threads())
 
 
 @functools.cache
-def _measured(shape: Shape, dtype: torch.dtype, autocast: torch.dtype | None) -> bool:
+def _measured(shape: Shape, dtype: torch.dtype, autocast: torch.dtype | None, threads: int) -> bool:
     maps, inputs, size, outputs, kernel, padding, transposed = shape
+    if form_of(shape, dtype) is None:
+        return False
 
-    def step(convolution: Callable[..., Tensor | None], x: Tensor, weight: Tensor) -> Callable[[], object]:
-        parts = [x.requires_grad_(), weight.requires_grad_(), x.new_zeros(outputs).requires_grad_()]
-
-        def run() -> object:
-            y = convolution(*parts)
-            return y if y is None else torch.autograd.grad(y, parts, torch.ones_like(y))
-
-        return run
-
-    def in_pytorch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def pytorchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             convolution = functional.conv_transpose2d if transposed else functional.conv2d
             return convolution(x, weight.contiguous(), bias, padding=padding)
 
-    def measure() -> bool:
+    def prepare() -> autotuning.Calls:
         x = torch.ones(size, size, maps, inputs, dtype=dtype)
         weight = torch.ones(kernel, kernel, inputs, outputs, dtype=dtype)
         weight = maps_of(weight) if transposed else weight.permute(3, 2, 0, 1)
         channels_last = x.permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
+        bias = torch.zeros(outputs, dtype=dtype)
         ours = functools.partial(convolve, padding=padding, transposed=transposed)
-        products, pytorchs = step(ours, maps_of(x), weight.clone()), step(in_pytorch, channels_last, weight)
-        if products() is None:
-            return False
-        name = "transposed convolution" if transposed else "convolution"
-        operation = f"{name}, {maps} maps {inputs}×{size}×{size} to {outputs} channels, kernel {kernel}"
-        operation += f", padding {padding}, {dtype} against {autocast or dtype}"
-        return is_faster(operation, products, pytorchs)
+        return (
+            autotuning.training_step(ours, [maps_of(x), weight, bias]),
+            autotuning.training_step(pytorchs, [channels_last, weight, bias]),
+        )
 
-    return apart(measure)
+    name = "transposed convolution" if transposed else "convolution"
+    name = f"{name}, {maps} maps {inputs}×{size}×{size} to {outputs} channels, kernel {kernel}"
+    return autotuning.is_faster(f"{name}, padding {padding}, {dtype} against {autocast or dtype}", prepare)
 
 
 def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
@@ -122,6 +122,14 @@ def _product(pixels: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
             return _product(pixels, kernels, bias)
     y = pixels @ kernels
     return maps_of(y if bias is None else y.add_(bias))
+
+
+def _copied(pixels: Tensor, shape: Shape) -> Tensor:
+    """Return the pixels [h², n] of maps of one channel under the kernel at each output, [o, o, n, k²]."""
+    each = torch.cat([pixels, pixels.new_zeros(1, shape.maps)])
+    each = each.index_select(0, _met(shape.size, shape.kernel, shape.padding))
+    side = shape.size + 2 * shape.padding - shape.kernel + 1
+    return each.view(side, side, shape.kernel**2, shape.maps).transpose(2, 3)
 
 
 @functools.lru_cache
