@@ -134,6 +134,23 @@ def test_activations_are_recomputed_though_the_first_time_was_measured():
     assert layer.weight.grad is not None
 
 
+def test_a_step_in_which_convolutions_are_measured_is_like_any_other(cache):
+    # Autocast keeps the weights that it has cast, and sums their gradients in bfloat16.
+    torch.manual_seed(0)
+    shared, convolution, x = torch.nn.Linear(8, 8), Conv2d(16, 32, 3), torch.randn(2, 50, 8)
+
+    def gradient():
+        with torch.autocast("cpu", torch.bfloat16):
+            before = shared(x[0]).square().sum()
+            convolution(torch.ones(5, 16, 5, 5))
+            loss = before + shared(x[1]).square().sum()
+        return torch.autograd.grad(loss, shared.weight)[0]
+
+    first = gradient()
+    assert len(operations(cache)) == 1
+    assert torch.equal(gradient(), first)
+
+
 @pytest.mark.parametrize("products", [True, False])
 def test_a_convolution_is_computed_by_what_was_faster(products, monkeypatch):
     asked, used = [], []

@@ -93,10 +93,11 @@ def _measured(shape: Shape, dtype: torch.dtype, autocast: torch.dtype | None, th
     if form_of(shape, dtype) is None:
         return False
 
-    def pytorchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
-            convolution = functional.conv_transpose2d if transposed else functional.conv2d
-            return convolution(x, weight.contiguous(), bias, padding=padding)
+    def pytorchs(*parts: Tensor) -> Tensor:
+        # As autocast does, whose end would clear a cache that all threads share.
+        x, weight, bias = (part.to(autocast or dtype) for part in parts)
+        convolution = functional.conv_transpose2d if transposed else functional.conv2d
+        return convolution(x, weight.contiguous(), bias, padding=padding)
 
     def prepare() -> autotuning.Calls:
         x = torch.ones(size, size, maps, inputs, dtype=dtype)
