@@ -51,7 +51,7 @@ def is_faster(operation: str, prepare: Callable[[], Calls]) -> bool:
         return _read(file)
     try:
         with ThreadPoolExecutor(1) as thread:
-            first = thread.submit(lambda: _measure(*prepare())).result()
+            first = thread.submit(_measure_apart, prepare).result()
     except RuntimeError as error:  # no thread can be started, such as while the interpreter ends
         logger.debug("%s: not measured: %s", operation, error)
         return False
@@ -68,6 +68,15 @@ def training_step(function: Callable[..., Tensor | None], inputs: Sequence[Tenso
         return torch.autograd.grad(y, parts, torch.ones_like(y))
 
     return run
+
+
+def _measure_apart(prepare: Callable[[], Calls]) -> bool:
+    # All threads share autocast's cache of cast weights; a thread's outermost autocast clears it at its end.
+    torch.autocast_increment_nesting()
+    try:
+        return _measure(*prepare())
+    finally:
+        torch.autocast_decrement_nesting()
 
 
 def _measure(first: Callable[[], object], second: Callable[[], object]) -> bool:

@@ -94,7 +94,6 @@ def _measured(shape: Shape, dtype: torch.dtype, autocast: torch.dtype | None, th
         return False
 
     def pytorchs(*parts: Tensor) -> Tensor:
-        # As autocast does, whose end would clear a cache that all threads share.
         x, weight, bias = (part.to(autocast or dtype) for part in parts)
         convolution = functional.conv_transpose2d if transposed else functional.conv2d
         return convolution(x, weight.contiguous(), bias, padding=padding)
