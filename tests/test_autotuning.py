@@ -71,6 +71,14 @@ def test_without_a_disk_to_remember_on_each_call_measures_once_and_says_so(tmp_p
     assert str(tmp_path / "file") in message
 
 
+def test_a_choice_that_cannot_be_read_is_measured_again(cache):
+    assert is_faster("a", waiting(0.0, 0.05))
+    (file,) = (cache / autotuning.FOLDER).iterdir()
+    file.unlink()
+    file.mkdir()
+    assert not is_faster("a", waiting(0.05, 0.0))
+
+
 def test_without_a_home_each_call_measures(monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")

@@ -47,15 +47,15 @@ def is_faster(operation: str, prepare: Callable[[], Calls]) -> bool:
     """
     description = f"{_machine()}, {torch.get_num_threads()} threads: {operation}"
     file = _file(description)
-    if file and file.exists():
-        return _read(file)
+    if file and (known := _read(file)) is not None:
+        return known
     try:
         with ThreadPoolExecutor(1) as thread:
             first = thread.submit(_measure_apart, prepare).result()
     except RuntimeError as error:  # no thread can be started, such as while the interpreter ends
         logger.debug("%s: not measured: %s", operation, error)
         return False
-    return _keep(file, f"{int(first)} {description}\n") if file else first
+    return _keep(file, first, description) if file else first
 
 
 def training_step(function: Callable[..., Tensor | None], inputs: Sequence[Tensor]) -> Callable[[], object]:
@@ -110,23 +110,27 @@ def _file(description: str) -> Path | None:
         return None
 
 
-def _read(file: Path) -> bool:
-    return file.read_text(encoding="utf-8").startswith("1")
+def _read(file: Path) -> bool | None:
+    """Return the choice in a file; None if there is none that can be read."""
+    try:
+        return file.read_text(encoding="utf-8").startswith("1")
+    except OSError:
+        return None
 
 
-def _keep(file: Path, content: str) -> bool:
-    """Write a choice, unless another process was first; return the one that is kept."""
+def _keep(file: Path, first: bool, description: str) -> bool:
+    """Write a choice, unless another process was earlier; return the one that is kept."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent) as temporary:
-            temporary.write(content)
+            temporary.write(f"{int(first)} {description}\n")
             temporary.flush()
             with contextlib.suppress(FileExistsError):
                 os.link(temporary.name, file)
-        return _read(file)
     except OSError as error:
         _warn(f"{file.parent}: {error.strerror or error}")
-        return content.startswith("1")
+    kept = _read(file)
+    return first if kept is None else kept
 
 
 @functools.cache
@@ -151,5 +155,7 @@ def _machine() -> str:
 
 
 def _cpuinfo() -> str:
-    file = Path("/proc/cpuinfo")
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not on Linux
+        return ""
