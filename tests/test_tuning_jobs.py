@@ -14,7 +14,7 @@ from dwp.data import Dataset, save
 from dwp.errors import InputError
 from dwp.pipeline import paths
 from dwp.pipeline.stages import experiment, tuning
-from dwp.report import catalogue
+from dwp.report import aggregation, catalogue
 from dwp.report.catalogue import Contents
 
 ABSURD, GOOD = 1e20, 0.01
